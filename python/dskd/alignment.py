@@ -1,0 +1,488 @@
+"""Alignment of two tokenizations: the aligner, what it returns, and the one-liner."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dskd import _core
+from dskd.ragged import Ragged, RowsLike, boolean_rows, integer_rows
+from dskd.vocabulary import Vocabulary
+
+__all__ = [
+    "Aligner",
+    "Alignment",
+    "Chunks",
+    "Counts",
+    "PairKind",
+    "Pairs",
+    "Predicting",
+    "Ranges",
+    "align",
+    "set_tokenizers",
+]
+
+IGNORED_LABEL = -100
+"""The label of a position that takes no part, as in transformers."""
+
+
+class PairKind(IntEnum):
+    """What makes a teacher token and a student token the same token of the text."""
+
+    EXACT = 0
+    """Same span, same bytes, not empty: the exact token alignment of arXiv 2504.11426."""
+    ROLE = 1
+    """Two specials that share a role and stand at the same place."""
+    SPACE = 2
+    """EXACT but for the one space, which one of the two held."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Token pairs of all rows. Positions are columns of the row.
+
+    Attributes:
+        teacher: int32 `[pairs]`.
+        student: int32 `[pairs]`.
+        kind: uint8 `[pairs]`, a `PairKind` each.
+        offsets: int64 `[rows + 1]`; row `i` has the pairs `offsets[i]:offsets[i + 1]`.
+    """
+
+    teacher: npt.NDArray[np.int32]
+    student: npt.NDArray[np.int32]
+    kind: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self.kind)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranges:
+    """Ranges of teacher tokens and of student tokens that belong together, half-open.
+
+    Attributes:
+        teacher_start: int32 `[ranges]`, and so the other three.
+        teacher_end: one past the last teacher token.
+        student_start: the first student token.
+        student_end: one past the last student token.
+        offsets: int64 `[rows + 1]`; row `i` has the ranges `offsets[i]:offsets[i + 1]`.
+    """
+
+    teacher_start: npt.NDArray[np.int32]
+    teacher_end: npt.NDArray[np.int32]
+    student_start: npt.NDArray[np.int32]
+    student_end: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """The number of ranges."""
+        return len(self.teacher_start)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunks(Ranges):
+    """Smallest runs of tokens that cover the same bytes; they tile the common text.
+
+    Attributes:
+        encloses_zero_width: bool `[ranges]`; whether a token of zero width stands inside. Losses on
+            log-probabilities leave such chunks out.
+    """
+
+    encloses_zero_width: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """Numerators and denominators, int64 `[rows]` each. Logs add them up and never average ratios.
+
+    Attributes:
+        teacher_tokens: selected teacher tokens that have bytes.
+        student_tokens: selected student tokens that have bytes.
+        teacher_bytes: bytes of the selected teacher text.
+        student_bytes: bytes of the selected student text.
+        chunk_bytes: bytes in chunks, the same on both sides.
+        teacher_opaque: selected teacher tokens whose bytes are unknown.
+        student_opaque: selected student tokens whose bytes are unknown.
+        exact: pairs of kind EXACT.
+        role: pairs of kind ROLE.
+        space: pairs of kind SPACE.
+        segment_mismatch: 1 where one side has more segments than the other.
+    """
+
+    teacher_tokens: npt.NDArray[np.int64]
+    student_tokens: npt.NDArray[np.int64]
+    teacher_bytes: npt.NDArray[np.int64]
+    student_bytes: npt.NDArray[np.int64]
+    chunk_bytes: npt.NDArray[np.int64]
+    teacher_opaque: npt.NDArray[np.int64]
+    student_opaque: npt.NDArray[np.int64]
+    exact: npt.NDArray[np.int64]
+    role: npt.NDArray[np.int64]
+    space: npt.NDArray[np.int64]
+    segment_mismatch: npt.NDArray[np.int64]
+
+    @property
+    def coverage(self) -> Coverage:
+        """Bytes in chunks / bytes of selected text."""
+        return Coverage(
+            _quotient(self.chunk_bytes, self.teacher_bytes), _quotient(self.chunk_bytes, self.student_bytes)
+        )
+
+    @property
+    def ratio(self) -> npt.NDArray[np.float64]:
+        """Student tokens in EXACT or SPACE pairs / student tokens that have bytes: the paper's align ratio."""
+        return _quotient(self.exact + self.space, self.student_tokens)
+
+    def total(self) -> Counts:
+        """The counts of all rows together, as those of one row."""
+        return Counts(*(getattr(self, item.name).sum(keepdims=True) for item in fields(self)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coverage:
+    """Bytes in chunks / bytes of selected text, float64 `[rows]`; 0 where there is no text."""
+
+    teacher: npt.NDArray[np.float64]
+    student: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicting:
+    """For each pair the positions whose hidden states predict its two tokens: one step before them.
+
+    Attributes:
+        row: int64 `[n]`, as are the next two.
+        teacher: column on the teacher's side.
+        student: column on the student's side.
+        kind: int64 `[n]`, a `PairKind` each.
+        left_out: pairs that no position predicts.
+    """
+
+    row: npt.NDArray[np.int64]
+    teacher: npt.NDArray[np.int64]
+    student: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.int64]
+    left_out: int
+
+    def __len__(self) -> int:
+        """The number of pairs that are predicted."""
+        return len(self.row)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """What aligning a batch of rows found.
+
+    Attributes:
+        pairs: the same tokens of the text, in the order of the text.
+        chunks: smallest runs of tokens that cover the same bytes, in the order of the text.
+        differences: runs of tokens whose bytes differ; none of them is in a chunk.
+        counts: numerators and denominators, a row each.
+        teacher_lengths: int64 `[rows]`, ids in each teacher row.
+        student_lengths: int64 `[rows]`, ids in each student row.
+    """
+
+    pairs: Pairs
+    chunks: Chunks
+    differences: Ranges
+    counts: Counts
+    teacher_lengths: npt.NDArray[np.int64]
+    student_lengths: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.teacher_lengths)
+
+    def __getitem__(self, row: int) -> Alignment:
+        """One row, as an alignment of that row alone.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        index = range(len(self))[row]
+        return Alignment(
+            pairs=_row_of(self.pairs, index),
+            chunks=_row_of(self.chunks, index),
+            differences=_row_of(self.differences, index),
+            counts=Counts(*(getattr(self.counts, item.name)[index : index + 1] for item in fields(Counts))),
+            teacher_lengths=self.teacher_lengths[index : index + 1],
+            student_lengths=self.student_lengths[index : index + 1],
+        )
+
+    @property
+    def coverage(self) -> Coverage:
+        """Bytes in chunks / bytes of selected text, per row and side."""
+        return self.counts.coverage
+
+    @property
+    def ratio(self) -> npt.NDArray[np.float64]:
+        """Student tokens in EXACT or SPACE pairs / student tokens that have bytes, per row."""
+        return self.counts.ratio
+
+    def predicting(
+        self,
+        teacher_attention_mask: RowsLike | None = None,
+        student_attention_mask: RowsLike | None = None,
+    ) -> Predicting:
+        """The positions whose hidden states predict the paired tokens: `hidden[row, teacher]`.
+
+        A position predicts the token after it. A pair in column 0, or behind a position that the
+        attention mask excludes, is predicted by nothing: it is left out and counted. The position before
+        a turn's first token is the prompt's last and need not have been selected.
+
+        Args:
+            teacher_attention_mask: booleans or 0 and 1, shaped as the teacher's ids.
+            student_attention_mask: the same for the student.
+
+        Raises:
+            ValueError: a mask has another shape than the ids; the row is named.
+        """
+        row = np.repeat(np.arange(len(self)), np.diff(self.pairs.offsets))
+        teacher = self.pairs.teacher.astype(np.int64) - 1
+        student = self.pairs.student.astype(np.int64) - 1
+        keep = (teacher >= 0) & (student >= 0)
+        keep &= _attended(teacher_attention_mask, "teacher_attention_mask", self.teacher_lengths, row, teacher)
+        keep &= _attended(student_attention_mask, "student_attention_mask", self.student_lengths, row, student)
+        kind = self.pairs.kind.astype(np.int64)
+        return Predicting(row[keep], teacher[keep], student[keep], kind[keep], int((~keep).sum()))
+
+
+class Aligner:
+    """Aligns token ids of a teacher with those of a student; built once, immutable, thread-safe.
+
+    Args:
+        teacher: the teacher's tokenizer, or its `Vocabulary`.
+        student: the student's tokenizer, or its `Vocabulary`.
+
+    Raises:
+        TypeError: one of them is no tokenizer of a known kind.
+        ValueError: a tokenizer's family cannot be read exactly.
+    """
+
+    __slots__ = ("_core", "student", "teacher")
+
+    def __init__(self, teacher: Any, student: Any) -> None:  # noqa: ANN401 - any tokenizer
+        """See the class."""
+        self.teacher = _vocabulary_of(teacher)
+        self.student = _vocabulary_of(student)
+        self._core = _core.Aligner(self.teacher.core, self.student.core)
+
+    def align(  # noqa: PLR0913 - three inputs a side
+        self,
+        teacher_ids: RowsLike | None = None,
+        student_ids: RowsLike | None = None,
+        *,
+        teacher_mask: RowsLike | None = None,
+        student_mask: RowsLike | None = None,
+        teacher_labels: RowsLike | None = None,
+        student_labels: RowsLike | None = None,
+        num_threads: int | None = None,
+    ) -> Alignment:
+        """Aligns row `i` of the teacher with row `i` of the student.
+
+        Args:
+            teacher_ids: one sequence of ids or a batch of them, see `dskd.ragged.RowsLike`.
+            student_ids: the same for the student.
+            teacher_mask: booleans shaped as the ids; a maximal run of selected positions is a segment, and
+                the k-th segment of one side is aligned with the k-th of the other. Ids that are not
+                selected are not looked at. Without a mask a row is one segment.
+            student_mask: the same for the student.
+            teacher_labels: instead of ids and mask, the token at each position (unshifted), or -100 where
+                it takes no part.
+            student_labels: the same for the student.
+            num_threads: how many rows are aligned at once; by default the number of processors, and 1 in a
+                child process. The result does not depend on it.
+
+        Raises:
+            TypeError: ids are not integers, a mask is not boolean, or a tensor is not on the CPU.
+            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids, or
+                the sides have different numbers of rows; side, row and position are named.
+        """
+        threads = _thread_count(num_threads)
+        teacher, teacher_selected = _side("teacher", teacher_ids, teacher_mask, teacher_labels)
+        student, student_selected = _side("student", student_ids, student_mask, student_labels)
+        found = self._core.align(
+            teacher.values,
+            teacher.offsets,
+            teacher_selected,
+            student.values,
+            student.offsets,
+            student_selected,
+            threads,
+        )
+        return _alignment(found, teacher.lengths(), student.lengths())
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Vocabulary, Vocabulary]]:
+        """Pickled as its two vocabularies."""
+        return type(self), (self.teacher, self.student)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both align the same vocabularies."""
+        return isinstance(other, Aligner) and (self.teacher, self.student) == (other.teacher, other.student)
+
+    def __hash__(self) -> int:
+        """A hash of the content of both vocabularies."""
+        return hash((self.teacher, self.student))
+
+    def __repr__(self) -> str:
+        """Its two vocabularies."""
+        return f"Aligner(teacher={self.teacher!r}, student={self.student!r})"
+
+
+_default: Aligner | None = None
+_latest: tuple[Any, int, Any, int, Aligner] | None = None
+
+
+def set_tokenizers(teacher: Any, student: Any) -> None:  # noqa: ANN401 - any tokenizer
+    """Sets the pair that `align` uses in this process; a spawned child sets its own.
+
+    Args:
+        teacher: the teacher's tokenizer, or its `Vocabulary`.
+        student: the student's tokenizer, or its `Vocabulary`.
+
+    Raises:
+        TypeError: one of them is no tokenizer of a known kind.
+        ValueError: a tokenizer's family cannot be read exactly.
+    """
+    global _default  # noqa: PLW0603 - the process-wide default is what this function is for
+    _default = Aligner(teacher, student)
+
+
+def align(
+    teacher_ids: RowsLike | None = None,
+    student_ids: RowsLike | None = None,
+    *,
+    teacher: Any = None,  # noqa: ANN401 - any tokenizer
+    student: Any = None,  # noqa: ANN401
+    **options: Any,  # noqa: ANN401 - those of Aligner.align
+) -> Alignment:
+    """Aligns as `Aligner.align` does, with the pair of `set_tokenizers` or the one given here.
+
+    Args:
+        teacher_ids: one sequence of ids or a batch of them.
+        student_ids: the same for the student.
+        teacher: the teacher's tokenizer or `Vocabulary`; the aligner of the latest pair is kept.
+        student: the student's tokenizer or `Vocabulary`.
+        **options: masks, labels and `num_threads`, as in `Aligner.align`.
+
+    Raises:
+        RuntimeError: no tokenizers were set and none are given.
+        TypeError: as in `Aligner.align`, or only one tokenizer is given.
+        ValueError: as in `Aligner.align`.
+    """
+    return _aligner_for(teacher, student).align(teacher_ids, student_ids, **options)
+
+
+def _aligner_for(teacher: Any, student: Any) -> Aligner:  # noqa: ANN401
+    global _latest  # noqa: PLW0603 - building an aligner takes a second, and loops call align
+    if teacher is None and student is None:
+        if _default is None:
+            raise RuntimeError(
+                "no tokenizers in this process: call dskd.set_tokenizers(teacher, student) first, or pass "
+                "align(..., teacher=tokenizer, student=tokenizer)"
+            )
+        return _default
+    if teacher is None or student is None:
+        raise TypeError("give both teacher= and student=, or neither")
+    # By identity, and by size as well: tokens may have been added to a tokenizer since.
+    key = (teacher, _size_of(teacher), student, _size_of(student))
+    if _latest is None or any(old is not new and old != new for old, new in zip(_latest, key, strict=False)):
+        _latest = (*key, Aligner(teacher, student))
+    return _latest[4]
+
+
+def _size_of(tokenizer: Any) -> int:  # noqa: ANN401
+    if hasattr(tokenizer, "get_vocab_size"):
+        return int(tokenizer.get_vocab_size())
+    return len(tokenizer)
+
+
+def _vocabulary_of(tokenizer: Any) -> Vocabulary:  # noqa: ANN401
+    return tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_tokenizer(tokenizer)
+
+
+def _side(
+    side: str, ids: RowsLike | None, mask: RowsLike | None, labels: RowsLike | None
+) -> tuple[Ragged, npt.NDArray[np.bool_] | None]:
+    """The ids of one side, and which of them take part."""
+    if labels is not None:
+        if ids is not None or mask is not None:
+            raise TypeError(f"{side}_labels stand instead of {side}_ids and {side}_mask; give only one of them")
+        rows = integer_rows(labels, f"{side}_labels")
+        return rows, rows.values != IGNORED_LABEL
+    if ids is None:
+        raise TypeError(f"give {side}_ids or {side}_labels")
+    rows = integer_rows(ids, f"{side}_ids")
+    return rows, None if mask is None else boolean_rows(mask, f"{side}_mask", rows)
+
+
+def _thread_count(num_threads: int | None) -> int:
+    if num_threads is None:
+        in_child = multiprocessing.parent_process() is not None or os.getpid() != _imported_in
+        return 1 if in_child else _processors()
+    if num_threads < 1:
+        raise ValueError(f"num_threads={num_threads}; it is at least 1, or None for a default")
+    return num_threads
+
+
+def _processors() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_imported_in = os.getpid()
+
+
+def _alignment(
+    found: dict[str, npt.NDArray[Any]],
+    teacher_lengths: npt.NDArray[np.int64],
+    student_lengths: npt.NDArray[np.int64],
+) -> Alignment:
+    for array in found.values():
+        array.flags.writeable = False
+    ends = ("teacher_start", "teacher_end", "student_start", "student_end", "offsets")
+    return Alignment(
+        pairs=Pairs(*(found[f"pair_{name}"] for name in ("teacher", "student", "kind", "offsets"))),
+        chunks=Chunks(*(found[f"chunk_{name}"] for name in (*ends, "encloses"))),
+        differences=Ranges(*(found[f"difference_{name}"] for name in ends)),
+        counts=Counts(*(found[item.name] for item in fields(Counts))),
+        teacher_lengths=teacher_lengths,
+        student_lengths=student_lengths,
+    )
+
+
+_Columns = TypeVar("_Columns", Pairs, Chunks, Ranges)
+
+
+def _row_of(columns: _Columns, row: int) -> _Columns:
+    start, end = columns.offsets[row : row + 2]
+    cut = {item.name: getattr(columns, item.name)[start:end] for item in fields(columns)}
+    return type(columns)(**{**cut, "offsets": np.array([0, end - start])})
+
+
+def _attended(
+    mask: RowsLike | None,
+    name: str,
+    lengths: npt.NDArray[np.int64],
+    row: npt.NDArray[np.int64],
+    column: npt.NDArray[np.int64],
+) -> npt.NDArray[np.bool_] | bool:
+    """Whether the mask lets each position take part; column -1 reads some value that nobody uses."""
+    if mask is None:
+        return True
+    like = Ragged.from_lengths(np.empty(0), lengths.tolist())
+    values = boolean_rows(mask, name, like, integers=True)
+    return values[like.offsets[row] + np.maximum(column, 0)] if len(row) else True
+
+
+def _quotient(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The part of the whole, 0 where there is none."""
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

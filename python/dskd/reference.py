@@ -1,0 +1,359 @@
+"""The definitions, slow and obvious: what the compiled core must equal, and what the papers published.
+
+Nothing here is fast and nothing else in the package uses it, apart from `published_eta` in reports.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import groupby
+from os.path import commonprefix
+from typing import TYPE_CHECKING
+
+from dskd.alignment import PairKind
+from dskd.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+
+    from dskd.vocabulary import Vocabulary
+
+__all__ = ["Row", "align", "byte_level_alphabet", "published_eta", "spans", "token_bytes"]
+
+Pair = tuple[int, int, PairKind]
+Range = tuple[int, int, int, int]
+"""First teacher token and one past the last, first student token and one past the last."""
+
+
+@dataclass(slots=True)
+class Row:
+    """What aligning one row found; positions are columns of the row."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    chunks: list[Range] = field(default_factory=list)
+    encloses_zero_width: list[bool] = field(default_factory=list)
+    differences: list[Range] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def align(
+    teacher: Vocabulary,
+    student: Vocabulary,
+    teacher_ids: Sequence[int],
+    student_ids: Sequence[int],
+    teacher_mask: Sequence[bool] | None = None,
+    student_mask: Sequence[bool] | None = None,
+) -> Row:
+    """Aligns one row by the definition: settle the one spaces, compute all spans, intersect them.
+
+    The k-th segment of one side is aligned with the k-th of the other; what one side has more is a
+    difference each. Where two texts differ, what they share at their beginning is aligned and the rest of
+    the segment is one difference.
+    """
+    row = Row()
+    teacher_segments = _segments(teacher_ids, teacher_mask)
+    student_segments = _segments(student_ids, student_mask)
+    for index in range(max(len(teacher_segments), len(student_segments))):
+        sides = (
+            _side(teacher, teacher_ids, teacher_segments, index),
+            _side(student, student_ids, student_segments, index),
+        )
+        if index < min(len(teacher_segments), len(student_segments)):
+            _settle_one_spaces(*sides)
+            _intersect(*sides, row)
+        else:
+            row.differences.append((*sides[0].columns(0), *sides[1].columns(0)))
+        for name, side in zip(("teacher", "student"), sides, strict=True):
+            row.counts[f"{name}_tokens"] += sum(len(token.text) > 0 for token in side.tokens)
+            row.counts[f"{name}_bytes"] += sum(len(token.text) for token in side.tokens)
+            row.counts[f"{name}_opaque"] += sum(token.opaque for token in side.tokens)
+    row.counts["segment_mismatch"] = int(len(teacher_segments) != len(student_segments))
+    return row
+
+
+@dataclass(slots=True)
+class _Token:
+    """One token of a segment; `text` loses its first byte where that is set aside as the one space."""
+
+    token_id: int
+    text: bytes
+    opaque: bool
+    special: bool
+    roles: AbstractSet[str]
+    held_space: bool = False
+
+
+@dataclass(slots=True)
+class _Side:
+    """One side of a segment, and the column of its first token."""
+
+    tokens: list[_Token]
+    column: int
+
+    def columns(self, start: int) -> tuple[int, int]:
+        """The columns from this token to the segment's end."""
+        return self.column + start, self.column + len(self.tokens)
+
+    def known(self) -> list[_Token]:
+        """The tokens before the first opaque one."""
+        opaque = [index for index, token in enumerate(self.tokens) if token.opaque]
+        return self.tokens[: opaque[0]] if opaque else self.tokens
+
+    def text(self) -> bytes:
+        """The bytes of the known tokens."""
+        return b"".join(token.text for token in self.known())
+
+    def spans(self) -> list[tuple[int, int]]:
+        """The span of each known token."""
+        spans, end = [], 0
+        for token in self.known():
+            spans.append((end, end + len(token.text)))
+            end += len(token.text)
+        return spans
+
+    def boundaries(self) -> set[int]:
+        """Every place of the text where a token ends or the segment begins."""
+        return {0} | {end for _, end in self.spans()}
+
+    def zero_width_at(self, place: int) -> list[int]:
+        """The tokens without text that stand at this place."""
+        return [index for index, span in enumerate(self.spans()) if span == (place, place)]
+
+    def next_text_at(self, place: int) -> int:
+        """The token that begins its text here, or the opaque one, or the end of the segment."""
+        starts = [index for index, (start, end) in enumerate(self.spans()) if start == place < end]
+        return starts[0] if starts else len(self.known())
+
+    def is_after_special(self, index: int) -> bool:
+        """Whether a special is among the tokens without text just before this one."""
+        while index > 0 and not self.tokens[index - 1].text:
+            if self.tokens[index - 1].special:
+                return True
+            index -= 1
+        return False
+
+    def spaces_from(self, index: int, *, through_specials: bool) -> int:
+        """The length of the run of spaces with which the text opens at this token."""
+        text = b""
+        for token in self.tokens[index:]:
+            if token.opaque or (token.special and not through_specials):
+                break
+            text += token.text
+        return len(text) - len(text.lstrip(b" "))
+
+    def set_space_aside(self, index: int) -> None:
+        """Takes the first byte, a space, off this token; it counts nowhere."""
+        self.tokens[index].text = self.tokens[index].text[1:]
+        self.tokens[index].held_space = bool(self.tokens[index].text)
+
+
+def _segments(ids: Sequence[int], mask: Sequence[bool] | None) -> list[tuple[int, int]]:
+    """Maximal runs of selected columns; without a mask the whole row, even an empty one."""
+    if mask is None:
+        return [(0, len(ids))]
+    runs = [(selected, [column for column, _ in run]) for selected, run in groupby(enumerate(mask), lambda x: x[1])]
+    return [(columns[0], columns[-1] + 1) for selected, columns in runs if selected]
+
+
+def _side(vocabulary: Vocabulary, ids: Sequence[int], segments: list[tuple[int, int]], index: int) -> _Side:
+    """This segment of a row; behind the last one an empty segment that stands where the last one ends."""
+    end = segments[-1][1] if segments else 0
+    start, end = segments[index] if index < len(segments) else (end, end)
+    return _Side([_token(vocabulary, token_id) for token_id in ids[start:end]], start)
+
+
+def _token(vocabulary: Vocabulary, token_id: int) -> _Token:
+    kind = vocabulary.kind(token_id)
+    return _Token(
+        token_id=token_id,
+        text=vocabulary.token_bytes(token_id) or b"",
+        opaque=kind == Kind.OPAQUE,
+        special=kind == Kind.SPECIAL,
+        roles=vocabulary.roles.get(token_id, frozenset()) - {"pad", "unk"},
+    )
+
+
+def _sync_points(teacher: _Side, student: _Side) -> list[int]:
+    """Every place where both sides have just consumed the same text."""
+    common = len(commonprefix([teacher.text(), student.text()]))
+    return sorted(place for place in teacher.boundaries() & student.boundaries() if place <= common)
+
+
+def _settle_one_spaces(teacher: _Side, student: _Side) -> None:
+    """Sets one space aside after the other, from left to right, until no place calls for it."""
+    while True:
+        places = (_one_space_at(teacher, student, place) for place in _sync_points(teacher, student))
+        side, index = next((found for found in places if found is not None), (None, 0))
+        if side is None:
+            return
+        side.set_space_aside(index)
+
+
+def _one_space_at(teacher: _Side, student: _Side, place: int) -> tuple[_Side, int] | None:
+    """The side and the token whose first space is set aside here, if any.
+
+    At the start of a segment and right after a special on either side: where the opening runs of spaces, up
+    to the next special, differ by exactly one; not where they are equal once read on through specials.
+    """
+    at_teacher, at_student = teacher.next_text_at(place), student.next_text_at(place)
+    if not (place == 0 or teacher.is_after_special(at_teacher) or student.is_after_special(at_student)):
+        return None
+    longer = teacher.spaces_from(at_teacher, through_specials=False)
+    longer -= student.spaces_from(at_student, through_specials=False)
+    whole = teacher.spaces_from(at_teacher, through_specials=True)
+    whole -= student.spaces_from(at_student, through_specials=True)
+    if abs(longer) != 1 or whole == 0:
+        return None
+    return (teacher, at_teacher) if longer == 1 else (student, at_student)
+
+
+def _intersect(teacher: _Side, student: _Side, row: Row) -> None:
+    """Chunks lie between neighbouring sync points, specials pair at them, a difference follows the last."""
+    places = _sync_points(teacher, student)
+    for place, next_place in zip(places, [*places[1:], None], strict=True):
+        for pair in _role_pairs(teacher, student, place):
+            _add_pair(row, teacher, student, pair)
+        start = (teacher.next_text_at(place), student.next_text_at(place))
+        if next_place is not None:
+            _add_chunk(row, teacher, student, start, next_place)
+        elif start != (len(teacher.tokens), len(student.tokens)):
+            row.differences.append((*teacher.columns(start[0]), *student.columns(start[1])))
+
+
+def _add_chunk(row: Row, teacher: _Side, student: _Side, start: tuple[int, int], place: int) -> None:
+    """The tokens with text that end at `place` or before it, from `start` on."""
+    teachers = range(start[0], teacher.spans().index(_last_span(teacher, place)) + 1)
+    students = range(start[1], student.spans().index(_last_span(student, place)) + 1)
+    if len(teachers) == len(students) == 1:
+        space = teacher.tokens[start[0]].held_space or student.tokens[start[1]].held_space
+        _add_pair(row, teacher, student, (*start, PairKind.SPACE if space else PairKind.EXACT))
+    columns = (teacher.column + start[0], teacher.column + teachers.stop)
+    row.chunks.append((*columns, student.column + start[1], student.column + students.stop))
+    inside = [teacher.tokens[index] for index in teachers] + [student.tokens[index] for index in students]
+    row.encloses_zero_width.append(any(not token.text for token in inside))
+    row.counts["chunk_bytes"] += sum(len(teacher.tokens[index].text) for index in teachers)
+
+
+def _last_span(side: _Side, place: int) -> tuple[int, int]:
+    return next((start, end) for start, end in side.spans() if start < end == place)
+
+
+def _role_pairs(teacher: _Side, student: _Side, place: int) -> list[Pair]:
+    """From left to right on the teacher's side, in order, each once, the first of each run only."""
+    students = _opening_specials(student, place)
+    pairs: list[Pair] = []
+    for index in _opening_specials(teacher, place):
+        roles = teacher.tokens[index].roles
+        match = next((other for other in students if roles & student.tokens[other].roles), None)
+        if match is not None:
+            pairs.append((index, match, PairKind.ROLE))
+            students = [other for other in students if other > match]
+    return pairs
+
+
+def _opening_specials(side: _Side, place: int) -> list[int]:
+    """The specials with which the place opens, of a run of one repeated special only the first."""
+    specials: list[int] = []
+    for index in side.zero_width_at(place):
+        if not side.tokens[index].special:
+            break
+        specials.append(index)
+    runs = groupby(specials, lambda index: side.tokens[index].token_id)
+    return [next(run) for _, run in runs]
+
+
+def _add_pair(row: Row, teacher: _Side, student: _Side, pair: Pair) -> None:
+    row.pairs.append((teacher.column + pair[0], student.column + pair[1], pair[2]))
+    row.counts[pair[2].name.lower()] += 1
+
+
+def spans(vocabulary: Vocabulary, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """The byte interval of each token, the dummy prefix dropped; (-1, -1) for an opaque one."""
+    found: list[tuple[int, int]] = []
+    end = 0
+    for index, token_id in enumerate(ids):
+        if vocabulary.kind(token_id) == Kind.OPAQUE:
+            found.append((-1, -1))
+            continue
+        text = vocabulary.token_bytes(token_id) or b""
+        before = ids[:index]
+        opens = not any(vocabulary.token_bytes(other) or vocabulary.kind(other) == Kind.OPAQUE for other in before)
+        if vocabulary.dummy_prefix and opens:
+            text = text.removeprefix(b" ")
+        found.append((end, end + len(text)))
+        end += len(text)
+    return found
+
+
+def byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's table: the byte that each character of a byte-level spelling stands for.
+
+    Printable characters of Latin-1 stand for themselves; the other bytes, in order, are U+0100 and on.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def token_bytes(spelling: str, kind: Kind, steps: Sequence[tuple[str, str, str]]) -> bytes:
+    """What a token adds to the text, from its spelling and the steps of its tokenizer's decoder.
+
+    A user-defined token is its content, with `▁` read as the decoder reads it.
+    """
+    alphabet = byte_level_alphabet()
+    for name, old, new in steps:
+        if name == "replace":
+            spelling = spelling.replace(old, new)
+        elif kind == Kind.USER_DEFINED:
+            continue
+        elif name == "byte_level" and all(character in alphabet for character in spelling):
+            return bytes(alphabet[character] for character in spelling)
+        elif name == "byte_fallback" and spelling in {f"<0x{byte:02X}>" for byte in range(256)}:
+            return bytes([int(spelling[3:5], 16)])
+    return spelling.encode()
+
+
+def published_eta(
+    teacher_spellings: Sequence[str],
+    student_spellings: Sequence[str],
+    *,
+    teacher_eos: str | None = None,
+    student_eos: str | None = None,
+) -> list[tuple[int, int]]:
+    """The exact token alignment as published (arXiv 2504.11426), faults included.
+
+    Every `▁` and `Ġ` is deleted from the spellings; both sequences are walked with the joined spellings
+    consumed so far as histories. Equal histories and equal tokens, or both an end of sequence, are a pair.
+    Once two vocabularies spell a piece differently (`Ċ` and `<0x0A>`), no later token of the row can pair.
+
+    Args:
+        teacher_spellings: the tokens of one row as the teacher's vocabulary spells them.
+        student_spellings: the same for the student.
+        teacher_eos: how the teacher's vocabulary spells its end of sequence.
+        student_eos: the same for the student.
+
+    Returns:
+        Pairs of positions.
+    """
+    teacher = [spelling.replace("▁", "").replace("Ġ", "") for spelling in teacher_spellings]
+    student = [spelling.replace("▁", "").replace("Ġ", "") for spelling in student_spellings]
+    teacher_history = student_history = ""
+    at_teacher = at_student = 0
+    pairs: list[tuple[int, int]] = []
+    while at_teacher < len(teacher) and at_student < len(student):
+        if teacher_history == student_history:
+            tokens = (teacher[at_teacher], student[at_student])
+            if tokens[0] == tokens[1] or tokens == (teacher_eos, student_eos):
+                pairs.append((at_teacher, at_student))
+            steps = (1, 1)
+        else:
+            steps = (1, 0) if len(teacher_history) < len(student_history) else (0, 1)
+        if steps[0]:
+            teacher_history += teacher[at_teacher]
+            at_teacher += 1
+        if steps[1]:
+            student_history += student[at_student]
+            at_student += 1
+    return pairs

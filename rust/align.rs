@@ -1,0 +1,560 @@
+//! One pair of token sequences -> pairs, chunks and differences. Slices in, slices out, no threads.
+//!
+//! Both texts are walked once, side by side. A *place* is a sync point: both sides have consumed the
+//! same text and stand between two tokens. At a place the specials are paired by role and the one
+//! space is settled; from there a chunk runs to the next place. Where the bytes differ, where one side
+//! ends before the other, and at an opaque token, the rest of the segment is one difference.
+//!
+//! Every loop moves forward over tokens or bytes that it has not seen, except for the measuring of
+//! runs of spaces, which remembers how far it looked: the walk is linear whatever the input.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::vocabulary::{Kind, Vocabulary};
+
+/// What makes a teacher token and a student token the same token of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PairKind {
+    /// Same span, same bytes.
+    Exact = 0,
+    /// Two specials that share a role, at the same place.
+    Role = 1,
+    /// Exact but for the one space, which one of the two held.
+    Space = 2,
+}
+
+/// The two vocabularies and the roles that their specials share: all that alignment needs to know.
+#[derive(Debug)]
+pub struct Aligner {
+    teacher: Arc<Vocabulary>,
+    student: Arc<Vocabulary>,
+    teacher_roles: RoleNumbers,
+    student_roles: RoleNumbers,
+}
+
+/// For every special id, the numbers of the roles that can pair it.
+type RoleNumbers = HashMap<u32, Vec<usize>>;
+
+impl Aligner {
+    /// An aligner of texts in these two vocabularies.
+    #[must_use]
+    pub fn new(teacher: Arc<Vocabulary>, student: Arc<Vocabulary>) -> Self {
+        let shared = shared_roles(&teacher, &student);
+        Self {
+            teacher_roles: number_roles(&teacher, &shared),
+            student_roles: number_roles(&student, &shared),
+            teacher,
+            student,
+        }
+    }
+
+    /// The teacher's vocabulary.
+    #[must_use]
+    pub fn teacher(&self) -> &Vocabulary {
+        &self.teacher
+    }
+
+    /// The student's vocabulary.
+    #[must_use]
+    pub fn student(&self) -> &Vocabulary {
+        &self.student
+    }
+}
+
+/// The roles that both vocabularies name, less those that never pair.
+fn shared_roles<'a>(teacher: &'a Vocabulary, student: &Vocabulary) -> HashMap<&'a str, usize> {
+    let named = |role: &str| student.roles().values().any(|roles| roles.contains(role));
+    let mut shared = HashMap::new();
+    for role in teacher.roles().values().flatten() {
+        if !matches!(role.as_str(), "pad" | "unk") && named(role) {
+            let next = shared.len();
+            shared.entry(role.as_str()).or_insert(next);
+        }
+    }
+    shared
+}
+
+fn number_roles(vocabulary: &Vocabulary, shared: &HashMap<&str, usize>) -> RoleNumbers {
+    let specials = vocabulary.roles().iter().filter(|(id, _)| vocabulary.kind(**id) == Kind::Special);
+    let numbers = |role: &String| shared.get(role.as_str()).copied();
+    specials.map(|(id, roles)| (*id, roles.iter().filter_map(numbers).collect())).collect()
+}
+
+/// Token pairs, a column each. Positions are columns of the row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pairs {
+    /// Positions on the teacher's side.
+    pub teacher: Vec<i32>,
+    /// Positions on the student's side.
+    pub student: Vec<i32>,
+    /// A [`PairKind`] each, as a number.
+    pub kind: Vec<u8>,
+}
+
+/// Ranges of teacher tokens and of student tokens that belong together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges {
+    /// First teacher token.
+    pub teacher_start: Vec<i32>,
+    /// One past the last teacher token.
+    pub teacher_end: Vec<i32>,
+    /// First student token.
+    pub student_start: Vec<i32>,
+    /// One past the last student token.
+    pub student_end: Vec<i32>,
+}
+
+/// Numerators and denominators of one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Selected teacher tokens that have bytes.
+    pub teacher_tokens: i64,
+    /// Selected student tokens that have bytes.
+    pub student_tokens: i64,
+    /// Bytes of the selected teacher text.
+    pub teacher_bytes: i64,
+    /// Bytes of the selected student text.
+    pub student_bytes: i64,
+    /// Bytes in chunks, the same on both sides.
+    pub chunk_bytes: i64,
+    /// Selected teacher tokens whose bytes are unknown.
+    pub teacher_opaque: i64,
+    /// Selected student tokens whose bytes are unknown.
+    pub student_opaque: i64,
+    /// Pairs of kind exact.
+    pub exact: i64,
+    /// Pairs of kind role.
+    pub role: i64,
+    /// Pairs of kind space.
+    pub space: i64,
+    /// One if one side has more segments than the other.
+    pub segment_mismatch: i64,
+}
+
+/// Everything found in one row or in many rows that follow each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The same tokens of the text.
+    pub pairs: Pairs,
+    /// Smallest runs of tokens that cover the same bytes.
+    pub chunks: Ranges,
+    /// For each chunk, whether it encloses a token of zero width.
+    pub encloses: Vec<bool>,
+    /// Runs of tokens whose bytes differ.
+    pub differences: Ranges,
+}
+
+/// A stretch of one row on one side: ids known to be in the vocabulary, and the column of the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// The ids.
+    pub tokens: &'a [u32],
+    /// Where the first of them stands in its row.
+    pub column: usize,
+}
+
+impl Segment<'_> {
+    /// The segment of no tokens that stands here.
+    #[must_use]
+    pub fn empty(column: usize) -> Self {
+        Self { tokens: &[], column }
+    }
+
+    /// The column after the last token.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.column + self.tokens.len()
+    }
+}
+
+/// Aligns two segments as texts of their own; appends what it finds and counts it.
+pub fn align_segments(
+    aligner: &Aligner,
+    teacher: Segment<'_>,
+    student: Segment<'_>,
+    found: &mut Found,
+    counts: &mut Counts,
+) {
+    count_texts(aligner, teacher, student, counts);
+    let mut walk = Walk {
+        aligner,
+        teacher: Cursor::new(&aligner.teacher, teacher),
+        student: Cursor::new(&aligner.student, student),
+        found,
+        counts,
+    };
+    walk.pass_place(true);
+    while walk.take_chunk() {
+        walk.pass_place(false);
+    }
+    walk.take_difference();
+}
+
+/// Records a segment that has no counterpart; the empty side stands where it is given.
+pub fn surplus_segments(
+    aligner: &Aligner,
+    teacher: Segment<'_>,
+    student: Segment<'_>,
+    found: &mut Found,
+    counts: &mut Counts,
+) {
+    count_texts(aligner, teacher, student, counts);
+    found.differences.push(teacher.column..teacher.end(), student.column..student.end());
+}
+
+fn count_texts(aligner: &Aligner, teacher: Segment<'_>, student: Segment<'_>, counts: &mut Counts) {
+    let (tokens, bytes, opaque) = count_text(&aligner.teacher, teacher);
+    counts.teacher_tokens += tokens;
+    counts.teacher_bytes += bytes;
+    counts.teacher_opaque += opaque;
+    let (tokens, bytes, opaque) = count_text(&aligner.student, student);
+    counts.student_tokens += tokens;
+    counts.student_bytes += bytes;
+    counts.student_opaque += opaque;
+}
+
+/// Tokens with bytes, their bytes, and opaque tokens.
+fn count_text(vocabulary: &Vocabulary, segment: Segment<'_>) -> (i64, i64, i64) {
+    let mut counted = (0, 0, 0);
+    for token in segment.tokens {
+        let length = length_as_count(vocabulary.bytes(*token).len());
+        counted.0 += i64::from(length > 0);
+        counted.1 += length;
+        counted.2 += i64::from(vocabulary.kind(*token) == Kind::Opaque);
+    }
+    counted
+}
+
+/// Both sides of a segment, standing at the same place of the text.
+struct Walk<'a> {
+    aligner: &'a Aligner,
+    teacher: Cursor<'a>,
+    student: Cursor<'a>,
+    found: &'a mut Found,
+    counts: &'a mut Counts,
+}
+
+impl Walk<'_> {
+    /// Passes the tokens of zero width that stand here, pairs them by role, settles the one space.
+    fn pass_place(&mut self, segment_starts: bool) {
+        let mut settles = segment_starts | self.pair_roles();
+        settles |= self.teacher.pass_zero_width();
+        settles |= self.student.pass_zero_width();
+        // Where a token was only the space, the specials behind it come to stand here: look again.
+        while settles {
+            settles = self.set_one_space_aside();
+        }
+    }
+
+    /// Pairs the specials with which the place opens; says whether there were any on either side.
+    ///
+    /// From left to right on the teacher's side, each with the first student special behind the last
+    /// pair that shares a role; of a run of one repeated special only the first takes part.
+    fn pair_roles(&mut self) -> bool {
+        let (start, others_start) = (self.teacher.at, self.student.at);
+        let teachers = self.teacher.pass_specials();
+        let students = self.student.pass_specials();
+        let last = self.last_student_of_each_role(&students);
+        let mut next = 0;
+        for teacher in teachers {
+            let roles = self.aligner.teacher_roles_of(self.teacher.tokens[teacher]);
+            if !roles.iter().any(|role| last.get(role).is_some_and(|last| *last >= next)) {
+                continue;
+            }
+            let shares = |student: &usize| {
+                let others = self.aligner.student_roles_of(self.student.tokens[*student]);
+                others.iter().any(|role| roles.contains(role))
+            };
+            let ahead = students[next..].iter().position(shares).expect("the last of a role is ahead");
+            self.push_pair(teacher, students[next + ahead], PairKind::Role);
+            next += ahead + 1;
+        }
+        self.teacher.at > start || self.student.at > others_start
+    }
+
+    /// For each role the index of the last special that can pair by it: without it, a place of many
+    /// specials that share no role would be searched once for each of them.
+    fn last_student_of_each_role(&self, students: &[usize]) -> HashMap<usize, usize> {
+        let mut last = HashMap::new();
+        for (index, at) in students.iter().enumerate() {
+            let roles = self.aligner.student_roles_of(self.student.tokens[*at]);
+            last.extend(roles.iter().map(|role| (*role, index)));
+        }
+        last
+    }
+
+    /// Sets the longer side's first space aside where the opening runs of spaces, read up to the next
+    /// special, differ by exactly one; not where they are equal once read on through specials.
+    fn set_one_space_aside(&mut self) -> bool {
+        let teacher = self.teacher.spaces_to_special();
+        let student = self.student.spaces_to_special();
+        if teacher.abs_diff(student) != 1 || self.teacher.all_spaces() == self.student.all_spaces() {
+            return false;
+        }
+        // "That byte is in no count", nor is a token that was only that byte.
+        if teacher > student {
+            self.counts.teacher_bytes -= 1;
+            self.counts.teacher_tokens -= i64::from(self.teacher.set_space_aside());
+        } else {
+            self.counts.student_bytes -= 1;
+            self.counts.student_tokens -= i64::from(self.student.set_space_aside());
+        }
+        true
+    }
+
+    /// Takes the chunk that begins here; false, and nothing moved, if the texts agree no further.
+    fn take_chunk(&mut self) -> bool {
+        if !(self.teacher.at_text() && self.student.at_text()) {
+            return false;
+        }
+        let (teacher_start, student_start) = (self.teacher.at, self.student.at);
+        let space = self.teacher.held_space || self.student.held_space;
+        let mut bytes = 0;
+        let mut encloses = false;
+        loop {
+            let length = self.teacher.rest.len().min(self.student.rest.len());
+            if self.teacher.rest[..length] != self.student.rest[..length] {
+                break;
+            }
+            bytes += length;
+            self.teacher.read(length);
+            self.student.read(length);
+            let ended = (self.teacher.rest.is_empty(), self.student.rest.is_empty());
+            if ended == (true, true) {
+                self.teacher.at += 1;
+                self.student.at += 1;
+                self.push_chunk(teacher_start, student_start, bytes, space, encloses);
+                return true;
+            }
+            let side = if ended.0 { &mut self.teacher } else { &mut self.student };
+            side.at += 1;
+            let expected = side.at;
+            side.pass_zero_width();
+            encloses |= side.at > expected;
+            if !side.at_text() {
+                break;
+            }
+        }
+        self.teacher.at = teacher_start;
+        self.student.at = student_start;
+        false
+    }
+
+    fn push_chunk(&mut self, teacher: usize, student: usize, bytes: usize, space: bool, encloses: bool) {
+        let teachers = self.teacher.columns(teacher..self.teacher.at);
+        let students = self.student.columns(student..self.student.at);
+        if teachers.len() == 1 && students.len() == 1 {
+            let kind = if space { PairKind::Space } else { PairKind::Exact };
+            self.push_pair(teacher, student, kind);
+        }
+        self.counts.chunk_bytes += length_as_count(bytes);
+        self.found.chunks.push(teachers, students);
+        self.found.encloses.push(encloses);
+    }
+
+    fn push_pair(&mut self, teacher: usize, student: usize, kind: PairKind) {
+        self.found.pairs.teacher.push(column_number(self.teacher.column + teacher));
+        self.found.pairs.student.push(column_number(self.student.column + student));
+        self.found.pairs.kind.push(kind as u8);
+        match kind {
+            PairKind::Exact => self.counts.exact += 1,
+            PairKind::Role => self.counts.role += 1,
+            PairKind::Space => self.counts.space += 1,
+        }
+    }
+
+    /// What is left of the segment is one difference.
+    fn take_difference(&mut self) {
+        let teachers = self.teacher.columns(self.teacher.at..self.teacher.tokens.len());
+        let students = self.student.columns(self.student.at..self.student.tokens.len());
+        if !(teachers.is_empty() && students.is_empty()) {
+            self.found.differences.push(teachers, students);
+        }
+    }
+}
+
+impl Aligner {
+    fn teacher_roles_of(&self, id: u32) -> &[usize] {
+        self.teacher_roles.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    fn student_roles_of(&self, id: u32) -> &[usize] {
+        self.student_roles.get(&id).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Where one side stands in its segment.
+struct Cursor<'a> {
+    vocabulary: &'a Vocabulary,
+    tokens: &'a [u32],
+    /// The column of the first token in its row.
+    column: usize,
+    /// The token at hand.
+    at: usize,
+    /// What is left of its bytes.
+    rest: &'a [u8],
+    /// Whether its first space was set aside.
+    held_space: bool,
+    /// Bytes consumed so far, those set aside included.
+    position: usize,
+    /// How far the run of spaces at hand reaches, up to the next special and through specials.
+    spaces_to_special_end: usize,
+    all_spaces_end: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(vocabulary: &'a Vocabulary, segment: Segment<'a>) -> Self {
+        Self {
+            vocabulary,
+            tokens: segment.tokens,
+            column: segment.column,
+            at: 0,
+            rest: &[],
+            held_space: false,
+            position: 0,
+            spaces_to_special_end: 0,
+            all_spaces_end: 0,
+        }
+    }
+
+    fn kind(&self, at: usize) -> Option<Kind> {
+        self.tokens.get(at).map(|token| self.vocabulary.kind(*token))
+    }
+
+    fn bytes(&self, at: usize) -> &'a [u8] {
+        self.tokens.get(at).map_or(&[], |token| self.vocabulary.bytes(*token))
+    }
+
+    fn columns(&self, range: Range<usize>) -> Range<usize> {
+        self.column + range.start..self.column + range.end
+    }
+
+    /// Passes the specials that stand here; returns where each run of one repeated special begins.
+    fn pass_specials(&mut self) -> Vec<usize> {
+        let mut firsts: Vec<usize> = Vec::new();
+        while self.kind(self.at) == Some(Kind::Special) {
+            if firsts.is_empty() || self.tokens[self.at - 1] != self.tokens[self.at] {
+                firsts.push(self.at);
+            }
+            self.at += 1;
+        }
+        firsts
+    }
+
+    /// Passes tokens of zero width, takes up the next token, says whether a special was passed.
+    fn pass_zero_width(&mut self) -> bool {
+        let mut specials = false;
+        while self.is_zero_width() {
+            specials |= self.kind(self.at) == Some(Kind::Special);
+            self.at += 1;
+        }
+        self.rest = self.bytes(self.at);
+        self.held_space = false;
+        specials
+    }
+
+    fn is_zero_width(&self) -> bool {
+        let known = self.kind(self.at).is_some_and(|kind| kind != Kind::Opaque);
+        known && self.bytes(self.at).is_empty()
+    }
+
+    /// Whether the token at hand has bytes to compare: it is not opaque, and not the end.
+    fn at_text(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    fn read(&mut self, length: usize) {
+        self.rest = &self.rest[length..];
+        self.position += length;
+    }
+
+    /// Takes the first space off the token at hand; says whether that was all it had.
+    fn set_space_aside(&mut self) -> bool {
+        self.read(1);
+        self.held_space = true;
+        let was_all = self.rest.is_empty();
+        if was_all {
+            self.at += 1;
+            self.pass_zero_width();
+        }
+        was_all
+    }
+
+    /// How many spaces stand here before the next special or anything else.
+    fn spaces_to_special(&mut self) -> usize {
+        if self.position >= self.spaces_to_special_end {
+            self.spaces_to_special_end = self.position + self.measure_spaces(false);
+        }
+        self.spaces_to_special_end - self.position
+    }
+
+    /// How many spaces stand here, specials among them passed over.
+    fn all_spaces(&mut self) -> usize {
+        if self.position >= self.all_spaces_end {
+            self.all_spaces_end = self.position + self.measure_spaces(true);
+        }
+        self.all_spaces_end - self.position
+    }
+
+    fn measure_spaces(&self, through_specials: bool) -> usize {
+        let mut spaces = 0;
+        let mut bytes = self.rest;
+        let mut at = self.at;
+        loop {
+            let here = bytes.iter().take_while(|byte| **byte == b' ').count();
+            spaces += here;
+            at += 1;
+            let stops = match self.kind(at) {
+                None | Some(Kind::Opaque) => true,
+                Some(Kind::Special) => !through_specials,
+                Some(_) => false,
+            };
+            if here < bytes.len() || stops {
+                return spaces;
+            }
+            bytes = self.bytes(at);
+        }
+    }
+}
+
+/// A column as the results hold it; rows longer than that were refused.
+fn column_number(column: usize) -> i32 {
+    i32::try_from(column).expect("batch refuses rows that int32 cannot index")
+}
+
+fn length_as_count(length: usize) -> i64 {
+    i64::try_from(length).expect("a length fits i64")
+}
+
+impl Ranges {
+    fn push(&mut self, teacher: Range<usize>, student: Range<usize>) {
+        self.teacher_start.push(column_number(teacher.start));
+        self.teacher_end.push(column_number(teacher.end));
+        self.student_start.push(column_number(student.start));
+        self.student_end.push(column_number(student.end));
+    }
+
+    fn append(&mut self, other: &mut Self) {
+        self.teacher_start.append(&mut other.teacher_start);
+        self.teacher_end.append(&mut other.teacher_end);
+        self.student_start.append(&mut other.student_start);
+        self.student_end.append(&mut other.student_end);
+    }
+}
+
+impl Found {
+    /// Puts what another part found behind this; columns stay those of the rows.
+    pub fn append(&mut self, mut other: Self) {
+        self.pairs.teacher.append(&mut other.pairs.teacher);
+        self.pairs.student.append(&mut other.pairs.student);
+        self.pairs.kind.append(&mut other.pairs.kind);
+        self.chunks.append(&mut other.chunks);
+        self.encloses.append(&mut other.encloses);
+        self.differences.append(&mut other.differences);
+    }
+}

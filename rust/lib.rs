@@ -1,0 +1,20 @@
+//! Exact alignment of two tokenizations of one text.
+//!
+//! * [`vocabulary`]: token bytes in one arena, kinds and roles
+//! * [`decode`]: vocabulary spelling -> bytes, per decoder step
+//! * [`align`]: one pair of sequences -> pairs, chunks and differences
+//! * [`batch`]: many rows, serial or in the pool
+//! * [`pool`]: this process's thread pool
+//! * [`error`]: errors as data
+//!
+//! The extension module `dskd._core` (feature `python`) is the only part that knows of Python.
+
+pub mod align;
+pub mod batch;
+pub mod decode;
+pub mod error;
+pub mod pool;
+pub mod vocabulary;
+
+#[cfg(feature = "python")]
+mod python;

@@ -1,0 +1,174 @@
+//! Token bytes in one arena, with the kind and the roles of every id.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::error::Error;
+
+/// Most entries that a vocabulary may have; real ones stop at a quarter of a million.
+pub const MAX_ENTRIES: usize = 1 << 24;
+/// Most bytes that one token may have; with [`MAX_ENTRIES`] it bounds the arena.
+pub const MAX_TOKEN_BYTES: usize = 1 << 16;
+
+/// What an id is. The order of the first four is the order in which a canonical id is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// An ordinary piece of text.
+    Normal = 0,
+    /// Text that a user added to the tokenizer.
+    UserDefined = 1,
+    /// One byte, for what no other token covers.
+    Byte = 2,
+    /// A piece that the tokenizer defines and never writes.
+    Unused = 3,
+    /// A marker without text: zero width.
+    Special = 4,
+    /// Bytes unknown.
+    Opaque = 5,
+}
+
+impl Kind {
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Normal, Self::UserDefined, Self::Byte, Self::Unused, Self::Special, Self::Opaque]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+    }
+
+    /// Whether a token of this kind carries text.
+    #[must_use]
+    pub fn is_text(self) -> bool {
+        self < Self::Special
+    }
+}
+
+/// For every special id, what it is for.
+pub type Roles = BTreeMap<u32, BTreeSet<String>>;
+
+/// The bytes, kinds and roles of all ids of one tokenizer.
+///
+/// Invariant: specials and opaque ids have no bytes; `starts` has one value more than `kinds`,
+/// never falls, and ends at the arena's length; every id in `roles` is special or opaque.
+#[derive(Debug)]
+pub struct Vocabulary {
+    arena: Vec<u8>,
+    starts: Vec<u32>,
+    kinds: Vec<Kind>,
+    roles: Roles,
+    dummy_prefix: bool,
+}
+
+impl Vocabulary {
+    /// A vocabulary from the bytes of each id. What is given for a special or an opaque id is dropped.
+    pub fn new<T: AsRef<[u8]>>(
+        tokens: &[T],
+        kinds: &[Kind],
+        roles: Roles,
+        dummy_prefix: bool,
+    ) -> Result<Self, Error> {
+        check_sizes(tokens, kinds)?;
+        let mut arena = Vec::new();
+        let mut starts = vec![0];
+        for (token, kind) in tokens.iter().zip(kinds) {
+            if kind.is_text() {
+                arena.extend_from_slice(token.as_ref());
+            }
+            let end = u32::try_from(arena.len());
+            starts.push(end.map_err(|_| Error::TooManyEntries { entries: kinds.len() })?);
+        }
+        Ok(Self { arena, starts, kinds: kinds.to_vec(), roles, dummy_prefix })
+    }
+
+    /// The number of slots; ids run from 0 to one less.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// What this id is. Panics outside the vocabulary, as all that takes an id does.
+    #[must_use]
+    pub fn kind(&self, id: u32) -> Kind {
+        self.kinds[id as usize]
+    }
+
+    /// What this id adds to the text; nothing for specials and opaque ids.
+    #[must_use]
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        &self.arena[self.starts[id] as usize..self.starts[id + 1] as usize]
+    }
+
+    /// What the special ids are for.
+    #[must_use]
+    pub fn roles(&self) -> &Roles {
+        &self.roles
+    }
+
+    /// Whether the decoder drops one space at the start of a text.
+    #[must_use]
+    pub fn dummy_prefix(&self) -> bool {
+        self.dummy_prefix
+    }
+
+    /// The id as an index, if the vocabulary has it.
+    #[must_use]
+    pub fn find(&self, id: i64) -> Option<u32> {
+        u32::try_from(id).ok().filter(|id| (*id as usize) < self.size())
+    }
+
+    /// For every id the id that stands for all those with the same bytes: normal before user-defined
+    /// before byte fallback before unused, then the lowest; -1 for an id without bytes.
+    #[must_use]
+    pub fn canonical_ids(&self) -> Vec<i32> {
+        let ids = 0..u32::try_from(self.size()).expect("MAX_ENTRIES fits");
+        let mut best: HashMap<&[u8], u32> = HashMap::new();
+        for id in ids.clone().filter(|id| !self.bytes(*id).is_empty()) {
+            let holder = best.entry(self.bytes(id)).or_insert(id);
+            if self.kind(id) < self.kind(*holder) {
+                *holder = id;
+            }
+        }
+        let number = |id: u32| i32::try_from(id).expect("MAX_ENTRIES fits");
+        ids.map(|id| best.get(self.bytes(id)).map_or(-1, |holder| number(*holder))).collect()
+    }
+
+    /// The byte interval of each token in the text of all of them, without the dummy prefix that the
+    /// decoder drops; (-1, -1) for an opaque token.
+    pub fn spans(&self, ids: &[i64]) -> Result<Vec<(i64, i64)>, Error> {
+        let mut drops = self.dummy_prefix;
+        let mut end = 0_i64;
+        let mut spans = Vec::with_capacity(ids.len());
+        for (position, id) in ids.iter().enumerate() {
+            let unknown = Error::UnknownToken { position, id: *id, size: self.size() };
+            let id = self.find(*id).ok_or(unknown)?;
+            if self.kind(id) == Kind::Opaque {
+                drops = false;
+                spans.push((-1, -1));
+                continue;
+            }
+            let mut bytes = self.bytes(id);
+            if drops && !bytes.is_empty() {
+                bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+                drops = false;
+            }
+            let start = end;
+            end += i64::try_from(bytes.len()).expect("MAX_TOKEN_BYTES fits");
+            spans.push((start, end));
+        }
+        Ok(spans)
+    }
+}
+
+fn check_sizes<T: AsRef<[u8]>>(tokens: &[T], kinds: &[Kind]) -> Result<(), Error> {
+    if tokens.len() != kinds.len() {
+        return Err(Error::Parts { expected: tokens.len(), found: kinds.len(), what: "kinds" });
+    }
+    if tokens.len() > MAX_ENTRIES {
+        return Err(Error::TooManyEntries { entries: tokens.len() });
+    }
+    let long = tokens.iter().position(|token| token.as_ref().len() > MAX_TOKEN_BYTES);
+    long.map_or(Ok(()), |id| Err(Error::TokenTooLong { id, length: tokens[id].as_ref().len() }))
+}
