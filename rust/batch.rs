@@ -35,14 +35,6 @@ impl Ids<'_> {
             Self::I64(ids) => ids.len(),
         }
     }
-
-    fn get(&self, index: usize) -> i64 {
-        match self {
-            Self::I32(ids) => ids[index].into(),
-            Self::U32(ids) => ids[index].into(),
-            Self::I64(ids) => ids[index],
-        }
-    }
 }
 
 /// One side of a batch: row `i` is `ids[offsets[i]..offsets[i + 1]]`, and so is its mask.
@@ -66,6 +58,10 @@ impl Rows<'_> {
     fn range(&self, row: usize) -> Range<usize> {
         let index = |at: usize| usize::try_from(self.offsets[at]).expect("offsets were checked");
         index(row)..index(row + 1)
+    }
+
+    fn tokens_in(&self, rows: &Range<usize>) -> usize {
+        rows.clone().map(|row| self.range(row).len()).sum()
     }
 
     fn check(&self, side: Side) -> Result<(), Error> {
@@ -111,18 +107,35 @@ impl Rows<'_> {
         vocabulary: &Vocabulary,
         tokens: &mut Vec<u32>,
     ) -> Result<(), Error> {
-        tokens.clear();
-        for (column, index) in self.range(row).enumerate() {
-            if self.mask.is_some_and(|mask| !mask[index]) {
-                tokens.push(0);
-                continue;
-            }
-            let id = self.ids.get(index);
-            let unknown = || Error::UnknownId { side, row, column, id, size: vocabulary.size() };
-            tokens.push(vocabulary.find(id).ok_or_else(unknown)?);
-        }
-        Ok(())
+        let range = self.range(row);
+        let mask = self.mask.map(|mask| &mask[range.clone()]);
+        let checked = match self.ids {
+            Ids::I32(ids) => check_ids(&ids[range], mask, vocabulary, tokens),
+            Ids::U32(ids) => check_ids(&ids[range], mask, vocabulary, tokens),
+            Ids::I64(ids) => check_ids(&ids[range], mask, vocabulary, tokens),
+        };
+        checked.map_err(|(column, id)| Error::UnknownId { side, row, column, id, size: vocabulary.size() })
     }
+}
+
+/// Puts the ids into `tokens`, 0 where they take no part; fails with the first column and id that the
+/// vocabulary does not have.
+fn check_ids<T: Copy + Into<i64>>(
+    ids: &[T],
+    mask: Option<&[bool]>,
+    vocabulary: &Vocabulary,
+    tokens: &mut Vec<u32>,
+) -> Result<(), (usize, i64)> {
+    tokens.clear();
+    for (column, id) in ids.iter().enumerate() {
+        let id = (*id).into();
+        tokens.push(match vocabulary.find(id) {
+            _ if mask.is_some_and(|mask| !mask[column]) => 0,
+            Some(token) => token,
+            None => return Err((column, id)),
+        });
+    }
+    Ok(())
 }
 
 /// What was found in all rows. The offsets, one more than there are rows, say where each row's part of
@@ -154,14 +167,15 @@ pub fn align_batch(
     }
     teacher.check(Side::Teacher)?;
     student.check(Side::Student)?;
-    let blocks = blocks_of_rows(&teacher, &student);
-    let align = |block: &Range<usize>| align_rows(aligner, teacher, student, block.clone());
-    let pool = if threads > 1 && blocks.len() > 1 { pool::of_this_process(threads) } else { None };
-    let parts: Vec<_> = match pool {
-        Some(pool) => pool.install(|| blocks.par_iter().map(align).collect()),
-        None => blocks.iter().map(align).collect(),
-    };
-    join(parts, rows)
+    let align = |rows: Range<usize>| align_rows(aligner, teacher, student, rows);
+    if threads > 1 {
+        let blocks = blocks_of_rows(&teacher, &student);
+        if let Some(pool) = (blocks.len() > 1).then(|| pool::of_this_process(threads)).flatten() {
+            let parts = pool.install(|| blocks.into_par_iter().map(align).collect::<Vec<_>>());
+            return join(parts, rows);
+        }
+    }
+    align(0..rows)
 }
 
 fn blocks_of_rows(teacher: &Rows<'_>, student: &Rows<'_>) -> Vec<Range<usize>> {
@@ -186,7 +200,8 @@ fn align_rows(
     student: Rows<'_>,
     rows: Range<usize>,
 ) -> Result<Batch, Error> {
-    let mut batch = Batch::default();
+    let chunks = teacher.tokens_in(&rows).min(student.tokens_in(&rows));
+    let mut batch = Batch::with_capacity(rows.len(), chunks);
     let (mut teacher_tokens, mut student_tokens) = (Vec::new(), Vec::new());
     for row in rows {
         teacher.tokens(row, Side::Teacher, aligner.teacher(), &mut teacher_tokens)?;
@@ -237,6 +252,22 @@ fn segment<'a>(tokens: &'a [u32], range: &Range<usize>) -> Segment<'a> {
 }
 
 impl Batch {
+    /// No rows yet, and room for this many rows and chunks.
+    fn with_capacity(rows: usize, chunks: usize) -> Self {
+        let offsets = || {
+            let mut offsets = Vec::with_capacity(rows + 1);
+            offsets.push(0);
+            offsets
+        };
+        Self {
+            found: Found::with_capacity(chunks),
+            pair_offsets: offsets(),
+            chunk_offsets: offsets(),
+            difference_offsets: offsets(),
+            counts: Vec::with_capacity(rows),
+        }
+    }
+
     fn end_row(&mut self, counts: Counts) {
         let end = |length: usize| i64::try_from(length).expect("a length fits i64");
         self.pair_offsets.push(end(self.found.pairs.kind.len()));
@@ -244,29 +275,28 @@ impl Batch {
         self.difference_offsets.push(end(self.found.differences.teacher_start.len()));
         self.counts.push(counts);
     }
+
+    fn append(&mut self, part: Self) {
+        append_offsets(&mut self.pair_offsets, &part.pair_offsets);
+        append_offsets(&mut self.chunk_offsets, &part.chunk_offsets);
+        append_offsets(&mut self.difference_offsets, &part.difference_offsets);
+        self.found.append(part.found);
+        self.counts.extend(part.counts);
+    }
 }
 
 /// One batch of all parts, or the first error.
 fn join(parts: Vec<Result<Batch, Error>>, rows: usize) -> Result<Batch, Error> {
     let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let mut all = Batch { counts: Vec::with_capacity(rows), ..Batch::default() };
-    let starts = || {
-        let mut offsets = Vec::with_capacity(rows + 1);
-        offsets.push(0);
-        offsets
-    };
-    (all.pair_offsets, all.chunk_offsets, all.difference_offsets) = (starts(), starts(), starts());
+    let chunks = parts.iter().map(|part| part.found.encloses.len()).sum();
+    let mut all = Batch::with_capacity(rows, chunks);
     for part in parts {
-        append_offsets(&mut all.pair_offsets, &part.pair_offsets);
-        append_offsets(&mut all.chunk_offsets, &part.chunk_offsets);
-        append_offsets(&mut all.difference_offsets, &part.difference_offsets);
-        all.found.append(part.found);
-        all.counts.extend(part.counts);
+        all.append(part);
     }
     Ok(all)
 }
 
 fn append_offsets(offsets: &mut Vec<i64>, part: &[i64]) {
     let base = *offsets.last().expect("offsets begin with 0");
-    offsets.extend(part.iter().map(|end| base + end));
+    offsets.extend(part[1..].iter().map(|end| base + end));
 }

@@ -127,7 +127,8 @@ impl fmt::Display for Error {
         match self {
             Self::RowCounts { teacher, student } => write!(
                 f,
-                "the teacher has {teacher} rows and the student {student}; give both sides of every row"
+                "the teacher has {teacher} rows and the student {student}; give both sides of every row \
+                 ([] is no rows, [[]] is one empty row)"
             ),
             Self::Offsets { side, row, start, end, values } => write!(
                 f,

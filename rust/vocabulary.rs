@@ -9,7 +9,7 @@ use crate::error::Error;
 /// Most entries that a vocabulary may have; real ones stop at a quarter of a million.
 pub const MAX_ENTRIES: usize = 1 << 24;
 /// Most bytes that one token may have; with [`MAX_ENTRIES`] it bounds the arena.
-pub const MAX_TOKEN_BYTES: usize = 1 << 16;
+pub const MAX_TOKEN_BYTES: usize = u16::MAX as usize;
 
 /// What an id is. The order of the first four is the order in which a canonical id is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,15 +50,21 @@ pub type Roles = BTreeMap<u32, BTreeSet<String>>;
 
 /// The bytes, kinds and roles of all ids of one tokenizer.
 ///
-/// Invariant: specials and opaque ids have no bytes; `starts` has one value more than `kinds`,
-/// never falls, and ends at the arena's length; every id in `roles` is special or opaque.
+/// Invariant: specials and opaque ids have no bytes, and every entry lies within the arena.
 #[derive(Debug)]
 pub struct Vocabulary {
     arena: Vec<u8>,
-    starts: Vec<u32>,
-    kinds: Vec<Kind>,
+    entries: Vec<Entry>,
     roles: Roles,
     dummy_prefix: bool,
+}
+
+/// Where the bytes of an id lie, and what it is: eight bytes, so that one look finds both.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    start: u32,
+    length: u16,
+    kind: Kind,
 }
 
 impl Vocabulary {
@@ -69,36 +75,42 @@ impl Vocabulary {
         roles: Roles,
         dummy_prefix: bool,
     ) -> Result<Self, Error> {
-        check_sizes(tokens, kinds)?;
-        let mut arena = Vec::new();
-        let mut starts = vec![0];
-        for (token, kind) in tokens.iter().zip(kinds) {
-            if kind.is_text() {
-                arena.extend_from_slice(token.as_ref());
-            }
-            let end = u32::try_from(arena.len());
-            starts.push(end.map_err(|_| Error::TooManyEntries { entries: kinds.len() })?);
+        if tokens.len() != kinds.len() {
+            return Err(Error::Parts { expected: tokens.len(), found: kinds.len(), what: "kinds" });
         }
-        Ok(Self { arena, starts, kinds: kinds.to_vec(), roles, dummy_prefix })
+        let too_many = || Error::TooManyEntries { entries: tokens.len() };
+        if tokens.len() > MAX_ENTRIES {
+            return Err(too_many());
+        }
+        let mut arena = Vec::new();
+        let mut entries = Vec::with_capacity(tokens.len());
+        for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {
+            let token = if kind.is_text() { token.as_ref() } else { &[] };
+            let start = u32::try_from(arena.len()).map_err(|_| too_many())?;
+            let too_long = |_| Error::TokenTooLong { id, length: token.len() };
+            entries.push(Entry { start, length: u16::try_from(token.len()).map_err(too_long)?, kind: *kind });
+            arena.extend_from_slice(token);
+        }
+        Ok(Self { arena, entries, roles, dummy_prefix })
     }
 
     /// The number of slots; ids run from 0 to one less.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.kinds.len()
+        self.entries.len()
     }
 
     /// What this id is. Panics outside the vocabulary, as all that takes an id does.
     #[must_use]
     pub fn kind(&self, id: u32) -> Kind {
-        self.kinds[id as usize]
+        self.entries[id as usize].kind
     }
 
     /// What this id adds to the text; nothing for specials and opaque ids.
     #[must_use]
     pub fn bytes(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        &self.arena[self.starts[id] as usize..self.starts[id + 1] as usize]
+        let entry = self.entries[id as usize];
+        &self.arena[entry.start as usize..][..usize::from(entry.length)]
     }
 
     /// What the special ids are for.
@@ -160,15 +172,4 @@ impl Vocabulary {
         }
         Ok(spans)
     }
-}
-
-fn check_sizes<T: AsRef<[u8]>>(tokens: &[T], kinds: &[Kind]) -> Result<(), Error> {
-    if tokens.len() != kinds.len() {
-        return Err(Error::Parts { expected: tokens.len(), found: kinds.len(), what: "kinds" });
-    }
-    if tokens.len() > MAX_ENTRIES {
-        return Err(Error::TooManyEntries { entries: tokens.len() });
-    }
-    let long = tokens.iter().position(|token| token.as_ref().len() > MAX_TOKEN_BYTES);
-    long.map_or(Ok(()), |id| Err(Error::TokenTooLong { id, length: tokens[id].as_ref().len() }))
 }

@@ -249,8 +249,12 @@ class Alignment:
         teacher = self.pairs.teacher.astype(np.int64) - 1
         student = self.pairs.student.astype(np.int64) - 1
         keep = (teacher >= 0) & (student >= 0)
-        keep &= _attended(teacher_attention_mask, "teacher_attention_mask", self.teacher_lengths, row, teacher)
-        keep &= _attended(student_attention_mask, "student_attention_mask", self.student_lengths, row, student)
+        keep &= _attended(
+            teacher_attention_mask, "teacher_attention_mask", self.teacher_lengths, row, teacher
+        )
+        keep &= _attended(
+            student_attention_mask, "student_attention_mask", self.student_lengths, row, student
+        )
         kind = self.pairs.kind.astype(np.int64)
         return Predicting(row[keep], teacher[keep], student[keep], kind[keep], int((~keep).sum()))
 
@@ -415,7 +419,9 @@ def _side(
     """The ids of one side, and which of them take part."""
     if labels is not None:
         if ids is not None or mask is not None:
-            raise TypeError(f"{side}_labels stand instead of {side}_ids and {side}_mask; give only one of them")
+            raise TypeError(
+                f"{side}_labels stand instead of {side}_ids and {side}_mask; give only one of them"
+            )
         rows = integer_rows(labels, f"{side}_labels")
         return rows, rows.values != IGNORED_LABEL
     if ids is None:

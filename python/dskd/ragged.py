@@ -193,7 +193,9 @@ def _refuse_too_large(values: npt.NDArray[Any], rows: Ragged, name: str) -> None
     if not bounds.min <= value <= bounds.max:
         row = int(np.searchsorted(rows.offsets, index, side="right")) - 1
         column = index - int(rows.offsets[row])
-        raise ValueError(f"{name} row {row}, position {column}: {value} does not fit int64 and is no token id")
+        raise ValueError(
+            f"{name} row {row}, position {column}: {value} does not fit int64 and is no token id"
+        )
 
 
 def _refuse_other_shape(rows: Ragged, name: str, like: Ragged) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise, takewhile, zip_longest
 from os.path import commonprefix
 from typing import TYPE_CHECKING
 
@@ -91,48 +91,42 @@ class _Side:
 
     tokens: list[_Token]
     column: int
+    text: bytes = b""
+    """The bytes of the tokens before the first opaque one; the rest below is about these tokens, too."""
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    zero_width: dict[int, list[int]] = field(default_factory=dict)
+    """The tokens without text that stand at a place of the text."""
+    next_text: dict[int, int] = field(default_factory=dict)
+    """The token that begins its text at a place; at the end of it all, what follows the known tokens."""
+    last_text: dict[int, int] = field(default_factory=dict)
+    """The token that ends its text at a place."""
+
+    def __post_init__(self) -> None:
+        """Reads the tokens."""
+        self.read()
+
+    def read(self) -> None:
+        """Works out where the text of each token lies."""
+        opaque = [index for index, token in enumerate(self.tokens) if token.opaque]
+        known = self.tokens[: opaque[0]] if opaque else self.tokens
+        ends = list(accumulate((len(token.text) for token in known), initial=0))
+        self.text = b"".join(token.text for token in known)
+        self.spans = list(pairwise(ends))
+        self.zero_width, self.next_text, self.last_text = {}, {len(self.text): len(known)}, {}
+        for index, (start, end) in enumerate(self.spans):
+            if start == end:
+                self.zero_width.setdefault(start, []).append(index)
+            else:
+                self.next_text[start], self.last_text[end] = index, index
 
     def columns(self, start: int) -> tuple[int, int]:
         """The columns from this token to the segment's end."""
         return self.column + start, self.column + len(self.tokens)
 
-    def known(self) -> list[_Token]:
-        """The tokens before the first opaque one."""
-        opaque = [index for index, token in enumerate(self.tokens) if token.opaque]
-        return self.tokens[: opaque[0]] if opaque else self.tokens
-
-    def text(self) -> bytes:
-        """The bytes of the known tokens."""
-        return b"".join(token.text for token in self.known())
-
-    def spans(self) -> list[tuple[int, int]]:
-        """The span of each known token."""
-        spans, end = [], 0
-        for token in self.known():
-            spans.append((end, end + len(token.text)))
-            end += len(token.text)
-        return spans
-
-    def boundaries(self) -> set[int]:
-        """Every place of the text where a token ends or the segment begins."""
-        return {0} | {end for _, end in self.spans()}
-
-    def zero_width_at(self, place: int) -> list[int]:
-        """The tokens without text that stand at this place."""
-        return [index for index, span in enumerate(self.spans()) if span == (place, place)]
-
-    def next_text_at(self, place: int) -> int:
-        """The token that begins its text here, or the opaque one, or the end of the segment."""
-        starts = [index for index, (start, end) in enumerate(self.spans()) if start == place < end]
-        return starts[0] if starts else len(self.known())
-
     def is_after_special(self, index: int) -> bool:
         """Whether a special is among the tokens without text just before this one."""
-        while index > 0 and not self.tokens[index - 1].text:
-            if self.tokens[index - 1].special:
-                return True
-            index -= 1
-        return False
+        before = takewhile(lambda token: not token.text, reversed(self.tokens[:index]))
+        return any(token.special for token in before)
 
     def spaces_from(self, index: int, *, through_specials: bool) -> int:
         """The length of the run of spaces with which the text opens at this token."""
@@ -147,13 +141,17 @@ class _Side:
         """Takes the first byte, a space, off this token; it counts nowhere."""
         self.tokens[index].text = self.tokens[index].text[1:]
         self.tokens[index].held_space = bool(self.tokens[index].text)
+        self.read()
 
 
 def _segments(ids: Sequence[int], mask: Sequence[bool] | None) -> list[tuple[int, int]]:
     """Maximal runs of selected columns; without a mask the whole row, even an empty one."""
     if mask is None:
         return [(0, len(ids))]
-    runs = [(selected, [column for column, _ in run]) for selected, run in groupby(enumerate(mask), lambda x: x[1])]
+    runs = [
+        (selected, [column for column, _ in run])
+        for selected, run in groupby(enumerate(mask), lambda x: x[1])
+    ]
     return [(columns[0], columns[-1] + 1) for selected, columns in runs if selected]
 
 
@@ -176,9 +174,10 @@ def _token(vocabulary: Vocabulary, token_id: int) -> _Token:
 
 
 def _sync_points(teacher: _Side, student: _Side) -> list[int]:
-    """Every place where both sides have just consumed the same text."""
-    common = len(commonprefix([teacher.text(), student.text()]))
-    return sorted(place for place in teacher.boundaries() & student.boundaries() if place <= common)
+    """Every place where both sides have just consumed the same text; 0 is where the segment begins."""
+    common = len(commonprefix([teacher.text, student.text]))
+    both = {0} | (teacher.last_text.keys() & student.last_text.keys())
+    return sorted(place for place in both if place <= common)
 
 
 def _settle_one_spaces(teacher: _Side, student: _Side) -> None:
@@ -197,7 +196,7 @@ def _one_space_at(teacher: _Side, student: _Side, place: int) -> tuple[_Side, in
     At the start of a segment and right after a special on either side: where the opening runs of spaces, up
     to the next special, differ by exactly one; not where they are equal once read on through specials.
     """
-    at_teacher, at_student = teacher.next_text_at(place), student.next_text_at(place)
+    at_teacher, at_student = teacher.next_text[place], student.next_text[place]
     if not (place == 0 or teacher.is_after_special(at_teacher) or student.is_after_special(at_student)):
         return None
     longer = teacher.spaces_from(at_teacher, through_specials=False)
@@ -210,12 +209,12 @@ def _one_space_at(teacher: _Side, student: _Side, place: int) -> tuple[_Side, in
 
 
 def _intersect(teacher: _Side, student: _Side, row: Row) -> None:
-    """Chunks lie between neighbouring sync points, specials pair at them, a difference follows the last."""
+    """Specials pair at sync points, chunks lie between neighbouring ones, a difference follows the last."""
     places = _sync_points(teacher, student)
-    for place, next_place in zip(places, [*places[1:], None], strict=True):
+    for place, next_place in zip_longest(places, places[1:]):
         for pair in _role_pairs(teacher, student, place):
             _add_pair(row, teacher, student, pair)
-        start = (teacher.next_text_at(place), student.next_text_at(place))
+        start = (teacher.next_text[place], student.next_text[place])
         if next_place is not None:
             _add_chunk(row, teacher, student, start, next_place)
         elif start != (len(teacher.tokens), len(student.tokens)):
@@ -223,21 +222,16 @@ def _intersect(teacher: _Side, student: _Side, row: Row) -> None:
 
 
 def _add_chunk(row: Row, teacher: _Side, student: _Side, start: tuple[int, int], place: int) -> None:
-    """The tokens with text that end at `place` or before it, from `start` on."""
-    teachers = range(start[0], teacher.spans().index(_last_span(teacher, place)) + 1)
-    students = range(start[1], student.spans().index(_last_span(student, place)) + 1)
+    """The tokens from `start` to those whose text ends at `place`."""
+    end = (teacher.last_text[place] + 1, student.last_text[place] + 1)
+    teachers, students = teacher.tokens[start[0] : end[0]], student.tokens[start[1] : end[1]]
     if len(teachers) == len(students) == 1:
-        space = teacher.tokens[start[0]].held_space or student.tokens[start[1]].held_space
+        space = teachers[0].held_space or students[0].held_space
         _add_pair(row, teacher, student, (*start, PairKind.SPACE if space else PairKind.EXACT))
-    columns = (teacher.column + start[0], teacher.column + teachers.stop)
-    row.chunks.append((*columns, student.column + start[1], student.column + students.stop))
-    inside = [teacher.tokens[index] for index in teachers] + [student.tokens[index] for index in students]
-    row.encloses_zero_width.append(any(not token.text for token in inside))
-    row.counts["chunk_bytes"] += sum(len(teacher.tokens[index].text) for index in teachers)
-
-
-def _last_span(side: _Side, place: int) -> tuple[int, int]:
-    return next((start, end) for start, end in side.spans() if start < end == place)
+    columns = (teacher.column + start[0], teacher.column + end[0])
+    row.chunks.append((*columns, student.column + start[1], student.column + end[1]))
+    row.encloses_zero_width.append(any(not token.text for token in teachers + students))
+    row.counts["chunk_bytes"] += sum(len(token.text) for token in teachers)
 
 
 def _role_pairs(teacher: _Side, student: _Side, place: int) -> list[Pair]:
@@ -256,7 +250,7 @@ def _role_pairs(teacher: _Side, student: _Side, place: int) -> list[Pair]:
 def _opening_specials(side: _Side, place: int) -> list[int]:
     """The specials with which the place opens, of a run of one repeated special only the first."""
     specials: list[int] = []
-    for index in side.zero_width_at(place):
+    for index in side.zero_width.get(place, []):
         if not side.tokens[index].special:
             break
         specials.append(index)
@@ -279,7 +273,9 @@ def spans(vocabulary: Vocabulary, ids: Sequence[int]) -> list[tuple[int, int]]:
             continue
         text = vocabulary.token_bytes(token_id) or b""
         before = ids[:index]
-        opens = not any(vocabulary.token_bytes(other) or vocabulary.kind(other) == Kind.OPAQUE for other in before)
+        opens = not any(
+            vocabulary.token_bytes(other) or vocabulary.kind(other) == Kind.OPAQUE for other in before
+        )
         if vocabulary.dummy_prefix and opens:
             text = text.removeprefix(b" ")
         found.append((end, end + len(text)))
@@ -292,7 +288,11 @@ def byte_level_alphabet() -> dict[str, int]:
 
     Printable characters of Latin-1 stand for themselves; the other bytes, in order, are U+0100 and on.
     """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 

@@ -57,7 +57,11 @@ class Vocabulary:
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: Any, *, size: int | None = None, roles: RolesLike | None = None  # noqa: ANN401
+        cls,
+        tokenizer: Any,
+        *,
+        size: int | None = None,
+        roles: RolesLike | None = None,  # noqa: ANN401
     ) -> Vocabulary:
         """The vocabulary of a tokenizer.
 
@@ -208,7 +212,11 @@ class Vocabulary:
 
 
 def _from_parts(
-    arena: bytes, lengths: bytes, kinds: bytes, named: tuple[tuple[int, tuple[str, ...]], ...], dummy_prefix: bool
+    arena: bytes,
+    lengths: bytes,
+    kinds: bytes,
+    named: tuple[tuple[int, tuple[str, ...]], ...],
+    dummy_prefix: bool,
 ) -> Vocabulary:
     return Vocabulary(
         _core.Vocabulary.from_parts(
@@ -304,7 +312,9 @@ def _refuse_surrogates(spellings: Sequence[str | None]) -> None:
             try:
                 spelling.encode()
             except UnicodeEncodeError as error:
-                raise ValueError(f"token {index} is spelled {spelling!r}, which is not Unicode text") from error
+                raise ValueError(
+                    f"token {index} is spelled {spelling!r}, which is not Unicode text"
+                ) from error
 
 
 # ---- Tokenizers -> pieces --------------------------------------------------------------------------------
@@ -386,7 +396,9 @@ def _decoder_of(name: str, model: Any, decoder: Any) -> tuple[tuple[tuple[str, s
             case _:
                 raise ValueError(f"the decoder step {json.dumps(step)} is not supported yet: {_SUPPORTED}")
     if not {"byte_level", "byte_fallback"} & {step[0] for step in steps}:
-        raise ValueError(f"BPE without a byte-level or byte-fallback decoder is not supported yet: {_SUPPORTED}")
+        raise ValueError(
+            f"BPE without a byte-level or byte-fallback decoder is not supported yet: {_SUPPORTED}"
+        )
     return tuple(steps), dummy_prefix
 
 
@@ -439,4 +451,6 @@ def _refuse_sentencepiece(model: Any) -> None:  # noqa: ANN401
     if model.trainer_spec.treat_whitespace_as_suffix:
         raise ValueError(f"SentencePiece with white space as a suffix is not supported yet: {_SUPPORTED}")
     if model.denormalizer_spec.precompiled_charsmap:
-        raise ValueError("a SentencePiece model with a denormalizer changes text after decoding; not supported")
+        raise ValueError(
+            "a SentencePiece model with a denormalizer changes text after decoding; not supported"
+        )
