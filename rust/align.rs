@@ -511,6 +511,9 @@ impl<'a> Cursor<'a> {
     }
 
     fn measure_spaces(&self, through_specials: bool) -> usize {
+        if !self.at_text() {
+            return 0;
+        }
         let mut spaces = 0;
         let mut bytes = self.rest;
         let mut at = self.at;

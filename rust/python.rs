@@ -89,15 +89,15 @@ impl Vocabulary {
     }
 
     /// The bytes of an id; none for an opaque one.
-    fn token_bytes<'py>(&self, py: Python<'py>, id: i64) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let id = self.find(id)?;
+    fn token_bytes<'py>(&self, py: Python<'py>, token_id: i64) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let id = self.find(token_id)?;
         let known = self.0.kind(id) != Kind::Opaque;
         Ok(known.then(|| PyBytes::new(py, self.0.bytes(id))))
     }
 
     /// The kind of an id, as a number.
-    fn kind(&self, id: i64) -> PyResult<u8> {
-        Ok(self.0.kind(self.find(id)?) as u8)
+    fn kind(&self, token_id: i64) -> PyResult<u8> {
+        Ok(self.0.kind(self.find(token_id)?) as u8)
     }
 
     /// For every id the one that stands for its bytes, or -1.

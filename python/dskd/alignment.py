@@ -138,7 +138,7 @@ class Counts:
 
     @property
     def ratio(self) -> npt.NDArray[np.float64]:
-        """Student tokens in EXACT or SPACE pairs / student tokens that have bytes: the paper's align ratio."""
+        """Student tokens in EXACT or SPACE pairs / those that have bytes: the paper's align ratio."""
         return _quotient(self.exact + self.space, self.student_tokens)
 
     def total(self) -> Counts:
@@ -273,13 +273,13 @@ class Aligner:
 
     __slots__ = ("_core", "student", "teacher")
 
-    def __init__(self, teacher: Any, student: Any) -> None:  # noqa: ANN401 - any tokenizer
+    def __init__(self, teacher: Any, student: Any) -> None:
         """See the class."""
         self.teacher = _vocabulary_of(teacher)
         self.student = _vocabulary_of(student)
         self._core = _core.Aligner(self.teacher.core, self.student.core)
 
-    def align(  # noqa: PLR0913 - three inputs a side
+    def align(
         self,
         teacher_ids: RowsLike | None = None,
         student_ids: RowsLike | None = None,
@@ -345,7 +345,7 @@ _default: Aligner | None = None
 _latest: tuple[Any, int, Any, int, Aligner] | None = None
 
 
-def set_tokenizers(teacher: Any, student: Any) -> None:  # noqa: ANN401 - any tokenizer
+def set_tokenizers(teacher: Any, student: Any) -> None:
     """Sets the pair that `align` uses in this process; a spawned child sets its own.
 
     Args:
@@ -364,9 +364,9 @@ def align(
     teacher_ids: RowsLike | None = None,
     student_ids: RowsLike | None = None,
     *,
-    teacher: Any = None,  # noqa: ANN401 - any tokenizer
-    student: Any = None,  # noqa: ANN401
-    **options: Any,  # noqa: ANN401 - those of Aligner.align
+    teacher: Any = None,
+    student: Any = None,
+    **options: Any,
 ) -> Alignment:
     """Aligns as `Aligner.align` does, with the pair of `set_tokenizers` or the one given here.
 
@@ -385,7 +385,7 @@ def align(
     return _aligner_for(teacher, student).align(teacher_ids, student_ids, **options)
 
 
-def _aligner_for(teacher: Any, student: Any) -> Aligner:  # noqa: ANN401
+def _aligner_for(teacher: Any, student: Any) -> Aligner:
     global _latest  # noqa: PLW0603 - building an aligner takes a second, and loops call align
     if teacher is None and student is None:
         if _default is None:
@@ -403,13 +403,13 @@ def _aligner_for(teacher: Any, student: Any) -> Aligner:  # noqa: ANN401
     return _latest[4]
 
 
-def _size_of(tokenizer: Any) -> int:  # noqa: ANN401
+def _size_of(tokenizer: Any) -> int:
     if hasattr(tokenizer, "get_vocab_size"):
         return int(tokenizer.get_vocab_size())
     return len(tokenizer)
 
 
-def _vocabulary_of(tokenizer: Any) -> Vocabulary:  # noqa: ANN401
+def _vocabulary_of(tokenizer: Any) -> Vocabulary:
     return tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_tokenizer(tokenizer)
 
 

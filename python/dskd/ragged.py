@@ -86,8 +86,7 @@ def boolean_rows(data: RowsLike, name: str, like: Ragged, *, integers: bool = Fa
     rows = _rows(data, name)
     values = rows.values
     if values.dtype.kind not in ("biu" if integers else "b") and values.size:
-        msg = f"{name} holds {values.dtype}, and a mask is boolean; pass it as mask.astype(bool)"
-        raise TypeError(msg)
+        raise TypeError(f"{name} holds {values.dtype}, and a mask is boolean; pass it as mask.astype(bool)")
     _refuse_other_shape(rows, name, like)
     return np.ascontiguousarray(values, dtype=np.bool_)
 
@@ -115,7 +114,8 @@ def _trimmed(rows: Ragged, name: str) -> Ragged:
     if wrong.size or not 0 <= offsets[0] <= len(values):
         row = int(wrong[0]) if wrong.size else 0
         raise ValueError(
-            f"{name} row {row}: offsets {offsets[row : row + 2].tolist()} leave the {len(values)} values or fall"
+            f"{name} row {row}: offsets {offsets[row : row + 2].tolist()} leave "
+            f"the {len(values)} values or fall"
         )
     return Ragged(values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
@@ -156,7 +156,7 @@ def _rows_of_arrays(items: Sequence[Any], name: str) -> Ragged:
     return Ragged.from_lengths(np.concatenate(full), [len(array) for array in arrays])
 
 
-def _is_row(item: Any) -> bool:  # noqa: ANN401 - whatever people hold
+def _is_row(item: Any) -> bool:
     return hasattr(item, "__len__") and getattr(item, "ndim", 1) > 0
 
 
@@ -170,7 +170,7 @@ def _flat_array(items: Sequence[Any], name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _refuse_other_device(data: Any, name: str) -> None:  # noqa: ANN401 - whatever people hold
+def _refuse_other_device(data: Any, name: str) -> None:
     device = getattr(getattr(data, "device", None), "type", "cpu")
     if device != "cpu":
         raise TypeError(f"{name} is on {device}; the aligner works on the CPU: pass {name}.cpu()")

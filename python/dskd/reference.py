@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise, takewhile, zip_longest
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from dskd.alignment import PairKind
@@ -175,23 +174,26 @@ def _token(vocabulary: Vocabulary, token_id: int) -> _Token:
 
 def _sync_points(teacher: _Side, student: _Side) -> list[int]:
     """Every place where both sides have just consumed the same text; 0 is where the segment begins."""
-    common = len(commonprefix([teacher.text, student.text]))
+    same = takewhile(lambda both: both[0] == both[1], zip(teacher.text, student.text, strict=False))
+    common = sum(1 for _ in same)
     both = {0} | (teacher.last_text.keys() & student.last_text.keys())
     return sorted(place for place in both if place <= common)
 
 
 def _settle_one_spaces(teacher: _Side, student: _Side) -> None:
-    """Sets one space aside after the other, from left to right, until no place calls for it."""
+    """Sets one space aside after the other, from left to right; a place that was passed stays settled."""
+    reached = 0
     while True:
-        places = (_one_space_at(teacher, student, place) for place in _sync_points(teacher, student))
-        side, index = next((found for found in places if found is not None), (None, 0))
-        if side is None:
+        places = [place for place in _sync_points(teacher, student) if place >= reached]
+        calls = ((place, _one_space_at(teacher, student, place)) for place in places)
+        reached, longer = next(((place, side) for place, side in calls if side is not None), (0, None))
+        if longer is None:
             return
-        side.set_space_aside(index)
+        longer.set_space_aside(longer.next_text[reached])
 
 
-def _one_space_at(teacher: _Side, student: _Side, place: int) -> tuple[_Side, int] | None:
-    """The side and the token whose first space is set aside here, if any.
+def _one_space_at(teacher: _Side, student: _Side, place: int) -> _Side | None:
+    """The side whose first space is set aside here, if any.
 
     At the start of a segment and right after a special on either side: where the opening runs of spaces, up
     to the next special, differ by exactly one; not where they are equal once read on through specials.
@@ -205,7 +207,7 @@ def _one_space_at(teacher: _Side, student: _Side, place: int) -> tuple[_Side, in
     whole -= student.spaces_from(at_student, through_specials=True)
     if abs(longer) != 1 or whole == 0:
         return None
-    return (teacher, at_teacher) if longer == 1 else (student, at_student)
+    return teacher if longer == 1 else student
 
 
 def _intersect(teacher: _Side, student: _Side, row: Row) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -61,7 +61,7 @@ class Vocabulary:
         tokenizer: Any,
         *,
         size: int | None = None,
-        roles: RolesLike | None = None,  # noqa: ANN401
+        roles: RolesLike | None = None,
     ) -> Vocabulary:
         """The vocabulary of a tokenizer.
 
@@ -229,6 +229,10 @@ def _from_parts(
     )
 
 
+_Step = tuple[str, str, str]
+"""The name of a decoder step, and for `replace` what becomes what."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Pieces:
     """What a tokenizer says of its ids."""
@@ -237,7 +241,7 @@ class _Pieces:
     kinds: list[Kind]
     named: dict[int, set[str]] = field(default_factory=dict)
     """The roles that the tokenizer names, by id; literals are added later."""
-    steps: tuple[tuple[str, str, str], ...] = ()
+    steps: tuple[_Step, ...] = ()
     """The steps of its decoder, for spellings that are text."""
     dummy_prefix: bool = False
 
@@ -323,7 +327,7 @@ _SUPPORTED = "supported are byte-level BPE and SentencePiece BPE with byte fallb
 _NAMED_ROLES = ("bos", "eos", "pad", "unk")
 
 
-def _read(tokenizer: Any) -> _Pieces:  # noqa: ANN401 - no tokenizer library is imported here
+def _read(tokenizer: Any) -> _Pieces:
     if hasattr(tokenizer, "serialized_model_proto"):
         return _read_sentencepiece(tokenizer)
     if hasattr(tokenizer, "backend_tokenizer"):
@@ -337,7 +341,7 @@ def _read(tokenizer: Any) -> _Pieces:  # noqa: ANN401 - no tokenizer library is 
     )
 
 
-def _read_tokenizers(tokenizer: Any) -> _Pieces:  # noqa: ANN401
+def _read_tokenizers(tokenizer: Any) -> _Pieces:
     """From a `tokenizers.Tokenizer`; the only role it names is the model's unknown token."""
     model = tokenizer.model
     steps, dummy_prefix = _decoder_of(type(model).__name__, model, tokenizer.decoder)
@@ -356,7 +360,7 @@ def _read_tokenizers(tokenizer: Any) -> _Pieces:  # noqa: ANN401
     return _Pieces(spellings, kinds, named, steps, dummy_prefix)
 
 
-def _read_transformers(tokenizer: Any) -> _Pieces:  # noqa: ANN401
+def _read_transformers(tokenizer: Any) -> _Pieces:
     """From a fast tokenizer of transformers: what its backend says, and its special-token map."""
     pieces = _read_tokenizers(tokenizer.backend_tokenizer)
     for token_id in tokenizer.all_special_ids:
@@ -369,20 +373,16 @@ def _read_transformers(tokenizer: Any) -> _Pieces:  # noqa: ANN401
     return pieces
 
 
-def _decoder_of(name: str, model: Any, decoder: Any) -> tuple[tuple[tuple[str, str, str], ...], bool]:  # noqa: ANN401
+def _decoder_of(name: str, model: Any, decoder: Any) -> tuple[tuple[_Step, ...], bool]:
     """The decoder's steps, and whether it drops a space at the start of a text."""
     if name != "BPE":
         raise ValueError(f"{name} tokenizers are not supported yet: {_SUPPORTED}")
     if model.continuing_subword_prefix or model.end_of_word_suffix:
         raise ValueError(f"BPE with a subword prefix or a word suffix is not supported yet: {_SUPPORTED}")
-    chain = [] if decoder is None else [json.loads(decoder.__getstate__())]
-    steps: list[tuple[str, str, str]] = []
+    steps: list[_Step] = []
     dummy_prefix = False
-    while chain:
-        step = chain.pop(0)
-        match step:
-            case {"type": "Sequence", "decoders": inner}:
-                chain[:0] = inner
+    for link in _links(None if decoder is None else json.loads(decoder.__getstate__())):
+        match link:
             case {"type": "ByteLevel"}:
                 steps.append(("byte_level", "", ""))
             case {"type": "ByteFallback"}:
@@ -390,16 +390,25 @@ def _decoder_of(name: str, model: Any, decoder: Any) -> tuple[tuple[tuple[str, s
             case {"type": "Replace", "pattern": {"String": pattern}, "content": content}:
                 steps.append(("replace", pattern, content))
             case {"type": "Strip", "content": " ", "start": 0 | 1 as start, "stop": 0}:
-                dummy_prefix = dummy_prefix or start == 1
+                dummy_prefix |= start == 1
             case {"type": "Fuse"}:
                 pass
             case _:
-                raise ValueError(f"the decoder step {json.dumps(step)} is not supported yet: {_SUPPORTED}")
+                raise ValueError(f"the decoder step {json.dumps(link)} is not supported yet: {_SUPPORTED}")
     if not {"byte_level", "byte_fallback"} & {step[0] for step in steps}:
         raise ValueError(
             f"BPE without a byte-level or byte-fallback decoder is not supported yet: {_SUPPORTED}"
         )
     return tuple(steps), dummy_prefix
+
+
+def _links(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The steps of a decoder chain, its sequences opened."""
+    if decoder is not None and decoder["type"] == "Sequence":
+        for inner in decoder["decoders"]:
+            yield from _links(inner)
+    elif decoder is not None:
+        yield decoder
 
 
 _SENTENCEPIECE_MODELS = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
@@ -413,7 +422,7 @@ _SENTENCEPIECE_KINDS = {
 }
 
 
-def _read_sentencepiece(processor: Any) -> _Pieces:  # noqa: ANN401
+def _read_sentencepiece(processor: Any) -> _Pieces:
     """From a `SentencePieceProcessor`: the pieces and the flags of its model."""
     model = _sentencepiece_model(processor)
     _refuse_sentencepiece(model)
@@ -432,17 +441,17 @@ def _read_sentencepiece(processor: Any) -> _Pieces:  # noqa: ANN401
     )
 
 
-def _sentencepiece_model(processor: Any) -> Any:  # noqa: ANN401
+def _sentencepiece_model(processor: Any) -> Any:
     try:
         from sentencepiece import sentencepiece_model_pb2  # noqa: PLC0415 - only those who pass one have it
     except ImportError as error:
         raise ImportError("reading a SentencePiece model needs protobuf: pip install protobuf") from error
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined] # made at run time
     model.ParseFromString(processor.serialized_model_proto())
     return model
 
 
-def _refuse_sentencepiece(model: Any) -> None:  # noqa: ANN401
+def _refuse_sentencepiece(model: Any) -> None:
     name = _SENTENCEPIECE_MODELS.get(model.trainer_spec.model_type, "unknown")
     if name != "BPE":
         raise ValueError(f"SentencePiece {name} models are not supported yet: {_SUPPORTED}")
