@@ -1,16 +1,24 @@
-"""What tests share: real assets or a reason, and vocabularies from the named cases."""
+"""What tests share: hypothesis profiles, and real assets or a reason."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, TypeVar
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Asset = TypeVar("Asset")
+
+IN_CI = os.environ.get("CI") == "true"
+
+# A slow machine is no failure, and a landing must not hang on a lucky seed.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=200, derandomize=IN_CI)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=10_000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def needs_assets(call: Callable[[], Asset]) -> Asset:
@@ -20,6 +28,6 @@ def needs_assets(call: Callable[[], Asset]) -> Asset:
     try:
         return call()
     except assets.AssetUnavailable as error:
-        if os.environ.get("CI") == "true":
+        if IN_CI:
             raise
         pytest.skip(str(error))

@@ -5,6 +5,7 @@ Nothing here is fast and nothing else in the package uses it, apart from `publis
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise, takewhile, zip_longest
@@ -302,18 +303,19 @@ def byte_level_alphabet() -> dict[str, int]:
 def token_bytes(spelling: str, kind: Kind, steps: Sequence[tuple[str, str, str]]) -> bytes:
     """What a token adds to the text, from its spelling and the steps of its tokenizer's decoder.
 
-    A user-defined token is its content, with `▁` read as the decoder reads it.
+    Only normal tokens go through the byte-level table and the byte fallback; a user-defined one is its
+    content, with `▁` read as the decoder reads it.
     """
     alphabet = byte_level_alphabet()
     for name, old, new in steps:
         if name == "replace":
             spelling = spelling.replace(old, new)
-        elif kind == Kind.USER_DEFINED:
+        elif kind not in {Kind.NORMAL, Kind.BYTE}:
             continue
         elif name == "byte_level" and all(character in alphabet for character in spelling):
             return bytes(alphabet[character] for character in spelling)
-        elif name == "byte_fallback" and spelling in {f"<0x{byte:02X}>" for byte in range(256)}:
-            return bytes([int(spelling[3:5], 16)])
+        elif name == "byte_fallback" and re.fullmatch("<0x[0-9A-Fa-f]{2}>", spelling):
+            return bytes.fromhex(spelling[3:5])
     return spelling.encode()
 
 

@@ -23,7 +23,8 @@ from dskd.ragged import integer_rows
 
 __all__ = ["Kind", "RolesLike", "Vocabulary"]
 
-RolesLike: TypeAlias = Mapping[int | str, AbstractSet[str]]
+_Names = AbstractSet[str]
+RolesLike: TypeAlias = Mapping[int, _Names] | Mapping[str, _Names] | Mapping[int | str, _Names]
 """Roles to add, by id or by the token's literal: `{"<|im_end|>": {"eos"}}`."""
 
 

@@ -1,0 +1,81 @@
+# Everything is called through here: by people, by .ci/run and by the workflow files.
+#
+#   make demo    set up, fetch real tokenizers and text, draw and align them
+#   make test    all checks: Rust, the core with numpy alone, lint and types, everything else
+#   make bench   speed of alignment beside its peers -> benches/results/align.json
+#
+# Tests run against the installed wheel, never against the tree.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CORE_BIN := .venv-core/bin
+WHEEL = $$(ls build/wheels/dskd-*.whl)
+
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(wildcard rust/*.rs) \
+	$(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
+# What runs where there is numpy, pytest and hypothesis and nothing else.
+CORE_TESTS := tests/test_align.py tests/test_import.py tests/test_ragged.py tests/test_reference.py \
+	tests/test_vocabulary.py
+
+.PHONY: demo test test-rust test-core test-full lint format bench clean
+.DELETE_ON_ERROR:
+
+demo: build/cli.stamp
+	$(BIN)/python examples/demo.py
+
+test: test-rust test-core lint test-full
+
+test-rust:
+	cargo test --quiet
+
+test-core: build/core.stamp
+	$(CORE_BIN)/python -m pytest -q $(CORE_TESTS)
+
+test-full: build/dev.stamp
+	$(BIN)/python -m pytest -q
+
+lint: build/dev.stamp
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	cargo clippy --quiet --all-targets --features python -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	cd build && ../$(BIN)/python -m mypy.stubtest dskd._core
+
+format: build/dev.stamp
+	cargo fmt
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: build/dev.stamp
+	$(BIN)/python benches/align.py --output benches/results/align.json
+
+build/wheel.stamp: $(SOURCES) | $(BIN)/maturin
+	rm -rf build/wheels
+	$(BIN)/maturin build --quiet --release --out build/wheels
+	touch $@
+
+build/core.stamp: build/wheel.stamp | $(CORE_BIN)/python
+	$(CORE_BIN)/python -m pip install --quiet numpy pytest pytest-timeout hypothesis
+	$(CORE_BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)
+	touch $@
+
+build/cli.stamp: build/wheel.stamp
+	$(BIN)/python -m pip install --quiet "$(WHEEL)[cli]"
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)
+	touch $@
+
+build/dev.stamp: build/cli.stamp
+	$(BIN)/python -m pip install --quiet "$(WHEEL)[dev]"
+	touch $@
+
+$(BIN)/maturin:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "maturin>=1.9.4,<2"
+
+$(CORE_BIN)/python:
+	$(PYTHON) -m venv .venv-core
+
+clean:
+	rm -rf build target .venv .venv-core demo python/dskd/*.so
