@@ -1,0 +1,76 @@
+"""A thousand real rows, byte-level BPE to SentencePiece: every pair and chunk equals the reference."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import fields
+
+import assets
+import pytest
+import sentencepiece
+import tokenizers
+from conftest import needs_assets
+
+from dskd import Aligner, Counts, reference
+
+ROWS = 500
+
+
+@functools.cache
+def texts() -> list[str]:
+    return needs_assets(lambda: assets.instruction_rows(ROWS) + assets.source_rows(ROWS))
+
+
+@functools.cache
+def byte_level() -> tokenizers.Tokenizer:
+    folder = needs_assets(lambda: assets.tokenizer("deepseek-v3"))
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@functools.cache
+def sentencepiece_bpe() -> sentencepiece.SentencePieceProcessor:
+    folder = needs_assets(lambda: assets.tokenizer("mistral-v1"))
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+@functools.cache
+def tokenized(family: str) -> list[list[int]]:
+    if family == "byte-level":
+        return [row.ids for row in byte_level().encode_batch(texts(), add_special_tokens=False)]
+    return [list(row) for row in sentencepiece_bpe().encode(texts())]
+
+
+def aligner(teacher: str) -> Aligner:
+    sides = (byte_level(), sentencepiece_bpe())
+    return Aligner(*sides) if teacher == "byte-level" else Aligner(*reversed(sides))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("teacher", "student"), [("byte-level", "sentencepiece"), ("sentencepiece", "byte-level")]
+)
+def test_core_equals_reference_on_real_rows(teacher: str, student: str) -> None:
+    teacher_ids, student_ids = tokenized(teacher), tokenized(student)
+    core = aligner(teacher)
+    found = core.align(teacher_ids, student_ids)
+    assert len(found) == 2 * ROWS
+    for index in range(len(found)):
+        expected = reference.align(core.teacher, core.student, teacher_ids[index], student_ids[index])
+        row = found[index]
+        ranges = ("teacher_start", "teacher_end", "student_start", "student_end")
+        pairs = zip(
+            row.pairs.teacher.tolist(), row.pairs.student.tolist(), row.pairs.kind.tolist(), strict=True
+        )
+        chunks = zip(*(getattr(row.chunks, name).tolist() for name in ranges), strict=True)
+        assert list(pairs) == expected.pairs
+        assert list(chunks) == expected.chunks
+        assert len(row.differences) == len(expected.differences) == 0
+        assert all(
+            getattr(row.counts, count.name)[0] == expected.counts[count.name] for count in fields(Counts)
+        )
+
+
+def test_all_text_of_real_rows_is_common_text() -> None:
+    total = aligner("byte-level").align(tokenized("byte-level"), tokenized("sentencepiece")).counts.total()
+    assert total.coverage.teacher[0] == total.coverage.student[0] == 1
+    assert total.space[0] > 0
