@@ -492,7 +492,7 @@ def _pip_download(package: Package, folder: Path) -> str:
     if package.is_sdist:
         options += ["--no-binary", package.name]
     command = [sys.executable, "-m", "pip", "download", *options, f"{package.name}=={package.version}"]
-    pip = subprocess.run(  # noqa: S603 - names and versions are written down above
+    pip = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
         capture_output=True,

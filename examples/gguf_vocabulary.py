@@ -171,7 +171,7 @@ class _Cursor:
     data: mmap.mmap
     at: int
 
-    def value(self, kind: int) -> Any:  # noqa: ANN401 - the file says which type it has
+    def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
@@ -188,7 +188,7 @@ class _Cursor:
         self.at += length
         return self.data[self.at - length : self.at].decode()
 
-    def number(self, code: str) -> Any:  # noqa: ANN401 - int, float or bool, as `code` says
+    def number(self, code: str) -> Any:
         return self.take(code)[0]
 
     def take(self, code: str) -> tuple[Any, ...]:
@@ -485,7 +485,7 @@ def _sentencepiece_types(vocabulary: GgufVocabulary) -> list[int]:
     return types
 
 
-def _fill_trainer_spec(spec: Any, vocabulary: GgufVocabulary) -> None:  # noqa: ANN401 - generated, untyped
+def _fill_trainer_spec(spec: Any, vocabulary: GgufVocabulary) -> None:
     bpe = 2
     spec.model_type = bpe
     spec.vocab_size = len(vocabulary.pieces)

@@ -116,24 +116,30 @@ def _is_utf8(data: bytes) -> bool:
     return data.decode(errors="replace").encode() == data
 
 
-@pytest.mark.parametrize("name", [name for name in SENTENCEPIECE if name not in {"mistral-v1", "mistral-v3"}])
-def test_transformers_and_tokenizers_read_the_same_bytes(name: str) -> None:
+def assert_same_text(one: Vocabulary, other: Vocabulary) -> None:
+    """Whether both read the same bytes wherever both see text; roles are more where more is known."""
+    ids = [i for i in range(len(one)) if max(one.kind(i), other.kind(i)) < Kind.SPECIAL]
+    assert len(one) == len(other)
+    assert len(ids) > 0.9 * len(one)
+    assert [one.token_bytes(i) for i in ids] == [other.token_bytes(i) for i in ids]
+    assert one.dummy_prefix == other.dummy_prefix
+
+
+def test_the_same_vocabulary_by_two_roads_has_one_content_hash() -> None:
+    loaded = transformers.AutoTokenizer.from_pretrained(folder_of("mistral-v1"))
+    assert Vocabulary.from_tokenizer(loaded).content_hash == vocabulary_of("mistral-v1").content_hash
+
+
+@pytest.mark.parametrize("name", ["llama2", "phi3", "gemma4", "smollm2", "llama3", "mistral-v3"])
+def test_transformers_and_the_plain_tokenizer_read_the_same_bytes(name: str) -> None:
     loaded = transformers.AutoTokenizer.from_pretrained(folder_of(name))
-    vocabulary = Vocabulary.from_tokenizer(loaded)
-    plain = vocabulary_of(name)
-    assert [vocabulary.token_bytes(i) for i in range(len(plain))] == [
-        plain.token_bytes(i) for i in range(len(plain))
-    ]
+    assert_same_text(Vocabulary.from_tokenizer(loaded), vocabulary_of(name))
 
 
 @pytest.mark.parametrize("name", ["llama2", "phi3"])
 def test_tokenizer_json_and_sentencepiece_model_read_the_same_bytes(name: str) -> None:
-    model = str(folder_of(name) / "tokenizer.model")
-    processor = Vocabulary.from_tokenizer(sentencepiece.SentencePieceProcessor(model_file=model))
-    plain = vocabulary_of(name)
-    text = [token_id for token_id in range(len(processor)) if plain.kind(token_id) < Kind.SPECIAL]
-    assert [processor.token_bytes(i) for i in text] == [plain.token_bytes(i) for i in text]
-    assert processor.dummy_prefix == plain.dummy_prefix
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder_of(name) / "tokenizer.model"))
+    assert_same_text(Vocabulary.from_tokenizer(processor), vocabulary_of(name))
 
 
 @pytest.mark.parametrize("name", ["llama2", "phi3"])

@@ -1,0 +1,671 @@
+"""Tokens per second of `dskd.Aligner.align` beside the plain NumPy way and its peers, on the same real rows.
+
+    python benches/align.py            # measures, prints, writes results/align.json and README.md's tables
+    python benches/align.py --table    # the same tables, from the results that are there
+    python benches/align.py --quick    # two rows, one round: whether it works, not how fast
+
+All contestants take turns, round after round, in one process and one thread, so that what else the machine
+does falls on all of them alike. A ratio is the median over the rounds of the peer's time over dskd's in the
+same round. Nothing has to be told to use one thread: dskd is asked for one, the NumPy calls and
+spacy-alignments have no threads, and tokenizers work before the clock runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import importlib
+import itertools
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import unicodedata
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+import spacy_alignments
+import tokenizers
+
+import dskd
+from dskd import Aligner, PairKind, Ragged, Vocabulary
+from dskd.reference import published_eta
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import assets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+HERE = Path(__file__).resolve().parent
+OUTPUT = HERE / "results" / "align.json"
+README = HERE / "README.md"
+
+TOKENIZER_PAIRS = (("deepseek-v3", "mistral-v1"), ("gpt2", "qwen2"), ("mistral-v3", "qwen2"))
+TOKENS_A_ROW = 1024
+SMALL_TOKENS = 16
+SPACY_ROWS = 4
+"""It takes up to 0.2 s a row; dskd is timed on these rows as well."""
+SLOT_SECONDS = 0.01
+"""About how long a contestant works in each round; slow ones make one call."""
+
+Positions = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Teacher and student tokens of all pairs, counted through the whole batch."""
+
+
+# ---- Rows ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A tokenizer and the tables that contestants are given, made before the clock runs.
+
+    Attributes:
+        vocabulary: what dskd knows of it.
+        encode: text -> ids, without special tokens.
+        spell: ids -> spellings, the way the published code asks for them.
+        lengths: bytes of each id, in the smallest type that holds them; the tables then fit the cache.
+        pieces: the text of each id, U+FFFD where its bytes are no whole characters.
+    """
+
+    vocabulary: Vocabulary
+    encode: Callable[[str], list[int]]
+    spell: Callable[[list[int]], list[str]]
+    lengths: npt.NDArray[Any]
+    pieces: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerPair:
+    """Teacher, student, and their aligner."""
+
+    teacher: Side
+    student: Side
+    aligner: Aligner
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The same rows of text in ids of both sides, int64."""
+
+    teacher: Ragged
+    student: Ragged
+
+    @property
+    def tokens(self) -> int:
+        """Teacher plus student tokens."""
+        return len(self.teacher.values) + len(self.student.values)
+
+    def sample(self, rows: int) -> Batch:
+        """About so many rows, evenly spread, or all."""
+        step = max(1, len(self.teacher) // rows)
+        return Batch(_every(self.teacher, step), _every(self.student, step))
+
+
+def _every(ragged: Ragged, step: int) -> Ragged:
+    rows = _rows(ragged)[::step]
+    return Ragged.from_lengths(np.concatenate(rows), [len(row) for row in rows])
+
+
+@functools.cache
+def side(name: str) -> Side:
+    """The tokenizer of this name with its tables."""
+    folder = assets.tokenizer(name)
+    if (folder / "tokenizer.json").exists():
+        return _side_of_tokenizer(folder / "tokenizer.json")
+    return _side_of_sentencepiece(folder / "tokenizer.model")
+
+
+def _side_of_tokenizer(file: Path) -> Side:
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    spell = _transformers().PreTrainedTokenizerFast(tokenizer_file=str(file)).convert_ids_to_tokens
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return _side(Vocabulary.from_tokenizer(tokenizer), encode, spell)
+
+
+def _transformers() -> Any:
+    """The module, told at its import not to say that PyTorch is missing."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    return importlib.import_module("transformers")
+
+
+def _side_of_sentencepiece(file: Path) -> Side:
+    processor: Any = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    return _side(Vocabulary.from_tokenizer(processor), processor.encode, processor.id_to_piece)
+
+
+def _side(
+    vocabulary: Vocabulary, encode: Callable[[str], list[int]], spell: Callable[[list[int]], list[str]]
+) -> Side:
+    tokens = [vocabulary.token_bytes(token_id) or b"" for token_id in range(len(vocabulary))]
+    longest = max(len(token) for token in tokens)
+    lengths = np.array([len(token) for token in tokens], dtype=np.min_scalar_type(longest))
+    return Side(vocabulary, encode, spell, lengths, [token.decode(errors="replace") for token in tokens])
+
+
+@functools.cache
+def tokenizer_pair(teacher: str, student: str) -> TokenizerPair:
+    """Both sides and their aligner."""
+    aligner = Aligner(side(teacher).vocabulary, side(student).vocabulary)
+    return TokenizerPair(side(teacher), side(student), aligner)
+
+
+@functools.cache
+def texts() -> Mapping[str, str]:
+    """Long real texts by name, in NFC: Qwen's tokenizer makes it so, and the sides shall read the same."""
+    found = {
+        "source": "\n\n\n".join(assets.source_rows(600)),
+        "instructions": "\n\n".join(assets.instruction_rows(600)),
+        "multilingual": assets.prose("multilingual"),
+    }
+    return {name: unicodedata.normalize("NFC", text) for name, text in found.items()}
+
+
+def batch_of(text: str, pair: TokenizerPair, rows: int, tokens: int) -> Batch:
+    """Rows of the text of about so many teacher tokens each; a text that is too short is repeated."""
+    ids = pair.teacher.encode(text[: 8 * rows * tokens])
+    pieces = [_text_of(row, pair.teacher) for row in np.resize(ids, (rows, tokens)).tolist()]
+    return Batch(_encoded(pieces, pair.teacher), _encoded(pieces, pair.student))
+
+
+def _text_of(ids: Iterable[int], side: Side) -> str:
+    """The whole characters of these tokens."""
+    token_bytes = (side.vocabulary.token_bytes(token_id) or b"" for token_id in ids)
+    return b"".join(token_bytes).decode(errors="ignore")
+
+
+def _encoded(pieces: Iterable[str], side: Side) -> Ragged:
+    rows = [side.encode(piece) for piece in pieces]
+    values = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64)
+    return Ragged.from_lengths(values, [len(row) for row in rows])
+
+
+# ---- Contestants -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A way to align a batch: `run` is timed, `pairs` says what it finds."""
+
+    name: str
+    batch: Batch
+    run: Callable[[], object]
+    pairs: Callable[[], Positions]
+
+
+def with_dskd(pair: TokenizerPair, batch: Batch) -> Contestant:
+    """`Aligner.align` on ids held in numpy; content checked; pairs, chunks and counts."""
+
+    def run() -> dskd.Alignment:
+        return pair.aligner.align(batch.teacher, batch.student, num_threads=1)
+
+    return Contestant("dskd", batch, run, lambda: _pairs_of_alignment(run(), batch))
+
+
+def with_dskd_on_arrays(pair: TokenizerPair, batch: Batch) -> Contestant:
+    """The same on two plain 1-D arrays, for a batch of one row."""
+
+    def run() -> dskd.Alignment:
+        return pair.aligner.align(batch.teacher.values, batch.student.values, num_threads=1)
+
+    return Contestant("dskd", batch, run, lambda: _pairs_of_alignment(run(), batch))
+
+
+def with_numpy_searchsorted(pair: TokenizerPair, batch: Batch) -> Contestant:
+    """Token ends by cumulative byte lengths, the fewer ends searched among the more.
+
+    Tokens with the same end and the same length have both neighbouring boundaries in common: they are a
+    pair. The whole batch at once; it relies on rows that have as many bytes on both sides and looks at no
+    content. In millions of tokens a second on one machine (deepseek-v3 to mistral-v1, source): this 77, the
+    more ends among the fewer 69, int64 for int32 61, `np.intersect1d` 53, comparing neighbouring
+    boundaries instead of lengths 55, a loop over the rows 30.
+    """
+
+    def run() -> Positions:
+        teacher = _lengths_and_ends(pair.teacher, batch.teacher, np.int32)
+        student = _lengths_and_ends(pair.student, batch.student, np.int32)
+        if len(teacher[1]) <= len(student[1]):
+            return _search(*teacher, *student)
+        return _search(*student, *teacher)[::-1]
+
+    return Contestant("numpy_searchsorted", batch, run, run)
+
+
+def with_numpy_scatter(pair: TokenizerPair, batch: Batch) -> Contestant:
+    """The same pairs without a search: lengths are scattered to the byte positions where tokens end.
+
+    The fastest NumPy form found. Relies on as much as `with_numpy_searchsorted`. Tried beside it: scattering
+    the student's token numbers as well (10 % slower), `put` and `take` (15 % slower).
+    """
+
+    def run() -> Positions:
+        teacher_lengths, teacher_ends = _lengths_and_ends(pair.teacher, batch.teacher, np.int64)
+        student_lengths, student_ends = _lengths_and_ends(pair.student, batch.student, np.int64)
+        at_teacher = _scatter(student_lengths, student_ends)[teacher_ends] == teacher_lengths
+        at_student = _scatter(teacher_lengths, teacher_ends)[student_ends] == student_lengths
+        return at_teacher.nonzero()[0], at_student.nonzero()[0]
+
+    return Contestant("numpy_scatter", batch, run, run)
+
+
+def with_published_eta(pair: TokenizerPair, batch: Batch) -> Contestant:
+    """The published walk over spellings that are there already; it deletes `▁` and `Ġ` itself."""
+    spelled = list(
+        zip(_spelled(pair.teacher, batch.teacher), _spelled(pair.student, batch.student), strict=True)
+    )
+
+    def run() -> list[list[tuple[int, int]]]:
+        return [published_eta(teacher, student) for teacher, student in spelled]
+
+    return Contestant("published_eta", batch, run, lambda: _pairs_of_rows(run(), batch))
+
+
+def with_published_eta_and_conversion(pair: TokenizerPair, batch: Batch) -> Contestant:
+    """The published walk from ids: transformers' `convert_ids_to_tokens` or SentencePiece's `id_to_piece`."""
+    rows = list(zip(_rows(batch.teacher), _rows(batch.student), strict=True))
+    spell_teacher, spell_student = pair.teacher.spell, pair.student.spell
+
+    def run() -> list[list[tuple[int, int]]]:
+        return [
+            published_eta(spell_teacher(teacher.tolist()), spell_student(student.tolist()))
+            for teacher, student in rows
+        ]
+
+    return Contestant("published_eta_with_conversion", batch, run, lambda: _pairs_of_rows(run(), batch))
+
+
+def with_spacy_alignments(pair: TokenizerPair, batch: Batch) -> Contestant:
+    """`get_alignments` on the text of each token, there already, its leading space kept.
+
+    A token whose bytes are no whole characters is given as U+FFFD. Two tokens that name each other and
+    nothing else are its pairs.
+    """
+    batch = batch.sample(SPACY_ROWS)
+    pieces = list(
+        zip(_pieces(pair.teacher, batch.teacher), _pieces(pair.student, batch.student), strict=True)
+    )
+
+    def run() -> list[tuple[list[list[int]], list[list[int]]]]:
+        return [spacy_alignments.get_alignments(teacher, student) for teacher, student in pieces]
+
+    def pairs() -> Positions:
+        return _pairs_of_rows([_mutual(*row) for row in run()], batch)
+
+    return Contestant("spacy_alignments", batch, run, pairs)
+
+
+PEERS = {
+    "numpy_searchsorted": with_numpy_searchsorted,
+    "numpy_scatter": with_numpy_scatter,
+    "published_eta": with_published_eta,
+    "published_eta_with_conversion": with_published_eta_and_conversion,
+    "spacy_alignments": with_spacy_alignments,
+}
+TITLES = {
+    "dskd": "dskd",
+    "numpy_searchsorted": "NumPy, searchsorted",
+    "numpy_scatter": "NumPy, scatter",
+    "published_eta": "published ETA, walk",
+    "published_eta_with_conversion": "published ETA from ids",
+    "spacy_alignments": "spacy-alignments",
+}
+EXACT_PEERS = ("numpy_searchsorted", "numpy_scatter")
+"""Those that find every pair where both sides read the same text."""
+
+
+def _lengths_and_ends(
+    side: Side, rows: Ragged, dtype: type[np.signedinteger[Any]]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Byte length and end of each token in the text of the whole batch, without the dummy prefixes."""
+    lengths = side.lengths[rows.values]
+    if side.vocabulary.dummy_prefix:
+        lengths[rows.offsets[:-1]] -= 1
+    return lengths, lengths.cumsum(dtype=dtype)
+
+
+def _search(
+    lengths: npt.NDArray[Any],
+    ends: npt.NDArray[Any],
+    other_lengths: npt.NDArray[Any],
+    other_ends: npt.NDArray[Any],
+) -> Positions:
+    others = other_ends.searchsorted(ends)
+    found = ((other_ends[others] == ends) & (other_lengths[others] == lengths)).nonzero()[0]
+    return found, others[found]
+
+
+def _scatter(lengths: npt.NDArray[Any], ends: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """For each byte position the length of the token that ends there, or 0.
+
+    Backwards, since the last one written stays: a token that was only the dummy prefix has no width and
+    ends where the row before it does. One that ends at 0 shall match nothing.
+    """
+    marks = np.zeros(int(ends[-1]) + 1, dtype=lengths.dtype)
+    marks[ends[::-1]] = lengths[::-1]
+    marks[0] = 1
+    return marks
+
+
+def _rows(ragged: Ragged) -> list[npt.NDArray[np.int64]]:
+    return np.split(ragged.values, ragged.offsets[1:-1])
+
+
+def _spelled(side: Side, rows: Ragged) -> list[list[str]]:
+    return [side.spell(row.tolist()) for row in _rows(rows)]
+
+
+def _pieces(side: Side, rows: Ragged) -> list[list[str]]:
+    return [[side.pieces[token_id] for token_id in row.tolist()] for row in _rows(rows)]
+
+
+def _mutual(to_student: list[list[int]], to_teacher: list[list[int]]) -> list[tuple[int, int]]:
+    """Tokens that name each other and nothing else."""
+    single = ((teacher, found[0]) for teacher, found in enumerate(to_student) if len(found) == 1)
+    return [(teacher, student) for teacher, student in single if to_teacher[student] == [teacher]]
+
+
+def _pairs_of_alignment(alignment: dskd.Alignment, batch: Batch) -> Positions:
+    row = np.repeat(np.arange(len(alignment)), np.diff(alignment.pairs.offsets))
+    same_bytes = alignment.pairs.kind != PairKind.ROLE
+    teacher = alignment.pairs.teacher + batch.teacher.offsets[row]
+    student = alignment.pairs.student + batch.student.offsets[row]
+    return teacher[same_bytes], student[same_bytes]
+
+
+def _pairs_of_rows(rows: Sequence[list[tuple[int, int]]], batch: Batch) -> Positions:
+    found = [np.array(row, dtype=np.int64).reshape(-1, 2) for row in rows]
+    teacher = [row[:, 0] + offset for row, offset in zip(found, batch.teacher.offsets, strict=False)]
+    student = [row[:, 1] + offset for row, offset in zip(found, batch.student.offsets, strict=False)]
+    return np.concatenate(teacher), np.concatenate(student)
+
+
+# ---- Measuring -------------------------------------------------------------------------------------------
+
+
+def rounds_of_seconds(contestants: Sequence[Contestant], rounds: int) -> list[npt.NDArray[np.float64]]:
+    """Seconds a call of each contestant in each round; they take turns, without garbage collection."""
+    calls = [_calls_in_a_slot(contestant) for contestant in contestants]
+    gc.collect()
+    gc.disable()
+    try:
+        turns = [
+            [_seconds_a_call(contestant, count) for contestant, count in zip(contestants, calls, strict=True)]
+            for _ in range(rounds)
+        ]
+    finally:
+        gc.enable()
+    return list(np.array(turns).T)
+
+
+def _calls_in_a_slot(contestant: Contestant) -> int:
+    contestant.run()
+    return max(1, math.ceil(SLOT_SECONDS / _seconds_a_call(contestant, 1)))
+
+
+def _seconds_a_call(contestant: Contestant, calls: int) -> float:
+    run = contestant.run
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def measure_batch(names: tuple[str, str], text: str, rows: int, rounds: int) -> dict[str, Any]:
+    """All contestants on the rows of one text between two tokenizers."""
+    pair = tokenizer_pair(*names)
+    batch = batch_of(texts()[text], pair, rows, TOKENS_A_ROW)
+    _refuse_differences(pair, batch)
+    peers = [build(pair, batch) for build in PEERS.values()]
+    opponents = {len(peer.batch.teacher): with_dskd(pair, peer.batch) for peer in peers}
+    seconds = rounds_of_seconds([*opponents.values(), *peers], rounds)
+    ours = dict(zip(opponents, seconds, strict=False))
+    results = {"dskd": {"tokens_per_second": _speed(batch, ours[rows])}}
+    for peer, theirs in zip(peers, seconds[len(opponents) :], strict=True):
+        count = len(peer.batch.teacher)
+        results[peer.name] = _against(peer, theirs, opponents[count], ours[count])
+    return {**_description(names, text, batch), "pairs": len(opponents[rows].pairs()[0]), "results": results}
+
+
+def measure_small(names: tuple[str, str], rounds: int) -> dict[str, Any]:
+    """Microseconds a call on one pair of short rows, given to dskd as plain arrays."""
+    pair = tokenizer_pair(*names)
+    batch = batch_of(texts()["instructions"], pair, 1, SMALL_TOKENS)
+    contestants = [with_dskd_on_arrays(pair, batch), *(build(pair, batch) for build in PEERS.values())]
+    seconds = rounds_of_seconds(contestants, rounds)
+    microseconds = {
+        contestant.name: round(statistics.median(its_seconds) * 1e6, 1)
+        for contestant, its_seconds in zip(contestants, seconds, strict=True)
+    }
+    return {**_description(names, "instructions", batch), "microseconds": microseconds}
+
+
+def _refuse_differences(pair: TokenizerPair, batch: Batch) -> None:
+    differences = pair.aligner.align(batch.teacher, batch.student, num_threads=1).differences
+    if len(differences):
+        row = int(np.flatnonzero(np.diff(differences.offsets))[0])
+        raise RuntimeError(f"row {row} does not read the same on both sides; there is no use in timing it")
+
+
+def _description(names: tuple[str, str], text: str, batch: Batch) -> dict[str, Any]:
+    return {
+        "teacher": names[0],
+        "student": names[1],
+        "text": text,
+        "rows": len(batch.teacher),
+        "teacher_tokens": len(batch.teacher.values),
+        "student_tokens": len(batch.student.values),
+    }
+
+
+def _speed(batch: Batch, seconds: npt.NDArray[np.float64]) -> int:
+    return round(batch.tokens / float(np.median(seconds)))
+
+
+def _against(
+    peer: Contestant, theirs: npt.NDArray[np.float64], dskd: Contestant, ours: npt.NDArray[np.float64]
+) -> dict[str, Any]:
+    """How a peer did, and how much faster dskd was on the same rows in the same rounds."""
+    found, exist = (_numbered(contestant.pairs(), peer.batch) for contestant in (peer, dskd))
+    common = len(np.intersect1d(found, exist, assume_unique=True))
+    if peer.name in EXACT_PEERS and not common == len(found) == len(exist):
+        raise RuntimeError(f"{peer.name} finds {len(found)} pairs, dskd {len(exist)}, both {common}")
+    return {
+        "ratio": round(statistics.median(theirs / ours), 3),
+        "tokens_per_second": _speed(peer.batch, theirs),
+        "rows": len(peer.batch.teacher),
+        "recall": _share(common, len(exist)),
+        "precision": _share(common, len(found)),
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    """Rounded down, so that 1 means all of them; 0 of none."""
+    return part * 10_000 // max(whole, 1) / 10_000
+
+
+def _numbered(pairs: Positions, batch: Batch) -> npt.NDArray[np.int64]:
+    """A number for each pair."""
+    return pairs[0] * len(batch.student.values) + pairs[1]
+
+
+def measure(rows: int, rounds: int) -> dict[str, Any]:
+    """All that is measured, ready for JSON; the extremes of the ratios first."""
+    load = os.getloadavg()[0]
+    batches = []
+    for names, text in itertools.product(TOKENIZER_PAIRS, texts()):
+        print(f"{names[0]} to {names[1]}, {text}", file=sys.stderr)
+        batches.append(measure_batch(names, text, rows, rounds))
+    small = [measure_small(names, rounds) for names in TOKENIZER_PAIRS]
+    return {
+        "ratios": {name: _extremes(batches, name) for name in PEERS},
+        "machine": machine() | {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)},
+        "rounds": rounds,
+        "batches": batches,
+        "small": small,
+    }
+
+
+def _extremes(batches: Iterable[Mapping[str, Any]], name: str) -> dict[str, float]:
+    ratios = [batch["results"][name]["ratio"] for batch in batches]
+    return {"lowest": min(ratios), "median": round(statistics.median(ratios), 3), "highest": max(ratios)}
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what this runs."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "tokenizers": version("tokenizers"),
+        "transformers": version("transformers"),
+        "sentencepiece": version("sentencepiece"),
+        "spacy_alignments": version("spacy-alignments"),
+        "dskd": dskd.__version__,
+        "revision": _revision(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return platform.processor()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor())
+
+
+def _revision() -> str:
+    """What git calls this checkout; `-dirty` where files differ from it."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    command = [git, "-C", str(HERE), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+# ---- Tables ----------------------------------------------------------------------------------------------
+
+
+def tables(results: Mapping[str, Any]) -> str:
+    """What was measured as Markdown, ratios first."""
+    rows = results["batches"]
+    return "\n\n".join(
+        [
+            "How many times as fast as each peer dskd is, on the same rows:",
+            _table(["teacher to student", "text", *map(TITLES.get, PEERS)], map(_ratio_cells, rows)),
+            "Million tokens a second, teacher plus student:",
+            _table(["teacher to student", "text", *TITLES.values()], map(_speed_cells, rows)),
+            "Pairs found of the pairs that exist and, in brackets, true pairs of those found:",
+            _table(["teacher to student", "text", "pairs", *map(TITLES.get, PEERS)], map(_pair_cells, rows)),
+            f"One pair of about {SMALL_TOKENS} tokens, microseconds a call:",
+            _table(["teacher to student", "tokens", *TITLES.values()], map(_small_cells, results["small"])),
+            _machine_line(results),
+        ]
+    )
+
+
+def _table(head: Iterable[str | None], body: Iterable[list[str]]) -> str:
+    columns = [str(cell) for cell in head]
+    lines = [columns, ["---"] * 2 + ["---:"] * (len(columns) - 2), *body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return f"{row['teacher']} to {row['student']}"
+
+
+def _ratio_cells(row: Mapping[str, Any]) -> list[str]:
+    return [_names(row), row["text"], *(f"{row['results'][name]['ratio']:.3g}" for name in PEERS)]
+
+
+def _speed_cells(row: Mapping[str, Any]) -> list[str]:
+    speeds = (row["results"][name]["tokens_per_second"] / 1e6 for name in TITLES)
+    return [_names(row), row["text"], *(f"{speed:.3g}" for speed in speeds)]
+
+
+def _pair_cells(row: Mapping[str, Any]) -> list[str]:
+    found = (row["results"][name] for name in PEERS)
+    shares = (f"{peer['recall']:.1%} ({peer['precision']:.1%})" for peer in found)
+    return [_names(row), row["text"], f"{row['pairs']:,}", *shares]
+
+
+def _small_cells(row: Mapping[str, Any]) -> list[str]:
+    tokens = f"{row['teacher_tokens']} and {row['student_tokens']}"
+    return [_names(row), tokens, *(f"{row['microseconds'][name]:,.1f}" for name in TITLES)]
+
+
+def _machine_line(results: Mapping[str, Any]) -> str:
+    names = {key: value for key, value in results["machine"].items() if key not in ("cpu", "cores")}
+    rows = max(row["rows"] for row in results["batches"])
+    return (
+        f"{results['machine']['cpu']}, {results['machine']['cores']} cores; "
+        f"{', '.join(f'{key} {value}' for key, value in names.items())}; "
+        f"{rows} rows, medians of {results['rounds']} rounds."
+    )
+
+
+MARKS = ("<!-- tables from results/align.json -->\n", "<!-- end of tables -->")
+
+
+def write_readme(table: str) -> None:
+    """Puts the tables between the marks of README.md."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    README.write_text(f"{before}{MARKS[0]}\n{table}\n\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+# ---- The command line ------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Measures, or reads what was measured, and prints the tables."""
+    options = _options()
+    if options.table:
+        results = json.loads(options.output.read_text(encoding="utf-8"))
+    else:
+        rows, rounds = (2, 1) if options.quick else (64, 9)
+        results = measure(options.rows or rows, options.rounds or rounds)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(tables(results))
+    if options.output.resolve() == OUTPUT:
+        write_readme(tables(results))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Tokens per second of dskd.Aligner.align beside its peers.")
+    parser.add_argument("--rows", type=_positive, help="rows of a batch (64)")
+    parser.add_argument("--rounds", type=_positive, help="how often each contestant takes its turn (9)")
+    parser.add_argument("--quick", action="store_true", help="2 rows and 1 round, unless told otherwise")
+    parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, help="the JSON file; README.md follows the default"
+    )
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,737 @@
+//! What alignment promises, on random vocabularies and random rows.
+//!
+//! Vocabularies are small, of few letters and spaces, so that tokens of both sides often meet; half of
+//! the rows are two tokenizations of one text with specials strewn in, the others are random ids.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::slice::from_ref;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use dskd::align::{Aligner, PairKind, Ranges};
+use dskd::batch::{Batch, Ids, Rows, align_batch};
+use dskd::error::Error;
+use dskd::vocabulary::{Kind, Roles, Vocabulary};
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use proptest::sample::{Index, select, subsequence};
+
+#[derive(Clone, Debug, PartialEq)]
+enum Token {
+    Text(Vec<u8>),
+    Special(BTreeSet<&'static str>),
+    Opaque,
+}
+
+/// One side of a row: what the tokens are, and the ids that stand there.
+#[derive(Clone, Debug)]
+struct Side {
+    vocabulary: Vec<Token>,
+    ids: Vec<i64>,
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    teacher: Side,
+    student: Side,
+}
+
+// ---- Random rows ---------------------------------------------------------------------------------------
+
+fn text(units: Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+    let unit = prop_oneof![
+        4 => Just(" ".as_bytes()),
+        4 => Just("a".as_bytes()),
+        2 => Just("b".as_bytes()),
+        1 => Just("é".as_bytes()),
+    ];
+    vec(unit, units).prop_map(|units| units.concat())
+}
+
+fn special() -> impl Strategy<Value = Token> {
+    subsequence(vec!["bos", "eos", "pad", "unk", "<a>", "<b>"], 0..=3)
+        .prop_map(|roles| Token::Special(roles.into_iter().collect()))
+}
+
+fn zero_width() -> impl Strategy<Value = Token> {
+    prop_oneof![6 => special(), 1 => Just(Token::Text(Vec::new()))]
+}
+
+fn any_token() -> impl Strategy<Value = Token> {
+    let piece = prop_oneof![text(1..4), Just(vec![0xC3]), Just(vec![0xA9])];
+    prop_oneof![8 => piece.prop_map(Token::Text), 2 => zero_width(), 1 => Just(Token::Opaque)]
+}
+
+fn random_side() -> impl Strategy<Value = Side> {
+    (vec(any_token(), 1..8), vec(any::<Index>(), 0..24)).prop_map(|(vocabulary, picks)| {
+        let ids = picks.iter().map(|pick| number(pick.index(vocabulary.len()))).collect();
+        Side { vocabulary, ids }
+    })
+}
+
+/// A tokenization of the text: cut anywhere, between characters or not, zero-width tokens strewn in.
+fn tokenization(text: Vec<u8>) -> impl Strategy<Value = Vec<Token>> {
+    let length = text.len();
+    let strewn = vec(prop_oneof![5 => Just(Vec::new()), 1 => vec(zero_width(), 1..3)], length + 1);
+    (vec(any::<bool>(), length), strewn).prop_map(move |(cuts, strewn)| {
+        let (mut tokens, mut start) = (strewn[0].clone(), 0);
+        for end in 1..=length {
+            if cuts[end - 1] || end == length {
+                tokens.push(Token::Text(text[start..end].to_vec()));
+                tokens.extend(strewn[end].iter().cloned());
+                start = end;
+            }
+        }
+        tokens
+    })
+}
+
+/// A side of these tokens; its vocabulary has one more, for it is never empty.
+fn side_of(tokens: &[Token]) -> Side {
+    let mut vocabulary = vec![Token::Text(b" ".to_vec())];
+    let mut ids = Vec::new();
+    for token in tokens {
+        let known = vocabulary.iter().position(|other| other == token);
+        ids.push(number(known.unwrap_or(vocabulary.len())));
+        if known.is_none() {
+            vocabulary.push(token.clone());
+        }
+    }
+    Side { vocabulary, ids }
+}
+
+fn two_tokenizations() -> impl Strategy<Value = (Vec<Token>, Vec<Token>)> {
+    text(0..12).prop_flat_map(|text| (tokenization(text.clone()), tokenization(text)))
+}
+
+/// Two tokenizations of one text; sometimes a dummy prefix on a side, sometimes something cut off.
+fn related_row() -> impl Strategy<Value = Row> {
+    (two_tokenizations(), 0..4_u8, 0..3_usize).prop_map(|((mut teacher, mut student), prefix, cut)| {
+        match (prefix, student.first_mut()) {
+            (1, Some(Token::Text(first))) => first.insert(0, b' '),
+            (2, _) => student.insert(0, Token::Text(b" ".to_vec())),
+            (3, _) => teacher.insert(0, Token::Text(b" ".to_vec())),
+            _ => {}
+        }
+        student.truncate(student.len().saturating_sub(cut / 2));
+        Row { teacher: side_of(&teacher), student: side_of(&student) }
+    })
+}
+
+fn any_row() -> impl Strategy<Value = Row> {
+    let random = (random_side(), random_side()).prop_map(|(teacher, student)| Row { teacher, student });
+    prop_oneof![random, related_row()]
+}
+
+// ---- Aligning them -------------------------------------------------------------------------------------
+
+impl Side {
+    fn vocabulary(&self) -> Arc<Vocabulary> {
+        let tokens: Vec<&[u8]> = self.vocabulary.iter().map(bytes_of).collect();
+        let kinds: Vec<Kind> = self.vocabulary.iter().map(kind_of).collect();
+        let roles: Roles = self.vocabulary.iter().enumerate().filter_map(roles_of).collect();
+        Arc::new(Vocabulary::new(&tokens, &kinds, roles, false).expect("a small vocabulary"))
+    }
+
+    fn token(&self, column: i32) -> &Token {
+        &self.vocabulary[index(self.ids[index(column)])]
+    }
+
+    fn tokens(&self, columns: &Range<i32>) -> Vec<&Token> {
+        columns.clone().map(|column| self.token(column)).collect()
+    }
+
+    fn bytes(&self, columns: &Range<i32>) -> Vec<u8> {
+        self.tokens(columns).into_iter().flat_map(bytes_of).copied().collect()
+    }
+
+    fn columns(&self) -> Range<i32> {
+        0..i32::try_from(self.ids.len()).expect("a short row")
+    }
+}
+
+fn bytes_of(token: &Token) -> &[u8] {
+    if let Token::Text(bytes) = token { bytes } else { &[] }
+}
+
+fn kind_of(token: &Token) -> Kind {
+    match token {
+        Token::Text(_) => Kind::Normal,
+        Token::Special(_) => Kind::Special,
+        Token::Opaque => Kind::Opaque,
+    }
+}
+
+fn roles_of((id, token): (usize, &Token)) -> Option<(u32, BTreeSet<String>)> {
+    let Token::Special(roles) = token else { return None };
+    Some((u32::try_from(id).expect("small"), roles.iter().map(|role| (*role).to_owned()).collect()))
+}
+
+fn aligner(row: &Row) -> Aligner {
+    Aligner::new(row.teacher.vocabulary(), row.student.vocabulary())
+}
+
+fn align(row: &Row) -> Batch {
+    let (teacher, student) = ([row.teacher.ids.clone()], [row.student.ids.clone()]);
+    align_rows(&aligner(row), &teacher, &student, 1).expect("all ids are in the vocabulary")
+}
+
+fn align_rows(
+    aligner: &Aligner,
+    teacher: &[Vec<i64>],
+    student: &[Vec<i64>],
+    threads: usize,
+) -> Result<Batch, Error> {
+    let (teacher_ids, student_ids) = (teacher.concat(), student.concat());
+    let (teacher_offsets, student_offsets) = (offsets(teacher), offsets(student));
+    align_batch(
+        aligner,
+        Rows { ids: Ids::I64(&teacher_ids), offsets: &teacher_offsets, mask: None },
+        Rows { ids: Ids::I64(&student_ids), offsets: &student_offsets, mask: None },
+        threads,
+    )
+}
+
+fn offsets(rows: &[Vec<i64>]) -> Vec<i64> {
+    let ends = rows.iter().scan(0, |end, row| {
+        *end += number(row.len());
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
+fn ranges(ranges: &Ranges) -> Vec<(Range<i32>, Range<i32>)> {
+    let teachers = ranges.teacher_start.iter().zip(&ranges.teacher_end);
+    let students = ranges.student_start.iter().zip(&ranges.student_end);
+    teachers
+        .zip(students)
+        .map(|(teacher, student)| (*teacher.0..*teacher.1, *student.0..*student.1))
+        .collect()
+}
+
+fn pairs(batch: &Batch, kind: PairKind) -> Vec<(i32, i32)> {
+    let pairs = &batch.found.pairs;
+    let both = pairs.teacher.iter().copied().zip(pairs.student.iter().copied());
+    both.zip(&pairs.kind).filter(|(_, other)| **other == kind as u8).map(|(pair, _)| pair).collect()
+}
+
+fn number(index: usize) -> i64 {
+    i64::try_from(index).expect("small")
+}
+
+fn index<T: TryInto<usize>>(number: T) -> usize {
+    number.try_into().ok().expect("not negative")
+}
+
+/// Equal bytes, or equal but for one leading space.
+fn equal_but_for_one_space(one: &[u8], other: &[u8]) -> bool {
+    one == other || one.strip_prefix(b" ") == Some(other) || other.strip_prefix(b" ") == Some(one)
+}
+
+proptest! {
+    #[test]
+    fn pairs_are_monotone(row in any_row()) {
+        let pairs = align(&row).found.pairs;
+        prop_assert!(pairs.teacher.is_sorted_by(|one, next| one < next), "{pairs:?}");
+        prop_assert!(pairs.student.is_sorted_by(|one, next| one < next), "{pairs:?}");
+    }
+
+    #[test]
+    fn chunks_are_in_order_and_disjoint_and_never_empty(row in any_row()) {
+        let chunks = ranges(&align(&row).found.chunks);
+        prop_assert!(chunks.iter().all(|(teacher, student)| !teacher.is_empty() && !student.is_empty()));
+        for neighbours in chunks.windows(2) {
+            prop_assert!(neighbours[0].0.end <= neighbours[1].0.start, "{chunks:?}");
+            prop_assert!(neighbours[0].1.end <= neighbours[1].1.start, "{chunks:?}");
+        }
+    }
+
+    #[test]
+    fn every_byte_but_the_one_spaces_is_in_a_chunk_or_a_difference(row in any_row()) {
+        let batch = align(&row);
+        let mut held: Vec<_> = ranges(&batch.found.chunks);
+        held.extend(ranges(&batch.found.differences));
+        let left = |side: &Side, holds: &dyn Fn(i32) -> bool| -> Vec<u8> {
+            let columns = side.columns().filter(|column| !holds(*column));
+            columns.flat_map(|column| bytes_of(side.token(column)).to_vec()).collect()
+        };
+        let teacher = left(&row.teacher, &|column| held.iter().any(|(range, _)| range.contains(&column)));
+        let student = left(&row.student, &|column| held.iter().any(|(_, range)| range.contains(&column)));
+        prop_assert!(teacher.iter().chain(&student).all(|byte| *byte == b' '), "{batch:?}");
+    }
+
+    #[test]
+    fn both_sides_of_a_chunk_have_the_same_bytes_up_to_the_one_space(row in any_row()) {
+        let batch = align(&row);
+        let mut bytes = 0;
+        for (teacher, student) in ranges(&batch.found.chunks) {
+            let (teacher, student) = (row.teacher.bytes(&teacher), row.student.bytes(&student));
+            prop_assert!(equal_but_for_one_space(&teacher, &student), "{teacher:?} {student:?}");
+            bytes += number(teacher.len().min(student.len()));
+        }
+        prop_assert_eq!(batch.counts[0].chunk_bytes, bytes);
+    }
+
+    #[test]
+    fn no_chunk_can_be_cut_in_two(row in any_row()) {
+        for (teachers, students) in ranges(&align(&row).found.chunks) {
+            // Measured from the end: the one space stands in the first token.
+            let inner = |side: &Side, columns: &Range<i32>| -> BTreeSet<usize> {
+                let from_end = |column| side.bytes(&(column..columns.end)).len();
+                columns.clone().skip(1).map(from_end).collect()
+            };
+            let (teacher, student) = (inner(&row.teacher, &teachers), inner(&row.student, &students));
+            prop_assert!(teacher.is_disjoint(&student), "{teachers:?} {students:?}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_begins_and_ends_with_bytes_and_says_whether_it_encloses_zero_width(row in any_row()) {
+        let batch = align(&row);
+        for ((teacher, student), encloses) in ranges(&batch.found.chunks).iter().zip(&batch.found.encloses) {
+            let (teacher, student) = (row.teacher.tokens(teacher), row.student.tokens(student));
+            for tokens in [&teacher, &student] {
+                prop_assert!(!bytes_of(tokens[0]).is_empty());
+                prop_assert!(!bytes_of(tokens[tokens.len() - 1]).is_empty());
+            }
+            let zero_width = teacher.iter().chain(&student).any(|token| bytes_of(token).is_empty());
+            prop_assert_eq!(*encloses, zero_width);
+        }
+    }
+
+    #[test]
+    fn exact_pairs_have_equal_bytes(row in any_row()) {
+        for (teacher, student) in pairs(&align(&row), PairKind::Exact) {
+            prop_assert_eq!(bytes_of(row.teacher.token(teacher)), bytes_of(row.student.token(student)));
+            prop_assert!(!bytes_of(row.teacher.token(teacher)).is_empty());
+        }
+    }
+
+    #[test]
+    fn space_pairs_have_equal_bytes_but_for_one_space(row in any_row()) {
+        for (teacher, student) in pairs(&align(&row), PairKind::Space) {
+            let bytes = (bytes_of(row.teacher.token(teacher)), bytes_of(row.student.token(student)));
+            prop_assert!(bytes.0 != bytes.1 && equal_but_for_one_space(bytes.0, bytes.1), "{bytes:?}");
+            prop_assert!(!bytes.0.is_empty() && !bytes.1.is_empty());
+        }
+    }
+
+    #[test]
+    fn exact_and_space_pairs_are_the_chunks_of_one_and_one(row in any_row()) {
+        let batch = align(&row);
+        let mut found = pairs(&batch, PairKind::Exact);
+        found.extend(pairs(&batch, PairKind::Space));
+        found.sort_unstable();
+        let single = |(teacher, student): &(Range<i32>, Range<i32>)| {
+            teacher.len() == 1 && student.len() == 1
+        };
+        let chunks = ranges(&batch.found.chunks).into_iter().filter(single);
+        let expected: Vec<_> = chunks.map(|(teacher, student)| (teacher.start, student.start)).collect();
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn role_pairs_are_specials_that_share_a_role_other_than_pad_and_unk(row in any_row()) {
+        for (teacher, student) in pairs(&align(&row), PairKind::Role) {
+            let (Token::Special(teacher), Token::Special(student)) =
+                (row.teacher.token(teacher), row.student.token(student)) else {
+                    return Err(TestCaseError::fail("no special"));
+                };
+            prop_assert!(teacher.intersection(student).any(|role| !["pad", "unk"].contains(role)));
+        }
+    }
+
+    #[test]
+    fn a_row_has_at_most_one_difference_and_it_reaches_to_the_end_of_both_sides(row in any_row()) {
+        let differences = ranges(&align(&row).found.differences);
+        prop_assert!(differences.len() <= 1);
+        for (teacher, student) in differences {
+            prop_assert_eq!(teacher.end, row.teacher.columns().end);
+            prop_assert_eq!(student.end, row.student.columns().end);
+        }
+    }
+
+    #[test]
+    fn an_opaque_token_always_lies_in_a_difference(row in any_row()) {
+        let batch = align(&row);
+        let differences = ranges(&batch.found.differences);
+        let outside = |side: &Side, holds: &dyn Fn(i32) -> bool| {
+            side.columns().any(|column| *side.token(column) == Token::Opaque && !holds(column))
+        };
+        prop_assert!(!outside(&row.teacher, &|at| differences.iter().any(|(range, _)| range.contains(&at))));
+        prop_assert!(!outside(&row.student, &|at| differences.iter().any(|(_, range)| range.contains(&at))));
+    }
+
+    #[test]
+    fn counts_are_the_selected_text_less_what_was_set_aside(row in any_row()) {
+        let counts = align(&row).counts[0];
+        let bytes = |side: &Side| number(side.bytes(&side.columns()).len());
+        let special = |side: &Side, column| kind_of(side.token(column)) == Kind::Special;
+        let specials = |side: &Side| side.columns().filter(|column| special(side, *column)).count();
+        // One space for the start and one for every special, at most.
+        let most = 1 + number(specials(&row.teacher) + specials(&row.student));
+        let aside = bytes(&row.teacher) - counts.teacher_bytes + bytes(&row.student) - counts.student_bytes;
+        prop_assert!((0..=most).contains(&aside), "{aside} bytes set aside");
+        prop_assert!(counts.teacher_bytes <= bytes(&row.teacher));
+        prop_assert!(counts.student_bytes <= bytes(&row.student));
+        prop_assert!(counts.chunk_bytes <= counts.teacher_bytes.min(counts.student_bytes));
+    }
+
+    #[test]
+    fn two_tokenizations_of_one_text_have_no_difference(
+        (teacher, student) in two_tokenizations()
+    ) {
+        let row = Row { teacher: side_of(&teacher), student: side_of(&student) };
+        let batch = align(&row);
+        prop_assert_eq!(ranges(&batch.found.differences), vec![]);
+        prop_assert_eq!(batch.counts[0].space, 0);
+        prop_assert_eq!(batch.counts[0].chunk_bytes, number(row.teacher.bytes(&row.teacher.columns()).len()));
+    }
+
+    #[test]
+    fn a_vocabulary_without_repeated_bytes_aligned_with_itself_is_the_identity(
+        texts in btree_set(text(1..4), 1..6),
+        specials in vec(special(), 0..3),
+        picks in vec(any::<Index>(), 0..24),
+    ) {
+        let vocabulary: Vec<Token> = texts.into_iter().map(Token::Text).chain(specials).collect();
+        let ids = picks.iter().map(|pick| number(pick.index(vocabulary.len()))).collect();
+        let side = Side { vocabulary, ids };
+        let row = Row { teacher: side.clone(), student: side.clone() };
+        let texts = side.columns().filter(|column| kind_of(side.token(*column)) == Kind::Normal);
+        let identity: Vec<_> = texts.map(|column| (column, column)).collect();
+        let batch = align(&row);
+        prop_assert_eq!(pairs(&batch, PairKind::Exact), identity);
+        prop_assert!(pairs(&batch, PairKind::Role).iter().all(|(teacher, student)| teacher == student));
+        prop_assert_eq!(ranges(&batch.found.differences), vec![]);
+    }
+
+    #[test]
+    fn swapping_the_sides_swaps_chunks_differences_and_text_pairs(row in any_row()) {
+        let swapped = align(&Row { teacher: row.student.clone(), student: row.teacher.clone() });
+        let found = align(&row);
+        let swap = |batch: &Batch, kind| -> Vec<_> {
+            pairs(batch, kind).into_iter().map(|(teacher, student)| (student, teacher)).collect()
+        };
+        prop_assert_eq!(pairs(&found, PairKind::Exact), swap(&swapped, PairKind::Exact));
+        prop_assert_eq!(pairs(&found, PairKind::Space), swap(&swapped, PairKind::Space));
+        let swap_ranges = |(teacher, student)| (student, teacher);
+        let chunks: Vec<_> = ranges(&swapped.found.chunks).into_iter().map(swap_ranges).collect();
+        prop_assert_eq!(ranges(&found.found.chunks), chunks);
+        let differences: Vec<_> = ranges(&swapped.found.differences).into_iter().map(swap_ranges).collect();
+        prop_assert_eq!(ranges(&found.found.differences), differences);
+        prop_assert_eq!(found.found.encloses, swapped.found.encloses);
+    }
+
+    #[test]
+    fn batch_equals_map_of_singles(
+        row in any_row(),
+        picks in vec((vec(any::<Index>(), 0..9), vec(any::<Index>(), 0..9)), 0..6),
+    ) {
+        let id = |side: &Side, pick: &Index| number(pick.index(side.vocabulary.len()));
+        let ids = |side: &Side, picks: &[Index]| picks.iter().map(|pick| id(side, pick)).collect();
+        let mut teacher: Vec<Vec<i64>> = picks.iter().map(|(picks, _)| ids(&row.teacher, picks)).collect();
+        let mut student: Vec<Vec<i64>> = picks.iter().map(|(_, picks)| ids(&row.student, picks)).collect();
+        teacher.push(row.teacher.ids.clone());
+        student.push(row.student.ids.clone());
+        let aligner = aligner(&row);
+        let batch = align_rows(&aligner, &teacher, &student, 1).expect("known ids");
+        for (at, (teacher, student)) in teacher.into_iter().zip(student).enumerate() {
+            let single = align_rows(&aligner, &[teacher], &[student], 1).expect("known ids");
+            prop_assert_eq!(single, row_of(&batch, at));
+        }
+    }
+
+    #[test]
+    fn every_integer_type_gives_the_same(row in any_row()) {
+        let teacher: Vec<i32> = row.teacher.ids.iter().map(|id| i32::try_from(*id).expect("small")).collect();
+        let student: Vec<u32> = row.student.ids.iter().map(|id| u32::try_from(*id).expect("small")).collect();
+        let (teacher_offsets, student_offsets) = ([0, number(teacher.len())], [0, number(student.len())]);
+        let found = align_batch(
+            &aligner(&row),
+            Rows { ids: Ids::I32(&teacher), offsets: &teacher_offsets, mask: None },
+            Rows { ids: Ids::U32(&student), offsets: &student_offsets, mask: None },
+            1,
+        );
+        prop_assert_eq!(found, Ok(align(&row)));
+    }
+
+    #[test]
+    fn a_mask_that_selects_one_run_equals_the_run_alone(
+        row in any_row(),
+        before in 1..4_usize,
+        after in 0..4_usize,
+    ) {
+        let padded = |side: &Side| [vec![-100; before], side.ids.clone(), vec![i64::MAX; after]].concat();
+        let mask = |side: &Side| -> Vec<bool> {
+            [vec![false; before], vec![true; side.ids.len()], vec![false; after]].concat()
+        };
+        prop_assume!(!row.teacher.ids.is_empty() && !row.student.ids.is_empty());
+        let (teacher, student) = (padded(&row.teacher), padded(&row.student));
+        let (teacher_mask, student_mask) = (mask(&row.teacher), mask(&row.student));
+        let (teacher_offsets, student_offsets) = ([0, number(teacher.len())], [0, number(student.len())]);
+        let masked = align_batch(
+            &aligner(&row),
+            Rows { ids: Ids::I64(&teacher), offsets: &teacher_offsets, mask: Some(&teacher_mask) },
+            Rows { ids: Ids::I64(&student), offsets: &student_offsets, mask: Some(&student_mask) },
+            1,
+        ).expect("ids that are not selected are not looked at");
+        let alone = align(&row);
+        let shift = i32::try_from(before).expect("small");
+        let shifted: Vec<_> = alone.found.pairs.teacher.iter().map(|column| column + shift).collect();
+        prop_assert_eq!(&masked.found.pairs.teacher, &shifted);
+        prop_assert_eq!(&masked.found.pairs.kind, &alone.found.pairs.kind);
+        prop_assert_eq!(&masked.found.encloses, &alone.found.encloses);
+        prop_assert_eq!(masked.counts, alone.counts);
+    }
+
+    #[test]
+    fn arbitrary_ids_align_or_name_the_first_that_is_unknown(
+        row in any_row(),
+        teacher in vec(any_id(), 0..12),
+        student in vec(any_id(), 0..12),
+    ) {
+        let found = align_rows(&aligner(&row), from_ref(&teacher), from_ref(&student), 1);
+        let unknown = |side: &Side, ids: &[i64]| {
+            let size = number(side.vocabulary.len());
+            ids.iter().copied().enumerate().find(|(_, id)| !(0..size).contains(id))
+        };
+        match (found, unknown(&row.teacher, &teacher), unknown(&row.student, &student)) {
+            (Ok(_), None, None) => {}
+            (Err(Error::UnknownId { row: 0, column, id, .. }), at_teacher, at_student) => {
+                prop_assert!(at_teacher == Some((column, id)) || at_student == Some((column, id)));
+            }
+            other => prop_assert!(false, "{other:?}"),
+        }
+    }
+
+    #[test]
+    fn arbitrary_offsets_and_masks_are_read_or_refused(
+        row in any_row(),
+        teacher in vec(-2..30_i64, 0..5),
+        student in vec(-2..30_i64, 0..5),
+        mask in vec(any::<bool>(), 0..30),
+    ) {
+        let found = align_batch(
+            &aligner(&row),
+            Rows { ids: Ids::I64(&row.teacher.ids), offsets: &teacher, mask: Some(&mask) },
+            Rows { ids: Ids::I64(&row.student.ids), offsets: &student, mask: None },
+            1,
+        );
+        if let Ok(batch) = found {
+            prop_assert_eq!(batch.counts.len(), teacher.len().saturating_sub(1));
+        }
+    }
+
+    #[test]
+    fn spans_tile_the_known_bytes(side in random_side(), dummy_prefix in any::<bool>()) {
+        let plain = side.vocabulary();
+        let tokens: Vec<&[u8]> = side.vocabulary.iter().map(bytes_of).collect();
+        let kinds: Vec<Kind> = side.vocabulary.iter().map(kind_of).collect();
+        let roles = plain.roles().clone();
+        let vocabulary = Vocabulary::new(&tokens, &kinds, roles, dummy_prefix).expect("small");
+        let spans = vocabulary.spans(&side.ids).expect("known ids");
+        let mut end = 0;
+        for (span, column) in spans.iter().zip(side.columns()) {
+            if *side.token(column) == Token::Opaque {
+                prop_assert_eq!(*span, (-1, -1));
+                continue;
+            }
+            prop_assert_eq!(span.0, end);
+            end = span.1;
+        }
+        let bytes = number(side.bytes(&side.columns()).len());
+        prop_assert!(end == bytes || (dummy_prefix && end == bytes - 1));
+    }
+}
+
+fn any_id() -> impl Strategy<Value = i64> {
+    let extreme = select(vec![-100, i64::MIN, i64::MAX, 1 << 32]);
+    prop_oneof![8 => 0..4_i64, 2 => -2..9_i64, 1 => any::<i64>(), 1 => extreme]
+}
+
+/// One row of a batch, as a batch of that row alone.
+fn row_of(batch: &Batch, row: usize) -> Batch {
+    let bounds = |offsets: &[i64]| index(offsets[row])..index(offsets[row + 1]);
+    let (pairs, chunks) = (bounds(&batch.pair_offsets), bounds(&batch.chunk_offsets));
+    let differences = bounds(&batch.difference_offsets);
+    let mut one = Batch {
+        pair_offsets: vec![0, number(pairs.len())],
+        chunk_offsets: vec![0, number(chunks.len())],
+        difference_offsets: vec![0, number(differences.len())],
+        counts: vec![batch.counts[row]],
+        ..Batch::default()
+    };
+    one.found.pairs.teacher = batch.found.pairs.teacher[pairs.clone()].to_vec();
+    one.found.pairs.student = batch.found.pairs.student[pairs.clone()].to_vec();
+    one.found.pairs.kind = batch.found.pairs.kind[pairs].to_vec();
+    one.found.encloses = batch.found.encloses[chunks.clone()].to_vec();
+    one.found.chunks = cut(&batch.found.chunks, &chunks);
+    one.found.differences = cut(&batch.found.differences, &differences);
+    one
+}
+
+fn cut(ranges: &Ranges, at: &Range<usize>) -> Ranges {
+    Ranges {
+        teacher_start: ranges.teacher_start[at.clone()].to_vec(),
+        teacher_end: ranges.teacher_end[at.clone()].to_vec(),
+        student_start: ranges.student_start[at.clone()].to_vec(),
+        student_end: ranges.student_end[at.clone()].to_vec(),
+    }
+}
+
+// ---- Large rows ----------------------------------------------------------------------------------------
+
+/// Many rows of very different lengths, so that they are cut into several blocks.
+fn large_batch(row: &Row, lengths: &[usize]) -> (Vec<Vec<i64>>, Vec<Vec<i64>>) {
+    let rows = |ids: &[i64]| {
+        lengths.iter().map(|length| ids.iter().copied().cycle().take(*length).collect()).collect()
+    };
+    (rows(&row.teacher.ids), rows(&row.student.ids))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_number_of_threads_does_not_change_the_result(
+        row in any_row(),
+        lengths in vec(prop_oneof![Just(0_usize), 1..100_usize, 5_000..20_000_usize], 4..12),
+    ) {
+        let (teacher, student) = large_batch(&row, &lengths);
+        let aligner = aligner(&row);
+        let alone = align_rows(&aligner, &teacher, &student, 1);
+        prop_assert!(alone.is_ok());
+        prop_assert_eq!(align_rows(&aligner, &teacher, &student, 3), alone);
+    }
+
+    #[test]
+    fn the_first_error_is_that_of_the_lowest_row_for_any_number_of_threads(
+        bad in btree_set(0..6_usize, 1..6),
+        threads in 1..4_usize,
+    ) {
+        let side = side_of(&[Token::Text(b"a".to_vec())]);
+        let row = Row { teacher: side.clone(), student: side };
+        let (teacher, mut student) = large_batch(&row, &[20_000; 6]);
+        for at in &bad {
+            student[*at][*at] = 7;
+        }
+        let lowest = *bad.first().expect("one at least");
+        let error = align_rows(&aligner(&row), &teacher, &student, threads).expect_err("7 is unknown");
+        let side = dskd::error::Side::Student;
+        prop_assert_eq!(error, Error::UnknownId { side, row: lowest, column: lowest, id: 7, size: 2 });
+    }
+}
+
+/// What a linear algorithm does in a moment even without optimisation, and a quadratic one does not.
+fn ends_soon(teacher: Vec<Token>, student: Vec<Token>) -> Batch {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let batch = align(&Row { teacher: side_of(&teacher), student: side_of(&student) });
+        sender.send(batch).is_ok()
+    });
+    receiver.recv_timeout(Duration::from_secs(20)).expect("a linear algorithm is done by now")
+}
+
+const MANY: usize = 300_000;
+
+fn special_of(role: &'static str) -> Token {
+    Token::Special(BTreeSet::from([role]))
+}
+
+fn piece(text: &str) -> Token {
+    Token::Text(text.as_bytes().to_vec())
+}
+
+fn repeated(tokens: &[Token], times: usize) -> Vec<Token> {
+    tokens.iter().cloned().cycle().take(tokens.len() * times).collect()
+}
+
+fn twice<T: Clone>(once: &T) -> (T, T) {
+    (once.clone(), once.clone())
+}
+
+#[test]
+fn specials_alternating_with_spaces_are_linear() {
+    let (teacher, student) = twice(&repeated(&[special_of("<a>"), piece(" ")], MANY));
+    let batch = ends_soon(teacher, student);
+    assert_eq!((batch.counts[0].exact, batch.counts[0].role), (number(MANY), number(MANY)));
+}
+
+#[test]
+fn specials_alternating_with_spaces_of_one_side_are_linear() {
+    let teacher = repeated(&[special_of("<a>"), piece(" ")], MANY);
+    let batch = ends_soon(teacher, repeated(&[special_of("<a>")], MANY));
+    assert_eq!((batch.counts[0].teacher_bytes, batch.counts[0].role), (0, 1));
+}
+
+#[test]
+fn specials_inside_one_long_run_of_spaces_are_linear() {
+    let teacher = repeated(&[special_of("<a>"), piece(" "), special_of("<b>"), piece("  ")], MANY);
+    let student = repeated(&[piece("   "), special_of("<c>")], MANY);
+    let batch = ends_soon(teacher, student);
+    assert_eq!(batch.counts[0].chunk_bytes, number(3 * MANY));
+}
+
+#[test]
+fn specials_that_share_no_role_are_linear() {
+    let teacher = repeated(&[special_of("<a>"), special_of("<b>")], MANY / 2);
+    let student = repeated(&[special_of("<c>"), special_of("<d>")], MANY / 2);
+    assert_eq!(ends_soon(teacher, student).counts[0].role, 0);
+}
+
+#[test]
+fn specials_that_could_pair_only_with_the_first_of_the_other_side_are_linear() {
+    let teacher = repeated(&[special_of("<a>"), special_of("<b>")], MANY / 2);
+    let mut student = repeated(&[special_of("<c>"), special_of("<d>")], MANY / 2);
+    student.insert(0, special_of("<a>"));
+    assert_eq!(ends_soon(teacher, student).counts[0].role, 1);
+}
+
+#[test]
+fn specials_that_could_pair_only_with_the_last_of_the_other_side_are_linear() {
+    let teacher = repeated(&[special_of("<a>"), special_of("<b>")], MANY / 2);
+    let mut student = repeated(&[special_of("<c>"), special_of("<d>")], MANY / 2);
+    student.push(special_of("<b>"));
+    assert_eq!(ends_soon(teacher, student).counts[0].role, 1);
+}
+
+#[test]
+fn empty_tokens_are_linear() {
+    let teacher = repeated(&[piece("a"), piece(""), piece(" "), special_of("<a>")], MANY / 2);
+    let student = repeated(&[piece("a"), piece(" "), piece("")], MANY / 2);
+    let batch = ends_soon(teacher, student);
+    assert_eq!(batch.counts[0].exact, number(MANY));
+}
+
+#[test]
+fn empty_tokens_alone_are_linear() {
+    let mut teacher = repeated(&[piece(""), special_of("<a>")], MANY);
+    teacher.push(piece("a"));
+    let batch = ends_soon(teacher, vec![piece(" a")]);
+    assert_eq!(batch.counts[0].space, 1);
+}
+
+#[test]
+fn one_chunk_over_a_whole_row_is_linear() {
+    let mut teacher = repeated(&[piece("aa")], MANY);
+    teacher.push(piece("a"));
+    let mut student = vec![piece("a")];
+    student.extend(repeated(&[piece("aa")], MANY));
+    let batch = ends_soon(teacher, student);
+    assert_eq!(ranges(&batch.found.chunks).len(), 1);
+}
+
+#[test]
+fn a_run_of_spaces_over_a_whole_row_is_linear() {
+    let batch = ends_soon(repeated(&[piece(" ")], MANY), repeated(&[piece(" ")], MANY + 1));
+    assert_eq!((batch.counts[0].exact, batch.counts[0].student_bytes), (number(MANY), number(MANY)));
+}
+
+#[test]
+fn the_same_token_many_times_is_linear() {
+    let (teacher, student) = twice(&repeated(&[piece("a")], 1_000_000));
+    assert_eq!(ends_soon(teacher, student).counts[0].exact, 1_000_000);
+}
