@@ -107,9 +107,9 @@ ROLES = {
     "gpt-neox": {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"},
     "falcon": {"bos": "<|endoftext|>", "eos": "<|endoftext|>"},
     "deepseek-llm": {
-        "bos": "<｜begin▁of▁sentence｜>",  # noqa: RUF001 - so the token is spelt
-        "eos": "<｜end▁of▁sentence｜>",  # noqa: RUF001
-        "pad": "<｜end▁of▁sentence｜>",  # noqa: RUF001
+        "bos": "<｜begin▁of▁sentence｜>",
+        "eos": "<｜end▁of▁sentence｜>",
+        "pad": "<｜end▁of▁sentence｜>",
     },
     "smollm2": {"bos": "<|im_start|>", "eos": "<|im_end|>", "unk": "<|endoftext|>", "pad": "<|im_end|>"},
     "llama2": {"bos": "<s>", "eos": "</s>", "unk": "<unk>"},
@@ -121,7 +121,7 @@ ROLES = {
 WITH_CHAT_TEMPLATE = {"qwen2", "smollm2", "phi3", "gemma4"}
 WRAPPED = {  # what "a" becomes with special tokens, where that is more than "a"
     "llama3": ["<|begin_of_text|>", "a"],
-    "deepseek-llm": ["<｜begin▁of▁sentence｜>", "a"],  # noqa: RUF001
+    "deepseek-llm": ["<｜begin▁of▁sentence｜>", "a"],
     "llama2": ["<s>", "▁a"],
     "phi3": ["<s>", "▁a"],
     "gemma4": ["<bos>", "a"],

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import fields
 
-import assets
 import pytest
 import sentencepiece
 import tokenizers
-from conftest import needs_assets
 
+import assets
+from conftest import needs_assets
 from dskd import Aligner, Counts, reference
 
 ROWS = 500

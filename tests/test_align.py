@@ -1,0 +1,1045 @@
+"""The compiled core against the definition, and what an alignment promises to those who use it.
+
+Random rows have few letters and many spaces, so that the two sides meet often: most of them are two
+tokenizations of one text or nearly so, cut anywhere, with specials strewn in; the others are independent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+import dskd
+from dskd import Aligner, Alignment, PairKind, Vocabulary, reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.context import ForkContext, SpawnContext
+
+# ---- Random rows ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Token:
+    """Text, or a special with roles; neither is opaque. The name tells ids apart that are otherwise alike."""
+
+    text: bytes | None = None
+    roles: frozenset[str] | None = None
+    name: str = ""
+
+
+OPAQUE = Token()
+SPECIALS = [
+    *(Token(roles=frozenset({role})) for role in ("<a>", "<b>", "bos", "eos", "pad")),
+    *(
+        Token(roles=frozenset(roles))
+        for roles in (["bos", "eos"], ["eos", "pad"], ["bos", "unk"], ["<a>", "<b>"])
+    ),
+    Token(roles=frozenset({"<a>"}), name="another"),
+    Token(roles=frozenset({"<only here>"})),
+    Token(roles=frozenset()),
+]
+UNITS = [b" ", b" ", b" ", b"a", b"a", b"b", "é".encode(), "…".encode()]
+PIECES = [
+    b" ",
+    b"  ",
+    b"a",
+    b" a",
+    b"  a",
+    b"aa",
+    b"b",
+    b"ab",
+    b" b",
+    b"\xc3",
+    b"\xa9",
+    "é".encode(),
+    b"\xe2\x80",
+]
+
+zero_width = st.sampled_from([*SPECIALS, *SPECIALS, Token(b"")])
+texts = st.lists(st.sampled_from(UNITS), max_size=8).map(b"".join)
+random_tokens = st.lists(
+    st.sampled_from([Token(piece) for piece in PIECES]) | st.sampled_from([*SPECIALS, Token(b""), OPAQUE]),
+    max_size=8,
+)
+
+
+@st.composite
+def tokenizations(draw: st.DrawFn, text: bytes, strewn: st.SearchStrategy[Token] = zero_width) -> list[Token]:
+    """A text cut anywhere, in the middle of characters too, with tokens strewn in between."""
+    cuts = sorted({0, len(text), *draw(st.lists(st.integers(0, len(text)), max_size=len(text)))})
+    tokens = [Token(text[start:end]) for start, end in pairwise(cuts)]
+    for token, place in draw(st.lists(st.tuples(strewn, st.integers(0, len(tokens))), max_size=2)):
+        tokens.insert(place, token)
+    return tokens
+
+
+@st.composite
+def one_text(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
+    """Two tokenizations of one text."""
+    text = draw(texts)
+    return draw(tokenizations(text)), draw(tokenizations(text))
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
+    """A stretch of common text with specials before it; often one side has a space more."""
+    text = draw(texts)
+    longer = draw(st.sampled_from([None, 0, 1]))
+    leads = (draw(st.lists(zero_width, max_size=2)), draw(st.lists(zero_width, max_size=2)))
+    teacher, student = (
+        [*lead, *draw(tokenizations(b" " + text if longer == side else text))]
+        for side, lead in enumerate(leads)
+    )
+    return teacher, student
+
+
+@st.composite
+def related(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
+    """Two tokenizations of nearly one text: spaces more, sometimes an edit, an unknown token or a cut."""
+    drawn = draw(st.lists(parts(), min_size=1, max_size=3))
+    teacher, student = ([token for part in drawn for token in part[side]] for side in range(2))
+    match draw(st.integers(0, 5)):
+        case 0:
+            student.insert(draw(st.integers(0, len(student))), Token(draw(st.sampled_from(PIECES))))
+        case 1:
+            student.insert(draw(st.integers(0, len(student))), OPAQUE)
+        case 2:
+            del student[draw(st.integers(0, len(student))) :]
+        case _:
+            pass
+    return (teacher, student) if draw(st.booleans()) else (student, teacher)
+
+
+segments = related() | related() | one_text() | st.tuples(random_tokens, random_tokens)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a row."""
+
+    vocabulary: Vocabulary
+    ids: list[int]
+    mask: list[bool] | None = None
+
+
+def side_of(tokens: Sequence[Token]) -> Side:
+    """A row of these tokens, and the smallest vocabulary that has them."""
+    entries = list(dict.fromkeys(tokens))
+    roles = {index: entry.roles for index, entry in enumerate(entries) if entry.roles is not None}
+    vocabulary = Vocabulary.from_bytes([entry.text for entry in entries], roles={**roles})
+    return Side(vocabulary, [entries.index(token) for token in tokens])
+
+
+def masked_side(segments: Sequence[Sequence[Token]], gaps: Sequence[Sequence[int]]) -> Side:
+    """A row of segments with ids that take no part, and need not exist, before, between and behind."""
+    whole = side_of([token for segment in segments for token in segment])
+    ids, mask, at = list(gaps[0]), [False] * len(gaps[0]), 0
+    for segment, gap in zip(segments, gaps[1:], strict=True):
+        ids += [*whole.ids[at : at + len(segment)], *gap]
+        mask += [*[True] * len(segment), *[False] * len(gap)]
+        at += len(segment)
+    return Side(whole.vocabulary, ids, mask)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> tuple[Side, Side]:
+    """One row, mostly without a mask, else of several segments a side."""
+    if draw(st.integers(0, 2)):
+        teacher, student = draw(segments)
+        return side_of(teacher), side_of(student)
+    turns = draw(st.lists(segments, max_size=3))
+    surplus = draw(st.sampled_from([(0, 0), (0, 0), (0, 1), (1, 0), (2, 0)]))
+    sides = []
+    for side in range(2):
+        of_side = [turn[side] for turn in turns] + [draw(random_tokens) for _ in range(surplus[side])]
+        gap = st.lists(st.sampled_from([-100, 0, 1, 2**40]), min_size=1, max_size=2)
+        sides.append(masked_side(of_side, [draw(gap) for _ in range(len(of_side) + 1)]))
+    return sides[0], sides[1]
+
+
+# ---- Core and definition -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """An alignment of one row in plain lists."""
+
+    pairs: list[tuple[int, ...]]
+    chunks: list[tuple[int, ...]]
+    encloses: list[bool]
+    differences: list[tuple[int, ...]]
+    counts: dict[str, int]
+
+
+SIDES = ("teacher", "student")
+COUNTS = [item.name for item in fields(dskd.Counts)]
+
+
+def by_reference(teacher: Side, student: Side) -> Found:
+    row = reference.align(
+        teacher.vocabulary, student.vocabulary, teacher.ids, student.ids, teacher.mask, student.mask
+    )
+    return Found(
+        list(row.pairs),
+        list(row.chunks),
+        row.encloses_zero_width,
+        list(row.differences),
+        {name: row.counts[name] for name in COUNTS},
+    )
+
+
+def in_lists(found: Alignment) -> Found:
+    return Found(
+        tuples(found.pairs.teacher, found.pairs.student, found.pairs.kind),
+        ranges(found.chunks),
+        found.chunks.encloses_zero_width.tolist(),
+        ranges(found.differences),
+        {name: int(getattr(found.counts, name).sum()) for name in COUNTS},
+    )
+
+
+def tuples(*columns: np.ndarray[Any, Any]) -> list[tuple[int, ...]]:
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def ranges(found: dskd.Ranges) -> list[tuple[int, ...]]:
+    return tuples(found.teacher_start, found.teacher_end, found.student_start, found.student_end)
+
+
+def align(teacher: Side, student: Side) -> Alignment:
+    return Aligner(teacher.vocabulary, student.vocabulary).align(
+        [teacher.ids],
+        [student.ids],
+        teacher_mask=None if teacher.mask is None else [teacher.mask],
+        student_mask=None if student.mask is None else [student.mask],
+    )
+
+
+@given(rows())
+def test_the_core_equals_the_definition(row: tuple[Side, Side]) -> None:
+    expected = by_reference(*row)
+    say_what_is_in(expected, row)
+    assert in_lists(align(*row)) == expected
+
+
+def say_what_is_in(found: Found, row: tuple[Side, Side]) -> None:
+    """For `--hypothesis-show-statistics`: how often random rows are interesting."""
+    for kind in PairKind:
+        event(f"has {kind.name} pairs: {any(pair[2] == kind for pair in found.pairs)}")
+    event(f"has chunks of several tokens: {any(sum_of_lengths(chunk) > 2 for chunk in found.chunks)}")
+    event(f"has chunks that enclose zero width: {any(found.encloses)}")
+    event(f"has differences: {bool(found.differences)}")
+    event(f"has chunks and differences: {bool(found.chunks and found.differences)}")
+    event(f"has opaque tokens: {found.counts['teacher_opaque'] + found.counts['student_opaque'] > 0}")
+    event(f"has surplus segments: {found.counts['segment_mismatch'] > 0}")
+    event(
+        f"has spaces set aside: {selected_bytes(row) - sum(found.counts[f'{side}_bytes'] for side in SIDES)}"
+    )
+
+
+def selected_bytes(row: tuple[Side, Side]) -> int:
+    return sum(
+        len(side.vocabulary.token_bytes(token) or b"")
+        for side in row
+        for token, selected in zip(side.ids, mask_of(side), strict=True)
+        if selected
+    )
+
+
+def sum_of_lengths(chunk: tuple[int, ...]) -> int:
+    return chunk[1] - chunk[0] + chunk[3] - chunk[2]
+
+
+# ---- Promises that need no definition to be checked ----------------------------------------------------
+
+
+def ends_of(tokens: Sequence[Token]) -> dict[int, tuple[int, int]]:
+    """For each byte at which a token with text ends: where that token starts, and its column."""
+    ends = list(accumulate((len(token.text or b"") for token in tokens), initial=0))
+    return {end: (start, at) for at, (start, end) in enumerate(pairwise(ends)) if start < end}
+
+
+def intersection(teacher: Sequence[Token], student: Sequence[Token]) -> list[tuple[int, ...]]:
+    """Chunks of two tokenizations of one text, plainly: what lies between neighbouring shared ends."""
+    ends = (ends_of(teacher), ends_of(student))
+    places = [0, *sorted(ends[0].keys() & ends[1].keys())]
+    chunks = []
+    for start, stop in pairwise(places):
+        columns = [
+            [at for end, (begin, at) in side.items() if start <= begin and end <= stop] for side in ends
+        ]
+        chunks.append(tuple(edge for side in columns for edge in (min(side), max(side) + 1)))
+    return chunks
+
+
+@given(one_text())
+def test_chunks_of_one_text_are_the_plain_intersection_of_spans(
+    tokens: tuple[list[Token], list[Token]],
+) -> None:
+    found = in_lists(align(side_of(tokens[0]), side_of(tokens[1])))
+    assert found.chunks == intersection(*tokens)
+    assert found.differences == []
+
+
+@given(one_text())
+def test_pairs_of_one_text_are_the_chunks_of_one_token_a_side(
+    tokens: tuple[list[Token], list[Token]],
+) -> None:
+    found = in_lists(align(side_of(tokens[0]), side_of(tokens[1])))
+    single = [(chunk[0], chunk[2], PairKind.EXACT) for chunk in found.chunks if sum_of_lengths(chunk) == 2]
+    assert [pair for pair in found.pairs if pair[2] != PairKind.ROLE] == single
+
+
+@given(one_text())
+def test_a_chunk_of_one_text_is_flagged_where_it_holds_a_token_without_text(
+    tokens: tuple[list[Token], list[Token]],
+) -> None:
+    found = in_lists(align(side_of(tokens[0]), side_of(tokens[1])))
+    inside = [
+        [*tokens[0][chunk[0] : chunk[1]], *tokens[1][chunk[2] : chunk[3]]] for chunk in intersection(*tokens)
+    ]
+    assert found.encloses == [any(not token.text for token in chunk) for chunk in inside]
+
+
+def plain(text: bytes) -> st.SearchStrategy[list[Token]]:
+    """Tokenizations without specials."""
+    return tokenizations(text, st.just(Token(b"")))
+
+
+@st.composite
+def plain_pairs(draw: st.DrawFn, head: bytes = b"") -> tuple[list[Token], list[Token]]:
+    text = head + draw(texts)
+    return draw(plain(text)), draw(plain(text))
+
+
+@given(plain_pairs())
+def test_a_dummy_prefix_as_a_token_of_its_own_shifts_everything_by_one(
+    tokens: tuple[list[Token], list[Token]],
+) -> None:
+    teacher, student = tokens
+    without = in_lists(align(side_of(teacher), side_of(student)))
+    found = in_lists(align(side_of(teacher), side_of([Token(b" "), *student])))
+    assert found.chunks == [(one, two, three + 1, four + 1) for one, two, three, four in without.chunks]
+    assert found.pairs == [(one, two + 1, kind) for one, two, kind in without.pairs]
+    assert found.counts == without.counts
+
+
+@given(plain_pairs())
+def test_a_dummy_prefix_in_the_first_token_changes_nothing_but_the_kind_of_the_first_pair(
+    tokens: tuple[list[Token], list[Token]],
+) -> None:
+    teacher, student = tokens
+    first = next((at for at, token in enumerate(student) if token.text), None)
+    if first is None:
+        return
+    without = in_lists(align(side_of(teacher), side_of(student)))
+    student[first] = Token(b" " + (student[first].text or b""))
+    found = in_lists(align(side_of(teacher), side_of(student)))
+    assert found.chunks == without.chunks
+    assert [pair[:2] for pair in found.pairs] == [pair[:2] for pair in without.pairs]
+    space = [pair[1] for pair in found.pairs if pair[2] == PairKind.SPACE]
+    assert space == [first for pair in without.pairs if pair[1] == first]
+    assert found.counts["student_bytes"] == without.counts["student_bytes"]
+
+
+@given(plain_pairs(b"x"), st.data())
+def test_a_truncated_row_keeps_the_chunks_that_end_before_the_cut(
+    tokens: tuple[list[Token], list[Token]], data: st.DataObject
+) -> None:
+    teacher, student = tokens
+    left = data.draw(st.integers(0, len(student)))
+    whole = in_lists(align(side_of(teacher), side_of(student)))
+    found = in_lists(align(side_of(teacher), side_of(student[:left])))
+    assert found.chunks == [chunk for chunk in whole.chunks if chunk[3] <= left]
+    assert len(found.differences) == (found.chunks != whole.chunks)
+
+
+@given(one_text(), st.sampled_from([b"x", b"xy", b"\xff"]), st.sampled_from([b"z", b"zz", b"\xfe"]))
+def test_text_behind_a_difference_does_not_change_what_lies_before(
+    tokens: tuple[list[Token], list[Token]], teacher_tail: bytes, student_tail: bytes
+) -> None:
+    teacher, student = [*tokens[0], Token(teacher_tail)], [*tokens[1], Token(student_tail)]
+    found = in_lists(align(side_of(teacher), side_of(student)))
+    assert found.chunks == intersection(*tokens)
+    assert found.differences == [(len(teacher) - 1, len(teacher), len(student) - 1, len(student))]
+
+
+# ---- Batches, threads, labels --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of both sides in common vocabularies."""
+
+    aligner: Aligner
+    teacher: list[list[int]]
+    student: list[list[int]]
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    of_rows = draw(st.lists(segments, min_size=1, max_size=5))
+    sides = [side_of([token for row in of_rows for token in row[side]]) for side in range(2)]
+    lengths = [[len(row[side]) for row in of_rows] for side in range(2)]
+    ids = [
+        np.split(np.array(side.ids), np.cumsum(of_side)[:-1])
+        for side, of_side in zip(sides, lengths, strict=True)
+    ]
+    teacher, student = ([[int(token) for token in row] for row in of_side] for of_side in ids)
+    return Batch(Aligner(sides[0].vocabulary, sides[1].vocabulary), teacher, student)
+
+
+def same(one: Alignment, other: Alignment) -> bool:
+    return columns_of(one) == columns_of(other)
+
+
+def columns_of(found: Alignment) -> dict[str, list[Any]]:
+    parts: dict[str, Any] = {
+        "pairs": found.pairs,
+        "chunks": found.chunks,
+        "differences": found.differences,
+        "counts": found.counts,
+    }
+    columns = {
+        f"{name}.{item.name}": getattr(part, item.name).tolist()
+        for name, part in parts.items()
+        for item in fields(part)
+    }
+    lengths = {"teacher": found.teacher_lengths.tolist(), "student": found.student_lengths.tolist()}
+    return {**columns, **lengths}
+
+
+@given(batches())
+def test_a_row_of_a_batch_is_the_row_alone(batch: Batch) -> None:
+    found = batch.aligner.align(batch.teacher, batch.student)
+    assert len(found) == len(batch.teacher)
+    for index, (teacher, student) in enumerate(zip(batch.teacher, batch.student, strict=True)):
+        assert same(found[index], batch.aligner.align([teacher], [student]))
+
+
+@given(batches(), st.data())
+def test_it_does_not_matter_where_a_batch_is_split(batch: Batch, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(batch.teacher)))
+    found = batch.aligner.align(batch.teacher, batch.student)
+    head = batch.aligner.align(batch.teacher[:at], batch.student[:at])
+    tail = batch.aligner.align(batch.teacher[at:], batch.student[at:])
+    for index in range(len(found)):
+        assert same(found[index], head[index] if index < at else tail[index - at])
+
+
+@given(rows())
+def test_labels_are_ids_and_mask_in_one(row: tuple[Side, Side]) -> None:
+    labels = [
+        [token if selected else -100 for token, selected in zip(side.ids, mask_of(side), strict=True)]
+        for side in row
+    ]
+    aligner = Aligner(row[0].vocabulary, row[1].vocabulary)
+    by_labels = aligner.align(teacher_labels=[labels[0]], student_labels=[labels[1]])
+    by_masks = aligner.align(
+        [row[0].ids], [row[1].ids], teacher_mask=[mask_of(row[0])], student_mask=[mask_of(row[1])]
+    )
+    assert same(by_labels, by_masks)
+
+
+def mask_of(side: Side) -> list[bool]:
+    return [True] * len(side.ids) if side.mask is None else side.mask
+
+
+TEACHER = Vocabulary.from_bytes([b"Hello", b" world", b"!", None, None], roles={3: {"eos"}})
+STUDENT = Vocabulary.from_bytes([b" Hello", b" wor", b"ld", b"!", None], roles={4: {"eos", "bos"}})
+ALIGNER = Aligner(TEACHER, STUDENT)
+HELLO = ([0, 1, 2, 3], [0, 1, 2, 3, 4])
+"""Pairs: Hello (SPACE), ! (EXACT), the end (ROLE); chunks: Hello, world, !."""
+HELLO_PAIRS = [(0, 0, PairKind.SPACE), (2, 3, PairKind.EXACT), (3, 4, PairKind.ROLE)]
+
+
+def large_batch(count: int = 64, repeats: int = 200) -> tuple[list[list[int]], list[list[int]]]:
+    """Enough tokens that the rows are dealt out to threads, rows of different lengths."""
+    times = [1 + (index * 37) % repeats for index in range(count)]
+    return [HELLO[0] * time for time in times], [HELLO[1] * time for time in times]
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 8, None])
+def test_the_number_of_threads_does_not_matter(num_threads: int | None) -> None:
+    teacher, student = large_batch()
+    alone = ALIGNER.align(teacher, student, num_threads=1)
+    assert len(alone.pairs) > 10_000
+    assert same(ALIGNER.align(teacher, student, num_threads=num_threads), alone)
+
+
+def test_many_threads_may_use_one_aligner() -> None:
+    teacher, student = large_batch()
+    alone = ALIGNER.align(teacher, student, num_threads=1)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(
+            pool.map(lambda threads: ALIGNER.align(teacher, student, num_threads=threads), [1, 2, 3] * 8)
+        )
+    assert all(same(found, alone) for found in results)
+
+
+# ---- The result ----------------------------------------------------------------------------------------
+
+
+def test_one_flat_sequence_a_side_is_one_row() -> None:
+    found = ALIGNER.align(*HELLO)
+    assert len(found) == 1
+    assert in_lists(found).pairs == HELLO_PAIRS
+    assert ranges(found.chunks) == [(0, 1, 0, 1), (1, 2, 1, 3), (2, 3, 3, 4)]
+    assert found.ratio.tolist() == [2 / 4]
+    assert found.coverage.teacher.tolist() == found.coverage.student.tolist() == [1.0]
+
+
+def test_positions_are_int32_and_offsets_int64() -> None:
+    found = ALIGNER.align(*HELLO)
+    for part in (found.pairs, found.chunks, found.differences):
+        for item in fields(part):
+            expected = {"offsets": np.int64, "kind": np.uint8, "encloses_zero_width": np.bool_}
+            assert getattr(part, item.name).dtype == expected.get(item.name, np.int32), item.name
+    assert {getattr(found.counts, name).dtype for name in COUNTS} == {np.dtype(np.int64)}
+    assert found.coverage.teacher.dtype == found.ratio.dtype == np.float64
+
+
+def test_no_rows_give_an_empty_result_of_the_same_types() -> None:
+    empty, found = ALIGNER.align([], []), ALIGNER.align(*HELLO)
+    assert len(empty) == len(empty.pairs) == len(empty.chunks) == len(empty.differences) == 0
+    assert empty.pairs.offsets.tolist() == [0]
+    for part in ("pairs", "chunks", "differences", "counts"):
+        for item in fields(getattr(found, part)):
+            of_empty, of_found = (getattr(getattr(one, part), item.name) for one in (empty, found))
+            assert of_empty.dtype == of_found.dtype
+    assert empty.ratio.shape == (0,)
+
+
+def test_what_was_found_cannot_be_written_to() -> None:
+    found = ALIGNER.align(*HELLO)
+    for part in (found.pairs, found.chunks, found.differences, found.counts):
+        for item in fields(part):
+            assert not getattr(part, item.name).flags.writeable, item.name
+
+
+def test_an_alignment_is_indexed_from_both_ends() -> None:
+    found = ALIGNER.align([HELLO[0], [0]], [HELLO[1], [0]])
+    assert in_lists(found[0]).pairs == HELLO_PAIRS
+    assert in_lists(found[1]).pairs == in_lists(found[-1]).pairs == [(0, 0, PairKind.SPACE)]
+    assert [len(found[index].pairs) for index in range(len(found))] == [3, 1]
+
+
+@pytest.mark.parametrize("index", [2, -3, 100])
+def test_an_alignment_refuses_an_index_that_is_no_row(index: int) -> None:
+    found = ALIGNER.align([HELLO[0], [0]], [HELLO[1], [0]])
+    with pytest.raises(IndexError):
+        found[index]
+
+
+def test_an_empty_denominator_gives_zero() -> None:
+    found = ALIGNER.align([[], [0]], [[], []])
+    assert found.ratio.tolist() == [0.0, 0.0]
+    assert found.coverage.teacher.tolist() == [0.0, 0.0]
+    assert found.coverage.student.tolist() == [0.0, 0.0]
+
+
+def test_totals_add_up_counts_and_do_not_average_ratios() -> None:
+    # Row 0: 2 of 4 student tokens; row 1: 1 of 1. Together 3 of 5, not the mean of 1/2 and 1.
+    found = ALIGNER.align([HELLO[0], [0, 2]], [HELLO[1], [0]])
+    total = found.counts.total()
+    assert found.ratio.tolist() == [2 / 4, 1.0]
+    assert total.ratio.tolist() == [3 / 5]
+    # Bytes: Hello world! is 12 a side; row 1 has Hello! (6) against Hello (5).
+    assert total.coverage.teacher.tolist() == [17 / 18]
+    assert total.coverage.student.tolist() == [1.0]
+    assert (total.exact.tolist(), total.space.tolist(), total.role.tolist()) == ([1], [2], [1])
+
+
+def test_an_id_in_a_surplus_slot_is_opaque_and_not_an_error() -> None:
+    student = Vocabulary.from_bytes([b"Hello"], size=8)
+    found = Aligner(TEACHER, student).align([0, 1], [0, 7])
+    assert in_lists(found).pairs == [(0, 0, PairKind.EXACT)]
+    assert in_lists(found).differences == [(1, 2, 1, 2)]
+    assert found.counts.student_opaque.tolist() == [1]
+
+
+def test_specials_pair_by_their_literal() -> None:
+    teacher = Vocabulary.from_bytes([b"<|user|>", b"a"], roles={"<|user|>": set()})
+    student = Vocabulary.from_bytes([b"a", b"<|user|>"], roles={1: {"bos"}})
+    assert in_lists(Aligner(teacher, student).align([0, 1], [1, 0])).pairs[0] == (0, 0, PairKind.ROLE)
+
+
+def test_padding_does_not_pair_by_its_literal_either() -> None:
+    vocabulary = Vocabulary.from_bytes([b"<pad>", b"a"], roles={0: {"pad"}})
+    assert len(Aligner(vocabulary, vocabulary).align([1, 0, 0], [1, 0, 0]).pairs) == 1
+
+
+def test_a_token_that_only_spells_a_special_is_text() -> None:
+    teacher = Vocabulary.from_bytes([b"a", b"</s>"], roles={1: {"eos"}})
+    student = Vocabulary.from_bytes([b"a", b"</s>"])
+    found = in_lists(Aligner(teacher, student).align([0, 1], [0, 1]))
+    assert found.pairs == [(0, 0, PairKind.EXACT)]
+    assert found.differences == [(2, 2, 1, 2)]
+
+
+# ---- Predicting positions ------------------------------------------------------------------------------
+
+# Row 0 of the teacher is padded on the left by two; the student begins with its bos. Row 1 has neither.
+LEFT_PADDED = ([[3, 3, *HELLO[0]], HELLO[0]], [[4, *HELLO[1]], HELLO[1]])
+MASKS = (
+    [[False, False, True, True, True, True], [True] * 4],
+    [[False, True, True, True, True, True], [True] * 5],
+)
+ATTENTION = ([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1]], [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+
+
+def left_padded() -> Alignment:
+    found = ALIGNER.align(*LEFT_PADDED, teacher_mask=MASKS[0], student_mask=MASKS[1])
+    assert in_lists(found[0]).pairs == [(2, 1, 2), (4, 4, 0), (5, 5, 1)]
+    assert in_lists(found[1]).pairs == [(0, 0, 2), (2, 3, 0), (3, 4, 1)]
+    return found
+
+
+def predicted(found: dskd.Predicting) -> list[tuple[int, ...]]:
+    return tuples(found.row, found.teacher, found.student, found.kind)
+
+
+def test_a_predicting_position_is_one_step_before_and_column_0_has_none() -> None:
+    found = left_padded().predicting()
+    assert predicted(found) == [(0, 1, 0, 2), (0, 3, 3, 0), (0, 4, 4, 1), (1, 1, 2, 0), (1, 2, 3, 1)]
+    assert found.left_out == 1
+    assert len(found) == 5
+
+
+def test_a_position_outside_the_attention_mask_predicts_nothing() -> None:
+    found = left_padded().predicting(*ATTENTION)
+    assert predicted(found) == [(0, 3, 3, 0), (0, 4, 4, 1), (1, 1, 2, 0), (1, 2, 3, 1)]
+    assert found.left_out == 2
+
+
+def test_an_attention_mask_of_the_student_is_looked_at_too() -> None:
+    student = [[1, 1, 1, 0, 1, 1], [1, 1, 1, 1, 1]]
+    found = left_padded().predicting(student_attention_mask=student)
+    assert predicted(found) == [(0, 1, 0, 2), (0, 4, 4, 1), (1, 1, 2, 0), (1, 2, 3, 1)]
+    assert found.left_out == 2
+
+
+def test_the_position_before_a_turn_need_not_be_selected() -> None:
+    found = ALIGNER.align([2, 0], [3, 0], teacher_mask=[False, True], student_mask=[False, True])
+    assert predicted(found.predicting()) == [(0, 0, 0, 2)]
+
+
+@pytest.mark.parametrize("of", [np.bool_, np.int64, np.int32, np.uint8])
+def test_an_attention_mask_may_be_boolean_or_integer(of: type[np.generic]) -> None:
+    teacher = [np.array(row, dtype=of) for row in ATTENTION[0]]
+    assert predicted(left_padded().predicting(teacher)) == predicted(left_padded().predicting(ATTENTION[0]))
+
+
+def test_predicting_gives_int64() -> None:
+    found = left_padded().predicting()
+    assert {column.dtype for column in (found.row, found.teacher, found.student, found.kind)} == {
+        np.dtype(np.int64)
+    }
+
+
+@given(batches())
+def test_predicting_and_left_out_are_all_pairs_and_no_position_is_negative(batch: Batch) -> None:
+    found = batch.aligner.align(batch.teacher, batch.student)
+    positions = found.predicting()
+    assert len(positions) + positions.left_out == len(found.pairs)
+    assert min([*positions.teacher.tolist(), *positions.student.tolist()], default=0) >= 0
+
+
+def test_no_pairs_predict_nothing() -> None:
+    found = ALIGNER.align([[], []], [[], []]).predicting([[], []], [[], []])
+    assert predicted(found) == []
+    assert found.left_out == 0
+
+
+# ---- The one-liner -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dskd.alignment._default", None)
+    monkeypatch.setattr("dskd.alignment._latest", None)
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_the_one_liner_uses_the_pair_that_was_set() -> None:
+    dskd.set_tokenizers(TEACHER, STUDENT)
+    assert same(dskd.align(*HELLO), ALIGNER.align(*HELLO))
+    dskd.set_tokenizers(STUDENT, TEACHER)
+    assert same(dskd.align(*HELLO[::-1]), Aligner(STUDENT, TEACHER).align(*HELLO[::-1]))
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_the_one_liner_takes_tokenizers_and_options() -> None:
+    mask = [True, False, True, True]
+    found = dskd.align(*HELLO, teacher=TEACHER, student=STUDENT, teacher_mask=mask, num_threads=1)
+    assert same(found, ALIGNER.align(*HELLO, teacher_mask=mask))
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_tokenizers_given_to_the_one_liner_are_not_those_of_the_next_call() -> None:
+    dskd.set_tokenizers(TEACHER, STUDENT)
+    dskd.align(*HELLO[::-1], teacher=STUDENT, student=TEACHER)
+    assert same(dskd.align(*HELLO), ALIGNER.align(*HELLO))
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_the_one_liner_tells_pairs_apart() -> None:
+    other = Vocabulary.from_bytes([b"Hello", b" world", b"?", b"", b""])
+    same_as_before = dskd.align([0, 2], [0, 2], teacher=TEACHER, student=TEACHER)
+    changed = dskd.align([0, 2], [0, 2], teacher=TEACHER, student=other)
+    assert (len(same_as_before.pairs), len(changed.pairs)) == (2, 1)
+
+
+class Interrupted(Vocabulary):
+    """A vocabulary that lets another call with another pair through while it is compared."""
+
+    __slots__ = ()
+
+    def __ne__(self, other: object) -> bool:
+        dskd.align(*HELLO[::-1], teacher=STUDENT, student=TEACHER)
+        return super().__ne__(other)
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_another_pair_in_another_thread_does_not_change_that_of_this_call() -> None:
+    dskd.align(*HELLO, teacher=Interrupted(TEACHER.core), student=STUDENT)
+    found = dskd.align(*HELLO, teacher=Interrupted(TEACHER.core), student=STUDENT)
+    assert same(found, ALIGNER.align(*HELLO))
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_the_one_liner_may_be_called_with_different_pairs_from_many_threads() -> None:
+    vocabularies = [Vocabulary.from_bytes([letter, b"-"]) for letter in (b"a", b"b")]
+
+    def pairs_with(student: Vocabulary) -> set[int]:
+        """How many pairs each of many calls found."""
+        both = {"teacher": vocabularies[0], "student": student}
+        return {len(dskd.align([0, 1], [0, 1], num_threads=1, **both).pairs) for _ in range(3_000)}
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(pairs_with, vocabularies * 2))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == [{2}, {0}] * 2
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_the_one_liner_without_tokenizers_names_both_ways_out() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"dskd\.set_tokenizers\(teacher, student\).*align\(\.\.\., teacher="
+    ):
+        dskd.align(*HELLO)
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_the_one_liner_with_one_tokenizer_asks_for_both() -> None:
+    dskd.set_tokenizers(TEACHER, STUDENT)
+    with pytest.raises(TypeError, match="give both teacher= and student=, or neither"):
+        dskd.align(*HELLO, teacher=TEACHER)
+    with pytest.raises(TypeError, match="give both teacher= and student=, or neither"):
+        dskd.align(*HELLO, student=STUDENT)
+
+
+# ---- Malformed input -----------------------------------------------------------------------------------
+
+HOLE: Any = [0, None]
+MALFORMED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
+    "a negative id": (
+        lambda: ALIGNER.align([[0], [0, -1]], [[0], [0]]),
+        ValueError,
+        r"^teacher row 1, position 1: id -1 is not in the vocabulary \(size 5\); mask it, or pass size=",
+    ),
+    "an id that is the size": (
+        lambda: ALIGNER.align([[0], [0]], [[0], [0, 1, 5]]),
+        ValueError,
+        r"^student row 1, position 2: id 5 is not in the vocabulary \(size 5\); mask it, or pass size=",
+    ),
+    "an id beyond 32 bits": (
+        lambda: ALIGNER.align([0, 2**32], [0]),
+        ValueError,
+        r"^teacher row 0, position 1: id 4294967296 is not in the vocabulary \(size 5\)",
+    ),
+    "an id beyond 63 bits": (
+        lambda: ALIGNER.align([[0], [0, 2**63]], [[0], [0]]),
+        ValueError,
+        r"^teacher_ids row 1, position 1: 9223372036854775808 does not fit int64",
+    ),
+    "an id beyond 63 bits beside a negative one": (
+        lambda: ALIGNER.align([0, -1, 2**63], [0]),
+        ValueError,
+        r"^teacher_ids row 0, position 2: 9223372036854775808 does not fit int64",
+    ),
+    "an id beyond 64 bits": (
+        lambda: ALIGNER.align([0], [0, 1, 2**70]),
+        ValueError,
+        r"^student_ids row 0, position 2: 1180591620717411303424 does not fit int64",
+    ),
+    "-100 among ids": (
+        lambda: ALIGNER.align([0, -100], [0]),
+        ValueError,
+        r"^teacher row 0, position 1: -100 is not an id; if these are labels, pass them as teacher_labels=",
+    ),
+    "a label that is no id": (
+        lambda: ALIGNER.align(teacher_labels=[-100, 0, 9], student_labels=[0]),
+        ValueError,
+        r"^teacher row 0, position 2: id 9 is not in the vocabulary \(size 5\)",
+    ),
+    "a selected id behind ids that are not": (
+        lambda: ALIGNER.align([0], [-5, 0, 0, 7], student_mask=[False, True, False, True]),
+        ValueError,
+        r"^student row 0, position 3: id 7 is not in the vocabulary",
+    ),
+    "other numbers of rows": (
+        lambda: ALIGNER.align([[0], [0]], [[0]]),
+        ValueError,
+        r"^the teacher has 2 rows and the student 1; give both sides of every row",
+    ),
+    "boolean ids": (
+        lambda: ALIGNER.align([True, False], [0]),
+        TypeError,
+        r"^teacher_ids holds bool; token ids are integers",
+    ),
+    "float ids": (
+        lambda: ALIGNER.align([0], [0.0, 1.0]),
+        TypeError,
+        r"^student_ids holds float64; token ids are integers",
+    ),
+    "ids with a hole": (
+        lambda: ALIGNER.align(HOLE, [0]),
+        TypeError,
+        r"^teacher_ids holds object; token ids are integers",
+    ),
+    "a mask of integers": (
+        lambda: ALIGNER.align([0, 1], [0], teacher_mask=[1, 0]),
+        TypeError,
+        r"^teacher_mask holds int64, and a mask is boolean; pass it as mask\.astype\(bool\)",
+    ),
+    "a mask of fewer rows": (
+        lambda: ALIGNER.align([[0], [0]], [[0], [0]], student_mask=[[True]]),
+        ValueError,
+        r"^student_mask has 1 rows for 2 rows of ids",
+    ),
+    "a mask with a shorter row": (
+        lambda: ALIGNER.align([[0], [0, 1]], [[0], [0]], teacher_mask=[[True], [True]]),
+        ValueError,
+        r"^teacher_mask row 1 has 1 values for 2 ids; a mask has one value for each id",
+    ),
+    "labels beside ids": (
+        lambda: ALIGNER.align([0], [0], teacher_labels=[0]),
+        TypeError,
+        r"^teacher_labels stand instead of teacher_ids and teacher_mask; give only one of them",
+    ),
+    "labels beside a mask": (
+        lambda: ALIGNER.align([0], student_labels=[0], student_mask=[True]),
+        TypeError,
+        r"^student_labels stand instead of student_ids and student_mask; give only one of them",
+    ),
+    "one side only": (
+        lambda: ALIGNER.align([0]),
+        TypeError,
+        r"^give student_ids or student_labels",
+    ),
+    "no threads": (
+        lambda: ALIGNER.align([0], [0], num_threads=0),
+        ValueError,
+        r"^num_threads=0; it is at least 1, or None for a default",
+    ),
+    "an attention mask with a shorter row": (
+        lambda: ALIGNER.align([[0], [0, 1]], [[0], [0]]).predicting([[1], [1]]),
+        ValueError,
+        r"^teacher_attention_mask row 1 has 1 values for 2 ids",
+    ),
+    "an attention mask of fewer rows": (
+        lambda: ALIGNER.align([[0], [0]], [[0], [0]]).predicting(None, [[1]]),
+        ValueError,
+        r"^student_attention_mask has 1 rows for 2 rows of ids",
+    ),
+    "an attention mask of floats": (
+        lambda: ALIGNER.align([0, 1], [0, 1]).predicting([1.0, 1.0]),
+        TypeError,
+        r"^teacher_attention_mask holds float64",
+    ),
+    "a tokenizer that is none": (
+        lambda: Aligner(TEACHER, object()),
+        TypeError,
+        r"^cannot read a builtins\.object: give a tokenizers\.Tokenizer",
+    ),
+    "a tokenizer that is none, to the one-liner": (
+        lambda: dskd.align([0], [0], teacher=TEACHER, student=object()),
+        TypeError,
+        r"^cannot read a builtins\.object: give a tokenizers\.Tokenizer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(MALFORMED))
+def test_malformed_input_is_refused_with_place_value_and_way_out(name: str) -> None:
+    call, error, message = MALFORMED[name]
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_the_first_error_is_that_of_the_lowest_row(num_threads: int) -> None:
+    teacher, student = large_batch()
+    for row in (50, 20, 60):
+        student[row][-1] = 99
+    with pytest.raises(ValueError, match=rf"^student row 20, position {len(student[20]) - 1}: id 99"):
+        ALIGNER.align(teacher, student, num_threads=num_threads)
+
+
+@given(
+    st.lists(st.integers(-1, 6) | st.sampled_from([2**31, 2**32, 2**63, 2**64, 2**70, -(2**64)]), max_size=6)
+)
+def test_any_integers_are_aligned_or_refused(ids: list[int]) -> None:
+    known = all(0 <= token < len(STUDENT) for token in ids)
+    try:
+        ALIGNER.align([HELLO[0]], [ids])
+    except ValueError as error:
+        assert not known
+        assert "student" in str(error)  # noqa: PT017 - either outcome is right
+        assert "row 0" in str(error)  # noqa: PT017
+    else:
+        assert known
+
+
+# ---- Pickling, hashing, processes ----------------------------------------------------------------------
+
+
+def test_an_aligner_survives_a_pickle() -> None:
+    again = pickle.loads(pickle.dumps(ALIGNER))  # noqa: S301 - our own
+    assert again == ALIGNER
+    assert hash(again) == hash(ALIGNER)
+    assert same(again.align(*HELLO), ALIGNER.align(*HELLO))
+
+
+def test_a_pickle_of_a_pickle_is_the_same_bytes() -> None:
+    once = pickle.dumps(ALIGNER)
+    assert pickle.dumps(pickle.loads(once)) == once  # noqa: S301 - our own
+
+
+def test_an_aligner_of_other_vocabularies_is_another() -> None:
+    assert Aligner(STUDENT, TEACHER) != ALIGNER
+    assert Aligner(TEACHER, STUDENT) == ALIGNER
+    assert ALIGNER != "aligner"
+
+
+def test_an_alignment_survives_a_pickle() -> None:
+    found = ALIGNER.align(*HELLO)
+    assert same(pickle.loads(pickle.dumps(found)), found)  # noqa: S301 - our own
+
+
+FINGERPRINT = """
+import hashlib, pickle, dskd
+teacher = dskd.Vocabulary.from_bytes([b"a", b"<s>", None], roles={1: {"bos", "eos", "x", "y"}, 2: {"y", "z"}})
+aligner = dskd.Aligner(teacher, teacher)
+print(teacher.content_hash, hashlib.sha256(pickle.dumps(aligner)).hexdigest())
+"""
+
+
+def test_content_hash_and_pickle_are_the_same_in_every_process() -> None:
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", FINGERPRINT],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for seed in ("0", "1", "4242")
+    ]
+    scope: dict[str, Any] = {}
+    exec(FINGERPRINT.replace("print(", "found = ("), scope)  # noqa: S102 - the same lines in this process
+    assert found == [list(scope["found"])] * 3
+    assert len(hashlib.sha256().hexdigest()) == len(found[0][0])
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+# Python 3.12 warns of every fork of a process that has threads; that it is safe is what is tested.
+forks_with_threads = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+def finishes(
+    context: ForkContext | SpawnContext, work: Callable[..., None], *args: object, within: float
+) -> bool:
+    """Whether a child does this work and ends well in time."""
+    child = context.Process(target=work, args=args)
+    child.start()
+    child.join(within)
+    try:
+        return child.exitcode == 0
+    finally:
+        child.kill()
+        child.join()
+
+
+def align_large(num_threads: int | None) -> None:
+    teacher, student = large_batch()
+    assert len(ALIGNER.align(teacher, student, num_threads=num_threads)) == len(teacher)
+
+
+@needs_fork
+@forks_with_threads
+@pytest.mark.parametrize("num_threads", [None, 1, 2, 3])
+def test_a_forked_child_aligns_after_its_parent_did_in_parallel(num_threads: int | None) -> None:
+    align_large(2)
+    context = multiprocessing.get_context("fork")
+    assert finishes(context, align_large, num_threads, within=5)
+    align_large(2)
+
+
+@needs_fork
+@forks_with_threads
+def test_children_forked_while_other_threads_align_finish_too() -> None:
+    stop = threading.Event()
+
+    def keep_busy(num_threads: int) -> None:
+        while not stop.is_set():
+            align_large(num_threads)
+
+    busy = [threading.Thread(target=keep_busy, args=(threads,)) for threads in (2, 3)]
+    for thread in busy:
+        thread.start()
+    try:
+        context = multiprocessing.get_context("fork")
+        assert [finishes(context, align_large, 2, within=10) for _ in range(10)] == [True] * 10
+    finally:
+        stop.set()
+        for thread in busy:
+            thread.join()
+
+
+def align_in_spawned_child(aligner: Aligner, content_hash: str) -> None:
+    """What a spawned child must find: the aligner it was sent, and no default pair."""
+    assert in_lists(aligner.align(*HELLO)).pairs == HELLO_PAIRS
+    assert aligner.teacher.content_hash == content_hash
+    with pytest.raises(RuntimeError, match="set_tokenizers"):
+        dskd.align(*HELLO)
+    dskd.set_tokenizers(aligner.teacher, aligner.student)
+    assert in_lists(dskd.align(*HELLO)).pairs == HELLO_PAIRS
+    align_large(2)
+
+
+@pytest.mark.usefixtures("no_tokenizers")
+def test_a_spawned_child_gets_its_aligner_by_pickle_and_sets_its_own_default() -> None:
+    dskd.set_tokenizers(TEACHER, STUDENT)
+    context = multiprocessing.get_context("spawn")
+    assert finishes(context, align_in_spawned_child, ALIGNER, TEACHER.content_hash, within=60)
