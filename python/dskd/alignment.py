@@ -341,8 +341,23 @@ class Aligner:
         return f"Aligner(teacher={self.teacher!r}, student={self.student!r})"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Latest:
+    """The aligner that `align` built last, and what it was built of."""
+
+    tokenizers: tuple[Any, Any]
+    sizes: tuple[int | None, int | None]
+    """Tokens may be added to a tokenizer; its aligner is stale then."""
+    aligner: Aligner
+
+    def is_of(self, teacher: Any, student: Any) -> bool:
+        """Whether it was built of these very objects, as they are now."""
+        same = self.tokenizers[0] is teacher and self.tokenizers[1] is student
+        return same and self.sizes == (_size_of(teacher), _size_of(student))
+
+
 _default: Aligner | None = None
-_latest: tuple[Any, int, Any, int, Aligner] | None = None
+_latest: _Latest | None = None
 
 
 def set_tokenizers(teacher: Any, student: Any) -> None:
@@ -396,17 +411,18 @@ def _aligner_for(teacher: Any, student: Any) -> Aligner:
         return _default
     if teacher is None or student is None:
         raise TypeError("give both teacher= and student=, or neither")
-    # By identity, and by size as well: tokens may have been added to a tokenizer since.
-    key = (teacher, _size_of(teacher), student, _size_of(student))
-    if _latest is None or any(old is not new and old != new for old, new in zip(_latest, key, strict=False)):
-        _latest = (*key, Aligner(teacher, student))
-    return _latest[4]
+    latest = _latest
+    if latest is None or not latest.is_of(teacher, student):
+        sizes = (_size_of(teacher), _size_of(student))
+        latest = _latest = _Latest((teacher, student), sizes, Aligner(teacher, student))
+    return latest.aligner
 
 
-def _size_of(tokenizer: Any) -> int:
+def _size_of(tokenizer: Any) -> int | None:
+    """How many tokens it has, where it says so."""
     if hasattr(tokenizer, "get_vocab_size"):
         return int(tokenizer.get_vocab_size())
-    return len(tokenizer)
+    return len(tokenizer) if hasattr(tokenizer, "__len__") else None
 
 
 def _vocabulary_of(tokenizer: Any) -> Vocabulary:

@@ -100,17 +100,26 @@ def _options(
     """Takes the options that stand before a subcommand."""
 
 
+_PUBLISHED = "Add the ratio by the rule as published, over the same tokens."
+
+
 def inspect(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text; - reads it from standard input.")],
     *,
-    teacher: Annotated[str, typer.Option(help="Its tokenizer: a hub name, a folder or a file.")],
-    student: Annotated[str, typer.Option(help="Its tokenizer.")],
-    published: Annotated[bool, typer.Option("--published", help="Add the published rule's ratio.")] = False,
+    teacher: Annotated[
+        str, typer.Option(metavar="TOKENIZER", help="The teacher's: a hub name, a folder or a file.")
+    ],
+    student: Annotated[str, typer.Option(metavar="TOKENIZER", help="The student's.")],
+    published: Annotated[bool, typer.Option("--published", help=_PUBLISHED)] = False,
     parse_special: Annotated[
-        bool, typer.Option("--parse-special", help="Let </s> and the like be special tokens, not text.")
+        bool, typer.Option("--parse-special", help="Read </s> and the like as special tokens, not as text.")
     ] = False,
 ) -> None:
-    """Draw two tokenizations of one text above each other."""
+    """Draw two tokenizations of one text above each other.
+
+    Between them a bar says how the tokens belong together; below stands what the bars mean, and how much was
+    paired. White space is shown (· ⏎ →), and what is no character to print is shown by its code.
+    """
     with _reported():
         text = _text_of_argument(text)
         tokenizers = _Tokenizers.load(teacher, student, parse_special=parse_special)
@@ -118,13 +127,10 @@ def inspect(
         totals = Totals()
         totals.add(batch, _published(tokenizers, batch) if published else None)
         console = Console(highlight=False)
-        labels = [
-            [label(side, token_id) for token_id in ids.values.tolist()]
-            for side, ids in (
-                (tokenizers.teacher, batch.teacher_ids),
-                (tokenizers.student, batch.student_ids),
-            )
-        ]
+        labels = (
+            _labels(tokenizers.teacher, batch.teacher_ids),
+            _labels(tokenizers.student, batch.student_ids),
+        )
         for line in [
             *draw(batch.alignment, *labels, width=console.width),
             *legend(batch.alignment, width=console.width),
@@ -138,8 +144,10 @@ def align(  # noqa: PLR0913 - the options of a command
         Path, typer.Argument(metavar="FILE", help="Text with a row per line, or JSON lines (*.jsonl).")
     ],
     *,
-    teacher: Annotated[str, typer.Option(help="Its tokenizer: a hub name, a folder or a file.")],
-    student: Annotated[str, typer.Option(help="Its tokenizer.")],
+    teacher: Annotated[
+        str, typer.Option(metavar="TOKENIZER", help="The teacher's: a hub name, a folder or a file.")
+    ],
+    student: Annotated[str, typer.Option(metavar="TOKENIZER", help="The student's.")],
     field: Annotated[
         str | None, typer.Option(help="Read JSON lines, and the text from this field.  [default: text]")
     ] = None,
@@ -154,12 +162,16 @@ def align(  # noqa: PLR0913 - the options of a command
     num_threads: Annotated[
         int | None, typer.Option(min=1, help="Rows aligned at once.  [default: one per processor]")
     ] = None,
-    published: Annotated[bool, typer.Option("--published", help="Add the published rule's ratio.")] = False,
+    published: Annotated[bool, typer.Option("--published", help=_PUBLISHED)] = False,
     parse_special: Annotated[
-        bool, typer.Option("--parse-special", help="Let </s> and the like be special tokens, not text.")
+        bool, typer.Option("--parse-special", help="Read </s> and the like as special tokens, not as text.")
     ] = False,
 ) -> None:
-    """Align two tokenizations of every row of a file, and sum up."""
+    """Align two tokenizations of every row of a file, and sum up.
+
+    Each row becomes a row of Parquet: the ids of both sides, pairs, chunks, differences, counts and ratios.
+    Nothing is written unless all is.
+    """
     output = output or file.with_suffix(".dskd.parquet")
     with _reported():
         _check_paths(file, output, summary, overwrite=overwrite)
@@ -178,11 +190,11 @@ def align(  # noqa: PLR0913 - the options of a command
             if not totals.rows:
                 raise InputError(f"{file} has no rows; there is nothing to align")
         totals.seconds = time.perf_counter() - start
-        for line in _report(totals, tokenizers, output):
-            Console(highlight=False).print(_harmless_text(line), soft_wrap=True)
         if summary:
             paths = {"file": str(file), "output": str(output)}
             _write_summary(summary, {**paths, **tokenizers.about(), **totals.numbers()})
+        for line in [*_report(totals, tokenizers), "", f"written to {output}"]:
+            Console(highlight=False).print(_harmless_text(line), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -374,22 +386,18 @@ class Totals:
         return [Text(phrase) for phrase in said]
 
 
-def _report(totals: Totals, tokenizers: _Tokenizers, output: Path) -> list[str]:
+def _report(totals: Totals, tokenizers: _Tokenizers) -> list[str]:
     """The summary of a run: what each side has, what is counted of both, and how fast it was."""
     numbers = totals.numbers()
     sides = [
         ("", "teacher", "student"),
-        (
-            "tokenizer",
-            *(side.name for side in (tokenizers.teacher, tokenizers.student)),
-        ),
+        ("tokenizer", tokenizers.teacher.name, tokenizers.student.name),
         ("tokens", f"{totals.teacher_ids:,}", f"{totals.student_ids:,}"),
         ("coverage", *(_percent(numbers[f"coverage_{side}"]) for side in ("teacher", "student"))),
     ]
     width = max(cell_len(student) for _, _, student in sides)
     rows = [(name, teacher, _right(student, width)) for name, teacher, student in sides]
-    lines = _table([*rows, ("", "", ""), *_report_of_both(totals, numbers)])
-    return [*lines, "", f"written to {output}"]
+    return _table([*rows, ("", "", ""), *_report_of_both(totals, numbers)])
 
 
 def _report_of_both(totals: Totals, numbers: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -473,6 +481,10 @@ class _Cell:
         return max(cell_len(self.teacher), cell_len(self.student), 1)
 
     @property
+    def bar(self) -> str:
+        return self.link.bar(self.width, opens=self.opens, closes=self.closes)
+
+    @property
     def ends_a_line(self) -> bool:
         """Whether a line of the text ends here, where the drawing breaks as well."""
         return "⏎" in self.teacher or "⏎" in self.student
@@ -524,19 +536,16 @@ def _linked(alignment: Alignment) -> list[tuple[_Link, slice, slice]]:
         (_Link[PairKind(kind).name], slice(teacher, teacher + 1), slice(student, student + 1))
         for (teacher, student), kind in kinds.items()
     ]
-    for teacher, student in _slices(alignment.chunks):
-        if (teacher.start, student.start) not in kinds:
-            linked.append((_Link.CHUNK, teacher, student))
-    linked += [(_Link.DIFFERENCE, teacher, student) for teacher, student in _slices(alignment.differences)]
+    chunks = _slices(alignment.chunks)
+    linked += [(_Link.CHUNK, *chunk) for chunk in chunks if (chunk[0].start, chunk[1].start) not in kinds]
+    linked += [(_Link.DIFFERENCE, *difference) for difference in _slices(alignment.differences)]
     return sorted(linked, key=lambda entry: (entry[1].start, entry[2].start))
 
 
 def _slices(ranges: Ranges) -> Iterator[tuple[slice, slice]]:
     ends = (ranges.teacher_start, ranges.teacher_end, ranges.student_start, ranges.student_end)
-    for teacher_start, teacher_end, student_start, student_end in zip(
-        *(e.tolist() for e in ends), strict=True
-    ):
-        yield slice(teacher_start, teacher_end), slice(student_start, student_end)
+    for row in zip(*(end.tolist() for end in ends), strict=True):
+        yield slice(*row[:2]), slice(*row[2:])
 
 
 def _cells(link: _Link, teacher: Sequence[str], student: Sequence[str], room: int) -> Iterator[_Cell]:
@@ -585,9 +594,7 @@ def _lines(block: Sequence[_Cell], names: tuple[str, str]) -> Iterator[Text]:
     teacher, bars, student = (Text().append(*start) for start in starts)
     for cell in block:
         teacher.append_text(_shown(cell.teacher, cell)).append(" ")
-        bars.append(cell.link.bar(cell.width, opens=cell.opens, closes=cell.closes), cell.link.style).append(
-            " "
-        )
+        bars.append(cell.bar, cell.link.style).append(" ")
         student.append_text(_shown(cell.student, cell)).append(" ")
     for line in (teacher, bars, student, Text()):
         line.rstrip()
@@ -623,6 +630,10 @@ def _wrapped(phrases: Sequence[Text], width: int) -> list[Text]:
     return lines
 
 
+def _labels(tokenizer: LoadedTokenizer, ids: Ragged) -> list[str]:
+    return [label(tokenizer, token_id) for token_id in ids.values.tolist()]
+
+
 def label(tokenizer: LoadedTokenizer, token_id: int) -> str:
     """How a token is shown: its bytes made visible, or a special's spelling as «</s>»."""
     if tokenizer.vocabulary.kind(token_id) in (Kind.SPECIAL, Kind.OPAQUE):
@@ -641,15 +652,12 @@ def visible(data: bytes) -> str:
     What is no whole character, controls a terminal, joins characters or has no shape is written as `⟨E4B8⟩`,
     `⟨1B⟩` or `⟨U+202E⟩`; a combining mark that would stand on whatever comes before it gets a circle: `◌́`.
     """
-    # `surrogateescape` tells apart the bytes that are no whole character.
-    parts = groupby(
-        data.decode("utf-8", "surrogateescape"), lambda character: "\udc80" <= character <= "\udcff"
-    )
+    text = data.decode("utf-8", "surrogateescape")  # what is no whole character becomes surrogates, for now
     shown = "".join(
-        f"⟨{''.join(part).encode('utf-8', 'surrogateescape').hex().upper()}⟩"
+        f"⟨{''.join(run).encode('utf-8', 'surrogateescape').hex().upper()}⟩"
         if is_partial
-        else "".join(_VISIBLE.get(character) or _harmless(character) for character in part)
-        for is_partial, part in parts
+        else "".join(_VISIBLE.get(character) or _harmless(character) for character in run)
+        for is_partial, run in groupby(text, lambda character: "\udc80" <= character <= "\udcff")
     )
     return f"◌{shown}" if shown and cell_len(shown[0]) == 0 else shown or "⟨⟩"
 
@@ -715,7 +723,7 @@ def _decoded(data: bytes, where: str) -> str:
 def _field_of(line: str, name: str, where: str) -> str:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a bare ValueError
         raise InputError(f"{where}: not JSON ({error}); JSON lines have one object a line") from error
     if not isinstance(row, dict):
         raise InputError(
@@ -793,7 +801,7 @@ def _aside(path: Path) -> Iterator[Path]:
 
 def _write_summary(path: Path, numbers: dict[str, Any]) -> None:
     with _aside(path) as aside:
-        aside.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
 _Write: TypeAlias = "Callable[[pa.RecordBatch], None]"

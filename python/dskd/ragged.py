@@ -81,13 +81,16 @@ def boolean_rows(data: RowsLike, name: str, like: Ragged, *, integers: bool = Fa
 
     Raises:
         TypeError: it holds something else but booleans.
-        ValueError: its rows are not as many or not as long; the row is named.
+        ValueError: its rows are not as many or not as long, the row is named; or an attention mask has
+            other numbers than 0 and 1.
     """
     rows = _rows(data, name)
     values = rows.values
     if values.dtype.kind not in ("biu" if integers else "b") and values.size:
         raise TypeError(f"{name} holds {values.dtype}, and a mask is boolean; pass it as mask.astype(bool)")
     _refuse_other_shape(rows, name, like)
+    if values.dtype != np.bool_ and not np.isin(values, (0, 1)).all():
+        raise ValueError(f"{name} has other values than 0 and 1; an attention mask has no others")
     return np.ascontiguousarray(values, dtype=np.bool_)
 
 
@@ -98,6 +101,8 @@ def _rows(data: RowsLike, name: str) -> Ragged:
     if isinstance(data, (list, tuple)):
         return _rows_of_sequence(data, name)
     array = np.asarray(data)
+    if array.dtype == object and array.ndim == 0:
+        raise TypeError(f"{name} is a {type(data).__name__}; give one sequence or rows of them")
     if array.dtype == object:
         return _rows_of_sequence(list(array), name)
     return _rows_of_array(array, name)
@@ -167,6 +172,8 @@ def _flat_array(items: Sequence[Any], name: str) -> npt.NDArray[Any]:
         array = None
     if array is None or array.ndim != 1 or array.dtype.kind in "USV":
         raise TypeError(f"{name} mixes numbers with something else; give one sequence or rows of them")
+    if array.dtype.kind == "f" and all(type(item) is int for item in items):
+        return np.array(items, dtype=object)  # int64 and uint64 side by side: numpy makes them floats
     return array
 
 
