@@ -670,6 +670,13 @@ fn specials_alternating_with_spaces_of_one_side_are_linear() {
 }
 
 #[test]
+fn specials_of_one_side_inside_a_run_of_the_other_are_linear() {
+    let teacher = repeated(&[special_of("<a>"), piece(" ")], MANY);
+    let batch = ends_soon(teacher, repeated(&[piece(" ")], MANY));
+    assert_eq!(batch.counts[0].exact, number(MANY));
+}
+
+#[test]
 fn specials_inside_one_long_run_of_spaces_are_linear() {
     let teacher = repeated(&[special_of("<a>"), piece(" "), special_of("<b>"), piece("  ")], MANY);
     let student = repeated(&[piece("   "), special_of("<c>")], MANY);

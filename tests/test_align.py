@@ -1008,6 +1008,13 @@ def test_a_forked_child_aligns_after_its_parent_did_in_parallel(num_threads: int
 
 @needs_fork
 @forks_with_threads
+def test_more_threads_than_rows_cost_nothing() -> None:
+    # In a child: a call that starts threads without end could not be interrupted here.
+    assert finishes(multiprocessing.get_context("fork"), align_large, 100_000, within=5)
+
+
+@needs_fork
+@forks_with_threads
 def test_children_forked_while_other_threads_align_finish_too() -> None:
     stop = threading.Event()
 

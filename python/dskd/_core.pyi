@@ -5,6 +5,8 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["Aligner", "Vocabulary", "__version__"]
+
 __version__: str
 
 @final

@@ -30,7 +30,7 @@ from dskd.vocabulary import Kind
 
 with contextlib.suppress(ImportError):  # `main` tries again, and says what is missing
     import typer
-    from rich.cells import cell_len, chop_cells
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from dskd.alignment import Alignment, Pairs, Ranges
 
-__all__ = ["InputError", "Totals", "application", "draw", "label", "legend", "main", "visible"]
+__all__ = ["InputError", "Totals", "application", "draw", "label", "legend", "main", "percent", "visible"]
 
 
 class InputError(ValueError):
@@ -104,7 +104,7 @@ _PUBLISHED = "Add the ratio by the rule as published, over the same tokens."
 
 
 def inspect(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text; - reads it from standard input.")],
+    text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
     *,
     teacher: Annotated[
         str, typer.Option(metavar="TOKENIZER", help="The teacher's: a hub name, a folder or a file.")
@@ -140,9 +140,7 @@ def inspect(
 
 
 def align(  # noqa: PLR0913 - the options of a command
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Text with a row per line, or JSON lines (*.jsonl).")
-    ],
+    file: Annotated[Path, typer.Argument(help="Text with a row per line, or JSON lines (*.jsonl).")],
     *,
     teacher: Annotated[
         str, typer.Option(metavar="TOKENIZER", help="The teacher's: a hub name, a folder or a file.")
@@ -372,17 +370,17 @@ class Totals:
     def phrases(self) -> list[Text]:
         """What one line says of one text."""
         numbers = self.numbers()
-        teacher, student = (_percent(numbers[f"coverage_{side}"]) for side in ("teacher", "student"))
+        teacher, student = (percent(numbers[f"coverage_{side}"]) for side in ("teacher", "student"))
         said = [
             f"{self.teacher_ids:,} teacher tokens",
             f"{self.student_ids:,} student tokens",
             f"{self.pairs:,} pair{'s' * (self.pairs != 1)} ({_kinds_of_pairs(numbers)})",
-            f"ratio {_percent(numbers['ratio'])}",
+            f"ratio {percent(numbers['ratio'])}",
             f"coverage {teacher}" if teacher == student else f"coverage {teacher} teacher, {student} student",
         ]
         if self.published_ratio is not None:
             false_pairs = f" ({self.published[1]:,} false)" if self.published and self.published[1] else ""
-            said.append(f"published rule {_percent(self.published_ratio)}{false_pairs}")
+            said.append(f"published rule {percent(self.published_ratio)}{false_pairs}")
         return [Text(phrase) for phrase in said]
 
 
@@ -393,7 +391,7 @@ def _report(totals: Totals, tokenizers: _Tokenizers) -> list[str]:
         ("", "teacher", "student"),
         ("tokenizer", tokenizers.teacher.name, tokenizers.student.name),
         ("tokens", f"{totals.teacher_ids:,}", f"{totals.student_ids:,}"),
-        ("coverage", *(_percent(numbers[f"coverage_{side}"]) for side in ("teacher", "student"))),
+        ("coverage", *(percent(numbers[f"coverage_{side}"]) for side in ("teacher", "student"))),
     ]
     width = max(cell_len(student) for _, _, student in sides)
     rows = [(name, teacher, _right(student, width)) for name, teacher, student in sides]
@@ -404,11 +402,11 @@ def _report_of_both(totals: Totals, numbers: dict[str, Any]) -> Iterator[tuple[s
     yield "rows", f"{totals.rows:,}", ""
     yield "pairs", f"{totals.pairs:,}", _kinds_of_pairs(numbers)
     yield "differences", f"{totals.differences:,}", ""
-    yield "ratio", _percent(numbers["ratio"]), f"of {numbers['student_tokens']:,} student tokens with text"
+    yield "ratio", percent(numbers["ratio"]), f"of {numbers['student_tokens']:,} student tokens with text"
     if totals.published is not None and totals.published_ratio is not None:
         pairs, false_pairs = totals.published
         note = f"{pairs:,} pairs, {false_pairs:,} of them false, of the same tokens"
-        yield "published rule", _percent(totals.published_ratio), note
+        yield "published rule", percent(totals.published_ratio), note
     yield "tokens a second", f"{numbers['tokens_per_second_aligning']:,.0f}", "of both sides, aligning alone"
     everything = "reading, tokenizing and writing" if totals.published is None else "everything else"
     yield "", f"{numbers['tokens_per_second']:,.0f}", f"with {everything}"
@@ -431,7 +429,7 @@ def _kinds_of_pairs(numbers: dict[str, Any]) -> str:
     return ", ".join(f"{numbers[kind]:,} {kind}" for kind in ("exact", "space", "role"))
 
 
-def _percent(part: float) -> str:
+def percent(part: float) -> str:
     """With one digit, and 100.0% for all of it only."""
     return f"{min(part, 0.999) if part < 1 else part:.1%}"
 
@@ -567,11 +565,22 @@ def _pieces(tokens: Sequence[str], room: int) -> list[str]:
     """The tokens with bounds between them, cut where there is no room, behind a bound if possible."""
     pieces = [""]
     bounded = [*(f"{token}│" for token in tokens[:-1]), *tokens[-1:]]
-    for part in chain.from_iterable(chop_cells(token, room) for token in bounded):
+    for part in chain.from_iterable(_chopped(token, room) for token in bounded):
         if cell_len(pieces[-1]) + cell_len(part) > room:
             pieces.append("")
         pieces[-1] += part
     return pieces
+
+
+def _chopped(token: str, room: int) -> Iterator[str]:
+    """The token in parts that there is room for."""
+    part = ""
+    for character in token:
+        if cell_len(part + character) > room:
+            yield part
+            part = ""
+        part += character
+    yield part
 
 
 def _blocks(cells: Iterable[_Cell], room: int) -> Iterator[list[_Cell]]:
@@ -835,7 +844,8 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[_Write]:
 
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         yield write
-        flush()
+        if waiting:
+            flush()
 
 
 @contextlib.contextmanager
@@ -896,22 +906,19 @@ def _lists(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> pa.ListA
 def _progress(file: Path, limit: int | None) -> Iterator[Callable[[list[_Line]], None]]:
     """A bar over the bytes of the file, or over the rows up to the limit where that comes first."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
     size = file.stat().st_size
-    columns = (
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rows]:,} rows"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=1.0 if size else None, rows=0)
-        rows = read = 0
+    rows = TextColumn("{task.fields[rows]:,} rows")
+    columns = (BarColumn(), TaskProgressColumn(), rows, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=1.0 if size else None, rows=0, bytes=0)
 
         def show(part: list[_Line]) -> None:
-            nonlocal rows, read
-            rows += len(part)
-            read += sum(line.size for line in part)
+            seen = progress.tasks[task].fields
+            rows, read = seen["rows"] + len(part), seen["bytes"] + sum(line.size for line in part)
             done = max(read / size if size else 0.0, rows / limit if limit else 0.0)
-            progress.update(task, completed=done, rows=rows)
+            progress.update(task, completed=done, rows=rows, bytes=read)
 
         yield show

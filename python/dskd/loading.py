@@ -76,16 +76,17 @@ def load_tokenizer(name: str, *, parse_special: bool = False) -> LoadedTokenizer
         ImportError: the library that reads it is not installed.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
-        return _load_folder(path, parse_special)
+    if name and path.is_dir():
+        return _load_folder(path, path.resolve().name, parse_special)
     if path.is_file():
         return _load_file(path, _name_of_file(path), parse_special)
     _refuse_what_is_no_hub_name(name)
-    return _load_with_transformers(name, name, parse_special, local_files_only=not _hub_has(name))
+    if (snapshot := _snapshot_without_hub(name)) is not None:
+        return _load_folder(snapshot, name, parse_special)
+    return _load_with_transformers(name, name, parse_special)
 
 
-def _load_folder(folder: Path, parse_special: bool) -> LoadedTokenizer:
-    name = folder.resolve().name
+def _load_folder(folder: Path, name: str, parse_special: bool) -> LoadedTokenizer:
     if any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
         return _load_with_transformers(str(folder), name, parse_special)
     models = sorted(path for path in folder.glob("*.model*") if path.is_file())
@@ -126,23 +127,19 @@ def _load_with_tokenizers(path: Path, name: str, parse_special: bool) -> LoadedT
     return _from_tokenizers(tokenizer, tokenizer, name, None, parse_special)
 
 
-def _load_with_transformers(
-    source: str, name: str, parse_special: bool, *, local_files_only: bool = True
-) -> LoadedTokenizer:
-    tokenizer = _pretrained(source, local_files_only=local_files_only)
+def _load_with_transformers(source: str, name: str, parse_special: bool) -> LoadedTokenizer:
+    tokenizer = _pretrained(source)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return _from_tokenizers(tokenizer, backend, name, tokenizer.eos_token, parse_special)
 
 
-def _pretrained(source: str, *, local_files_only: bool) -> Any:
+def _pretrained(source: str) -> Any:
     _silence_transformers()
     import transformers  # noqa: PLC0415 - takes two seconds
 
     try:
         # Code that comes with a tokenizer is not run, and transformers does not ask on the terminal.
-        return transformers.AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=local_files_only
-        )
+        return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # of a dozen kinds, the backend's bare Exception among them
         raise TokenizerError(
             f"transformers cannot read the tokenizer of {source}: {_first_line(error)} (A folder with "
@@ -213,10 +210,10 @@ def _refuse_what_is_no_hub_name(name: str) -> None:
         raise TokenizerError(f"there is no file or folder {name}, and a hub name is OWNER/NAME or NAME")
 
 
-def _hub_has(name: str) -> bool:
-    """Whether the hub has a model of this name; false where the hub is out of reach and the cache has it.
+def _snapshot_without_hub(name: str) -> Path | None:
+    """Where the model was downloaded to, if the hub is out of reach now; None if it is not.
 
-    It is asked once, since transformers asks twelve times, 50 seconds long, before it gives up.
+    The hub is asked once, since transformers asks twelve times, 50 seconds long, before it gives up.
 
     Raises:
         TokenizerError: neither the hub nor the cache has it.
@@ -234,20 +231,21 @@ def _hub_has(name: str) -> bool:
     except (
         Exception
     ) as error:  # no network, a proxy, an outage: the kinds of httpx or of requests, by version
-        if _is_downloaded(name):
-            return False
-        raise TokenizerError(
-            f"{nothing_here}, the hub is out of reach ({_first_line(error)}) and never gave {name} before; "
-            "name a folder with tokenizer.json, or a *.model file"
-        ) from error
-    return True
+        if (snapshot := _snapshot(name)) is None:
+            raise TokenizerError(
+                f"{nothing_here}, the hub is out of reach ({_first_line(error)}) and never gave {name} "
+                "before; name a folder with tokenizer.json, or a *.model file"
+            ) from error
+        return snapshot
+    return None
 
 
-def _is_downloaded(name: str) -> bool:
+def _snapshot(name: str) -> Path | None:
+    """The folder in the hub's cache that holds this model's tokenizer."""
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only who names a model needs it
 
-    files = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
-    return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+    files = (try_to_load_from_cache(name, file) for file in ("tokenizer.json", "tokenizer.model"))
+    return next((Path(file).parent for file in files if isinstance(file, str)), None)
 
 
 def _first_line(error: BaseException) -> str:
