@@ -19,7 +19,7 @@ from rich.progress import track
 
 import assets
 from dskd import Vocabulary, reference
-from dskd.loading import load_tokenizer
+from dskd.cli.loading import load_tokenizer
 
 FOLDER = Path("demo")
 ROWS = 1_000

@@ -22,8 +22,10 @@ from typer.testing import CliRunner, Result
 import assets
 from conftest import needs_assets
 from dskd import Aligner, Counts, Vocabulary, __version__
-from dskd.cli import application, draw, label, legend, percent, visible
-from dskd.loading import LoadedTokenizer, load_tokenizer
+from dskd.cli.commands import application
+from dskd.cli.drawing import draw, label, legend, visible
+from dskd.cli.loading import LoadedTokenizer, load_tokenizer
+from dskd.cli.totals import percent
 from dskd.reference import published_eta
 from test_loading import byte_level, sentencepiece_like, write_folder
 
@@ -366,7 +368,7 @@ def test_the_rows_do_not_depend_on_batches_and_threads(
 
 
 def test_row_groups_are_cut_by_size(pair: list[str], rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dskd.cli._GROUP_BYTES", 1)
+    monkeypatch.setattr("dskd.cli.rows_out._GROUP_BYTES", 1)
     output_of("align", *pair, rows, "--batch-size", "4")
     found = pq.ParquetFile(rows.with_name("rows.dskd.parquet"))
     assert found.metadata.num_row_groups == 4

@@ -20,7 +20,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 import assets
 from conftest import needs_assets
 from dskd import Kind
-from dskd.loading import TokenizerError, load_tokenizer
+from dskd.cli.loading import TokenizerError, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -167,7 +167,7 @@ def test_loading_prints_nothing(folder: Path) -> None:
 
 
 def in_a_process(name: Path | str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    code = "import sys, dskd.loading; dskd.loading.load_tokenizer(sys.argv[1])"
+    code = "import sys, dskd.cli.loading; dskd.cli.loading.load_tokenizer(sys.argv[1])"
     return subprocess.run(
         [sys.executable, "-c", code, str(name)],
         env={**os.environ, **environment},
