@@ -76,17 +76,26 @@ pub enum Error {
         /// The number of slots in the vocabulary.
         size: usize,
     },
-    /// A vocabulary has more entries than [`MAX_ENTRIES`](crate::vocabulary::MAX_ENTRIES).
+    /// A vocabulary has too many entries.
     TooManyEntries {
         /// How many were given.
         entries: usize,
+        /// How many are allowed.
+        limit: usize,
     },
-    /// A token has more bytes than [`MAX_TOKEN_BYTES`](crate::vocabulary::MAX_TOKEN_BYTES).
+    /// The tokens of a vocabulary have too many bytes together.
+    TooManyBytes {
+        /// How many are allowed.
+        limit: u32,
+    },
+    /// A token has too many bytes.
     TokenTooLong {
         /// The token's id.
         id: usize,
         /// Its length in bytes.
         length: usize,
+        /// How many bytes are allowed.
+        limit: usize,
     },
     /// The parts of a vocabulary do not fit each other.
     Parts {
@@ -152,16 +161,15 @@ impl fmt::Display for Error {
                 write!(f, "position {position}: ")?;
                 write_unknown(f, *id, *size)
             }
-            Self::TooManyEntries { entries } => write!(
-                f,
-                "the vocabulary has {entries} entries, and {} are allowed",
-                crate::vocabulary::MAX_ENTRIES
-            ),
-            Self::TokenTooLong { id, length } => write!(
-                f,
-                "token {id} has {length} bytes, and {} are allowed",
-                crate::vocabulary::MAX_TOKEN_BYTES
-            ),
+            Self::TooManyEntries { entries, limit } => {
+                write!(f, "the vocabulary has {entries} entries, and {limit} are allowed")
+            }
+            Self::TooManyBytes { limit } => {
+                write!(f, "the tokens have more than the {limit} bytes that are allowed together")
+            }
+            Self::TokenTooLong { id, length, limit } => {
+                write!(f, "token {id} has {length} bytes, and {limit} are allowed")
+            }
             Self::Parts { expected, found, what } => {
                 write!(f, "a vocabulary's parts disagree: {found} {what} where {expected} are needed")
             }

@@ -78,16 +78,15 @@ impl Vocabulary {
         if tokens.len() != kinds.len() {
             return Err(Error::Parts { expected: tokens.len(), found: kinds.len(), what: "kinds" });
         }
-        let too_many = || Error::TooManyEntries { entries: tokens.len() };
         if tokens.len() > MAX_ENTRIES {
-            return Err(too_many());
+            return Err(Error::TooManyEntries { entries: tokens.len(), limit: MAX_ENTRIES });
         }
         let mut arena = Vec::new();
         let mut entries = Vec::with_capacity(tokens.len());
         for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {
             let token = if kind.is_text() { token.as_ref() } else { &[] };
-            let start = u32::try_from(arena.len()).map_err(|_| too_many())?;
-            let too_long = |_| Error::TokenTooLong { id, length: token.len() };
+            let start = u32::try_from(arena.len()).map_err(|_| Error::TooManyBytes { limit: u32::MAX })?;
+            let too_long = |_| Error::TokenTooLong { id, length: token.len(), limit: MAX_TOKEN_BYTES };
             entries.push(Entry { start, length: u16::try_from(token.len()).map_err(too_long)?, kind: *kind });
             arena.extend_from_slice(token);
         }

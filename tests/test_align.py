@@ -706,19 +706,20 @@ def test_the_one_liner_tells_pairs_apart() -> None:
 
 
 class Interrupted(Vocabulary):
-    """A vocabulary that lets another call with another pair through while it is compared."""
+    """A vocabulary that lets another call with another pair through while it is looked at."""
 
     __slots__ = ()
 
-    def __ne__(self, other: object) -> bool:
+    def __len__(self) -> int:
         dskd.align(*HELLO[::-1], teacher=STUDENT, student=TEACHER)
-        return super().__ne__(other)
+        return super().__len__()
 
 
 @pytest.mark.usefixtures("no_tokenizers")
 def test_another_pair_in_another_thread_does_not_change_that_of_this_call() -> None:
-    dskd.align(*HELLO, teacher=Interrupted(TEACHER.core), student=STUDENT)
-    found = dskd.align(*HELLO, teacher=Interrupted(TEACHER.core), student=STUDENT)
+    teacher = Interrupted(TEACHER.core)
+    dskd.align(*HELLO, teacher=teacher, student=STUDENT)
+    found = dskd.align(*HELLO, teacher=teacher, student=STUDENT)
     assert same(found, ALIGNER.align(*HELLO))
 
 
