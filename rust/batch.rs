@@ -154,7 +154,8 @@ pub struct Batch {
     pub counts: Vec<Counts>,
 }
 
-/// Aligns row `i` of the teacher with row `i` of the student, on at most this many threads.
+/// Aligns row `i` of the teacher with row `i` of the student, on at most this many threads and no more
+/// than there are processors.
 pub fn align_batch(
     aligner: &Aligner,
     teacher: Rows<'_>,

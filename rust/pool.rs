@@ -21,12 +21,17 @@ struct Owned {
 
 static POOL: Mutex<Option<Owned>> = Mutex::new(None);
 
-/// A pool of this many threads, or none where it cannot be had; the caller then works alone.
+/// A pool of this many threads, or of as many as there are processors if that is fewer; none where it
+/// cannot be had or would be one thread: the caller then works alone.
 ///
 /// The lock is held for as long as building a pool takes. It is never waited for without end: a child
 /// forked at that moment inherits it locked, and stays serial.
 #[must_use]
 pub fn of_this_process(threads: usize) -> Option<Arc<ThreadPool>> {
+    let threads = threads.min(thread::available_parallelism().map_or(1, usize::from));
+    if threads < 2 {
+        return None;
+    }
     for _ in 0..100 {
         match POOL.try_lock() {
             Ok(mut owned) => return take_or_build(&mut owned, threads),

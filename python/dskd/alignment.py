@@ -302,8 +302,8 @@ class Aligner:
             teacher_labels: instead of ids and mask, the token at each position (unshifted), or -100 where
                 it takes no part.
             student_labels: the same for the student.
-            num_threads: how many rows are aligned at once; by default the number of processors, and 1 in a
-                child process. The result does not depend on it.
+            num_threads: how many rows are aligned at once at most; by default as many as there are
+                processors, and 1 in a child process. The result does not depend on it.
 
         Raises:
             TypeError: ids are not integers, a mask is not boolean, or a tensor is not on the CPU.
