@@ -204,7 +204,9 @@ pub fn surplus_segments(
     counts: &mut Counts,
 ) {
     count_texts(aligner, teacher, student, counts);
-    found.differences.push(teacher.column..teacher.end(), student.column..student.end());
+    if !(teacher.tokens.is_empty() && student.tokens.is_empty()) {
+        found.differences.push(teacher.column..teacher.end(), student.column..student.end());
+    }
 }
 
 fn count_texts(aligner: &Aligner, teacher: Segment<'_>, student: Segment<'_>, counts: &mut Counts) {

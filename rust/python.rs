@@ -289,6 +289,9 @@ mod _core {
     use super::{Aligner, Vocabulary};
 
     #[pymodule_export]
+    const MAX_ENTRIES: usize = crate::vocabulary::MAX_ENTRIES;
+
+    #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name is Python's")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 }

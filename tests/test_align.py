@@ -16,7 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -1051,3 +1051,42 @@ def test_a_spawned_child_gets_its_aligner_by_pickle_and_sets_its_own_default() -
     dskd.set_tokenizers(TEACHER, STUDENT)
     context = multiprocessing.get_context("spawn")
     assert finishes(context, align_in_spawned_child, ALIGNER, TEACHER.content_hash, within=60)
+
+
+def test_an_aligner_and_its_results_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        ALIGNER.teacher = ALIGNER.student  # type: ignore[misc] # that it is refused is the test
+    found = ALIGNER.align([[0], [0]], [[0], [0]])
+    for array in (found.teacher_lengths, found.pairs.offsets, found[1].pairs.offsets, found.counts.exact):
+        assert not array.flags.writeable
+
+
+def test_an_alignment_is_iterated_row_by_row() -> None:
+    found = ALIGNER.align([[0], [0, 0]], [[0], [0, 0]])
+    assert [int(row.teacher_lengths[0]) for row in found] == [1, 2]
+
+
+def test_where_neither_side_has_a_token_there_is_no_difference() -> None:
+    found = ALIGNER.align([[]], [[0]], student_mask=[[False]])
+    assert len(found.differences) == 0
+    assert found.counts.segment_mismatch.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ALIGNER.align("abc", [0]), TypeError, "teacher_ids is a str; give token ids, not text"),
+        (
+            lambda: ALIGNER.align([0], [0], num_threads=cast("Any", "2")),
+            TypeError,
+            "num_threads='2'; it is a",
+        ),
+    ],
+)
+def test_what_is_no_number_is_refused(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_any_number_of_threads_will_do() -> None:
+    assert len(ALIGNER.align([[0]], [[0]], num_threads=10**20).pairs) == 1

@@ -143,11 +143,17 @@ def test_the_content_hash_tells_vocabularies_apart(other: Vocabulary) -> None:
     assert other != vocabulary
 
 
+def test_a_hash_fits_where_hashes_go() -> None:
+    vocabulary = Vocabulary.from_bytes([b"a"])
+    assert hash(vocabulary) == int(vocabulary.content_hash[:15], 16)
+
+
 def test_hash_and_pickle_are_the_same_in_every_process() -> None:
     code = (
         "import hashlib, pickle, dskd\n"
         "v = dskd.Vocabulary.from_bytes([b'a', b'<s>'], roles={1: {'bos', 'eos', 'x', 'y', 'z'}})\n"
-        "print(v.content_hash, hashlib.sha256(pickle.dumps(v)).hexdigest())"
+        "print(hash(v), hash(dskd.Aligner(v, v)), v.content_hash)\n"
+        "print(hashlib.sha256(pickle.dumps(v)).hexdigest())"
     )
     seeds = ("1", "2", "3")
     runs = [
@@ -161,7 +167,7 @@ def test_hash_and_pickle_are_the_same_in_every_process() -> None:
         for seed in seeds
     ]
     assert len(set(runs)) == 1
-    assert len(runs[0].split()) == 2
+    assert len(runs[0].split()) == 4
 
 
 @pytest.mark.parametrize(
@@ -170,6 +176,12 @@ def test_hash_and_pickle_are_the_same_in_every_process() -> None:
         (lambda: Vocabulary.from_bytes([b"a"]).spans([0, 7]), ValueError, r"position 1: id 7 .*size 1"),
         (lambda: Vocabulary.from_bytes([b"a"]).spans([[0], [0]]), ValueError, "2 rows; spans takes one"),
         (lambda: Vocabulary.from_bytes([b"a"]).token_bytes(-1), ValueError, r"id -1 .*size 1"),
+        (
+            lambda: Vocabulary.from_bytes([b"a"]).kind(2**70),
+            ValueError,
+            r"id 1180591620717411303424 .*size 1",
+        ),
+        (lambda: Vocabulary.from_bytes([], size=2**40), ValueError, "may have 16777216 entries"),
         (lambda: Vocabulary.from_bytes([b"a", b"b"], size=1), ValueError, r"size=1 is smaller .* up to 1"),
         (lambda: Vocabulary.from_bytes([b"a"], roles={3: {"eos"}}), ValueError, r"id 3, .* ids 0 to 0"),
         (

@@ -5,8 +5,9 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Aligner", "Vocabulary", "__version__"]
+__all__ = ["MAX_ENTRIES", "Aligner", "Vocabulary", "__version__"]
 
+MAX_ENTRIES: int
 __version__: str
 
 @final

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import operator
 import os
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ import numpy.typing as npt
 from dskd import _core
 from dskd.ragged import Ragged, RowsLike, boolean_rows, integer_rows
 from dskd.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "Aligner",
@@ -207,7 +211,7 @@ class Alignment:
         Raises:
             IndexError: there is no such row.
         """
-        index = range(len(self))[row]
+        index = range(len(self))[operator.index(row)]
         return Alignment(
             pairs=_row_of(self.pairs, index),
             chunks=_row_of(self.chunks, index),
@@ -216,6 +220,10 @@ class Alignment:
             teacher_lengths=self.teacher_lengths[index : index + 1],
             student_lengths=self.student_lengths[index : index + 1],
         )
+
+    def __iter__(self) -> Iterator[Alignment]:
+        """The rows, each as an alignment of its own."""
+        return (self[row] for row in range(len(self)))
 
     @property
     def coverage(self) -> Coverage:
@@ -271,13 +279,23 @@ class Aligner:
         ValueError: a tokenizer's family cannot be read exactly.
     """
 
-    __slots__ = ("_core", "student", "teacher")
+    __slots__ = ("_core", "_student", "_teacher")
 
     def __init__(self, teacher: Any, student: Any) -> None:
         """See the class."""
-        self.teacher = _vocabulary_of(teacher)
-        self.student = _vocabulary_of(student)
-        self._core = _core.Aligner(self.teacher.core, self.student.core)
+        self._teacher = _vocabulary_of(teacher)
+        self._student = _vocabulary_of(student)
+        self._core = _core.Aligner(self._teacher.core, self._student.core)
+
+    @property
+    def teacher(self) -> Vocabulary:
+        """The teacher's vocabulary."""
+        return self._teacher
+
+    @property
+    def student(self) -> Vocabulary:
+        """The student's vocabulary."""
+        return self._student
 
     def align(
         self,
@@ -333,7 +351,7 @@ class Aligner:
         return isinstance(other, Aligner) and (self.teacher, self.student) == (other.teacher, other.student)
 
     def __hash__(self) -> int:
-        """A hash of the content of both vocabularies."""
+        """A hash of the content of both vocabularies, the same in every process."""
         return hash((self.teacher, self.student))
 
     def __repr__(self) -> str:
@@ -450,9 +468,11 @@ def _thread_count(num_threads: int | None) -> int:
     if num_threads is None:
         in_child = multiprocessing.parent_process() is not None or os.getpid() != _imported_in
         return 1 if in_child else _processors()
+    if not hasattr(num_threads, "__index__"):
+        raise TypeError(f"num_threads={num_threads!r}; it is a number, or None for a default")
     if num_threads < 1:
         raise ValueError(f"num_threads={num_threads}; it is at least 1, or None for a default")
-    return num_threads
+    return min(num_threads, _processors())
 
 
 def _processors() -> int:
@@ -468,7 +488,7 @@ def _alignment(
     teacher_lengths: npt.NDArray[np.int64],
     student_lengths: npt.NDArray[np.int64],
 ) -> Alignment:
-    for array in found.values():
+    for array in (*found.values(), teacher_lengths, student_lengths):
         array.flags.writeable = False
     ends = ("teacher_start", "teacher_end", "student_start", "student_end", "offsets")
     return Alignment(
@@ -487,7 +507,9 @@ _Columns = TypeVar("_Columns", Pairs, Chunks, Ranges)
 def _row_of(columns: _Columns, row: int) -> _Columns:
     start, end = columns.offsets[row : row + 2]
     cut = {item.name: getattr(columns, item.name)[start:end] for item in fields(columns)}
-    return type(columns)(**{**cut, "offsets": np.array([0, end - start])})
+    offsets = np.array([0, end - start])
+    offsets.flags.writeable = False
+    return type(columns)(**{**cut, "offsets": offsets})
 
 
 def _attended(

@@ -16,7 +16,7 @@ __all__ = ["Ragged", "RowsLike", "boolean_rows", "integer_rows"]
 
 RowsLike: TypeAlias = "Ragged | npt.ArrayLike | Sequence[npt.ArrayLike]"
 """One sequence (a flat list, a 1-D array) or a batch: nested lists, a list of arrays, a 2-D array, a
-tensor on the CPU, a `Ragged`. `[]` is no rows, `[[]]` is one empty row."""
+tensor on the CPU, a `Ragged`. `[]` is no rows; `[[]]`, and an empty 1-D array, is one empty row."""
 
 _READ_AS_IS = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.uint32))
 
@@ -97,6 +97,8 @@ def boolean_rows(data: RowsLike, name: str, like: Ragged, *, integers: bool = Fa
 def _rows(data: RowsLike, name: str) -> Ragged:
     if isinstance(data, Ragged):
         return _trimmed(data, name)
+    if isinstance(data, (str, bytes)):
+        raise TypeError(f"{name} is a {type(data).__name__}; give token ids, not text")
     _refuse_other_device(data, name)
     if isinstance(data, (list, tuple)):
         return _rows_of_sequence(data, name)

@@ -63,7 +63,7 @@ def align(
         if index < min(len(teacher_segments), len(student_segments)):
             _settle_one_spaces(*sides)
             _intersect(*sides, row)
-        else:
+        elif sides[0].tokens or sides[1].tokens:
             row.differences.append((*sides[0].columns(0), *sides[1].columns(0)))
         for name, side in zip(("teacher", "student"), sides, strict=True):
             row.counts[f"{name}_tokens"] += sum(len(token.text) > 0 for token in side.tokens)

@@ -133,7 +133,7 @@ class Vocabulary:
         Raises:
             ValueError: the vocabulary has no such id.
         """
-        return self._core.token_bytes(token_id)
+        return self._core.token_bytes(self._checked(token_id))
 
     def kind(self, token_id: int) -> Kind:
         """What the id is.
@@ -141,7 +141,12 @@ class Vocabulary:
         Raises:
             ValueError: the vocabulary has no such id.
         """
-        return Kind(self._core.kind(token_id))
+        return Kind(self._core.kind(self._checked(token_id)))
+
+    def _checked(self, token_id: int) -> int:
+        if not 0 <= token_id < len(self):
+            raise ValueError(f"id {token_id} is not in the vocabulary (size {len(self)})")
+        return token_id
 
     @property
     def roles(self) -> Mapping[int, AbstractSet[str]]:
@@ -198,8 +203,8 @@ class Vocabulary:
         return isinstance(other, Vocabulary) and self.content_hash == other.content_hash
 
     def __hash__(self) -> int:
-        """A hash of the content."""
-        return hash(self.content_hash)
+        """A hash of the content, the same in every process."""
+        return int(self.content_hash[:15], 16)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its content: the same vocabulary gives the same bytes in every process."""
@@ -268,6 +273,8 @@ def _vocabulary(pieces: _Pieces, size: int | None, roles: RolesLike | None) -> V
 def _with_size(pieces: _Pieces, size: int | None) -> tuple[list[Any], list[Kind]]:
     defined = len(pieces.spellings)
     surplus = 0 if size is None else size - defined
+    if defined + surplus > _core.MAX_ENTRIES:
+        raise ValueError(f"size={size}, and a vocabulary may have {_core.MAX_ENTRIES} entries")
     if surplus < 0:
         raise ValueError(
             f"size={size} is smaller than the tokenizer, which defines ids up to {defined - 1}; "
