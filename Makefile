@@ -20,7 +20,7 @@ CORE_TESTS := tests/test_align.py tests/test_import.py tests/test_ragged.py test
 .PHONY: demo test test-rust test-core test-full lint format bench clean
 .DELETE_ON_ERROR:
 
-demo: build/cli.stamp
+demo: $(BIN)/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: test-rust test-core lint test-full
@@ -28,13 +28,13 @@ test: test-rust test-core lint test-full
 test-rust:
 	cargo test --quiet
 
-test-core: build/core.stamp
+test-core: $(CORE_BIN)/core.stamp
 	$(CORE_BIN)/python -m pytest -q $(CORE_TESTS)
 
-test-full: build/dev.stamp
+test-full: $(BIN)/dev.stamp
 	$(BIN)/python -m pytest -q
 
-lint: build/dev.stamp
+lint: $(BIN)/dev.stamp
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	cargo clippy --quiet --all-targets --features python -- -D warnings
@@ -43,12 +43,12 @@ lint: build/dev.stamp
 	$(BIN)/mypy
 	cd build && ../$(BIN)/python -m mypy.stubtest dskd._core
 
-format: build/dev.stamp
+format: $(BIN)/dev.stamp
 	cargo fmt
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: build/dev.stamp
+bench: $(BIN)/dev.stamp
 	$(BIN)/python benches/align.py --output benches/results/align.json
 
 build/wheel.stamp: $(SOURCES) | $(BIN)/maturin
@@ -56,17 +56,17 @@ build/wheel.stamp: $(SOURCES) | $(BIN)/maturin
 	$(BIN)/maturin build --quiet --release --out build/wheels
 	touch $@
 
-build/core.stamp: build/wheel.stamp | $(CORE_BIN)/python
+$(CORE_BIN)/core.stamp: build/wheel.stamp | $(CORE_BIN)/python
 	$(CORE_BIN)/python -m pip install --quiet numpy pytest pytest-timeout hypothesis
 	$(CORE_BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)
 	touch $@
 
-build/cli.stamp: build/wheel.stamp
-	$(BIN)/python -m pip install --quiet "$(WHEEL)[cli]"
+$(BIN)/demo.stamp: build/wheel.stamp
+	$(BIN)/python -m pip install --quiet "$(WHEEL)[demo]"
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)
 	touch $@
 
-build/dev.stamp: build/cli.stamp
+$(BIN)/dev.stamp: $(BIN)/demo.stamp
 	$(BIN)/python -m pip install --quiet "$(WHEEL)[dev]"
 	touch $@
 

@@ -10,7 +10,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -68,10 +68,10 @@ impl Aligner {
 
 /// The roles that both vocabularies name, less those that never pair.
 fn shared_roles<'a>(teacher: &'a Vocabulary, student: &Vocabulary) -> HashMap<&'a str, usize> {
-    let named = |role: &str| student.roles().values().any(|roles| roles.contains(role));
+    let named: HashSet<&String> = student.roles().values().flatten().collect();
     let mut shared = HashMap::new();
     for role in teacher.roles().values().flatten() {
-        if !matches!(role.as_str(), "pad" | "unk") && named(role) {
+        if !matches!(role.as_str(), "pad" | "unk") && named.contains(role) {
             let next = shared.len();
             shared.entry(role.as_str()).or_insert(next);
         }

@@ -97,6 +97,13 @@ pub enum Error {
         /// How many bytes are allowed.
         limit: usize,
     },
+    /// A role is given to an id that the vocabulary does not have.
+    RoleOfNoToken {
+        /// The id.
+        id: u32,
+        /// The number of slots in the vocabulary.
+        size: usize,
+    },
     /// The parts of a vocabulary do not fit each other.
     Parts {
         /// What should have been this many ...
@@ -153,13 +160,23 @@ impl fmt::Display for Error {
                 "{side} row {row} has {length} ids, and a row can have {}; cut it into several rows",
                 i32::MAX
             ),
-            Self::UnknownId { side, row, column, id, size } => {
-                write!(f, "{side} row {row}, position {column}: ")?;
-                write_unknown(f, *id, *size)
-            }
-            Self::UnknownToken { position, id, size } => {
-                write!(f, "position {position}: ")?;
-                write_unknown(f, *id, *size)
+            Self::UnknownId { side, row, column, id: -100, .. } => write!(
+                f,
+                "{side} row {row}, position {column}: -100 is not an id; if these are labels, pass them as \
+                 teacher_labels= and student_labels="
+            ),
+            Self::UnknownId { side, row, column, id, size } => write!(
+                f,
+                "{side} row {row}, position {column}: id {id} is not in the vocabulary (size {size}); mask it, \
+                 or pass size= if the model has that slot"
+            ),
+            Self::UnknownToken { position, id, size } => write!(
+                f,
+                "position {position}: id {id} is not in the vocabulary (size {size}); pass size= if the model \
+                 has that slot"
+            ),
+            Self::RoleOfNoToken { id, size } => {
+                write!(f, "id {id} has roles and is not in the vocabulary (size {size})")
             }
             Self::TooManyEntries { entries, limit } => {
                 write!(f, "the vocabulary has {entries} entries, and {limit} are allowed")
@@ -179,19 +196,6 @@ impl fmt::Display for Error {
             }
         }
     }
-}
-
-fn write_unknown(f: &mut fmt::Formatter<'_>, id: i64, size: usize) -> fmt::Result {
-    if id == -100 {
-        return write!(
-            f,
-            "-100 is not an id; if these are labels, pass them as teacher_labels= and student_labels="
-        );
-    }
-    write!(
-        f,
-        "id {id} is not in the vocabulary (size {size}); mask it, or pass size= if the model has that slot"
-    )
 }
 
 impl std::error::Error for Error {}

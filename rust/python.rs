@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
+use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -88,6 +88,11 @@ impl Vocabulary {
         self.0.dummy_prefix()
     }
 
+    /// For every special id, what it is for.
+    fn roles(&self) -> Roles {
+        self.0.roles().clone()
+    }
+
     /// The bytes of an id; none for an opaque one.
     fn token_bytes<'py>(&self, py: Python<'py>, token_id: i64) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let id = self.find(token_id)?;
@@ -111,12 +116,10 @@ impl Vocabulary {
         py: Python<'py>,
         ids: PyReadonlyArray1<'py, i64>,
     ) -> PyResult<Bound<'py, PyArray2<i64>>> {
-        let spans = self.0.spans(ids.as_slice()?)?;
-        let rows: Vec<Vec<i64>> = spans.into_iter().map(|(start, end)| vec![start, end]).collect();
-        if rows.is_empty() {
-            return Ok(PyArray2::zeros(py, [0, 2], false));
-        }
-        Ok(PyArray2::from_vec2(py, &rows)?)
+        let ids = ids.as_slice()?;
+        let spans = py.detach(|| self.0.spans(ids))?;
+        let flat: Vec<i64> = spans.into_iter().flat_map(<[i64; 2]>::from).collect();
+        flat.into_pyarray(py).reshape([ids.len(), 2])
     }
 }
 
@@ -151,6 +154,10 @@ fn cut<'a>(arena: &'a [u8], lengths: &[u32]) -> PyResult<Vec<&'a [u8]>> {
         })?;
         tokens.push(token);
         rest = behind;
+    }
+    if !rest.is_empty() {
+        let expected = arena.len() - rest.len();
+        return Err(Error::Parts { expected, found: arena.len(), what: "bytes" }.into());
     }
     Ok(tokens)
 }
@@ -194,8 +201,9 @@ struct Aligner(align::Aligner);
 #[pymethods]
 impl Aligner {
     #[new]
-    fn new(teacher: &Vocabulary, student: &Vocabulary) -> Self {
-        Self(align::Aligner::new(Arc::clone(&teacher.0), Arc::clone(&student.0)))
+    fn new(py: Python<'_>, teacher: &Vocabulary, student: &Vocabulary) -> Self {
+        let (teacher, student) = (Arc::clone(&teacher.0), Arc::clone(&student.0));
+        Self(py.detach(|| align::Aligner::new(teacher, student)))
     }
 
     /// Aligns a batch; a dictionary of flat arrays.

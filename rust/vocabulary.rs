@@ -81,6 +81,9 @@ impl Vocabulary {
         if tokens.len() > MAX_ENTRIES {
             return Err(Error::TooManyEntries { entries: tokens.len(), limit: MAX_ENTRIES });
         }
+        if let Some((id, _)) = roles.last_key_value().filter(|(id, _)| **id as usize >= tokens.len()) {
+            return Err(Error::RoleOfNoToken { id: *id, size: tokens.len() });
+        }
         let mut arena = Vec::new();
         let mut entries = Vec::with_capacity(tokens.len());
         for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {

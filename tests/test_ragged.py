@@ -336,6 +336,17 @@ REFUSED: dict[str, tuple[Any, type[Exception] | tuple[type[Exception], ...], str
         TypeError,
         r"^ids holds (object|float64); token ids are",
     ),
+    "a row of booleans beside rows": (
+        [np.array([1, 0]), np.array([True, False])],
+        TypeError,
+        r"^ids has rows of booleans beside rows of numbers",
+    ),
+    "a boolean among integers": ([[1, 2], [True, 0]], TypeError, r"^ids mixes booleans with something else"),
+    "a masked array": (
+        np.ma.array([1, 2], mask=[False, True]),
+        TypeError,
+        r"^ids is a masked array; give its data",
+    ),
     "a string": ("abc", EITHER, r"^ids"),
     "strings": (["a", "b"], EITHER, r"^ids"),
     "bytes": (b"abc", EITHER, r"^ids"),

@@ -15,6 +15,7 @@ import transformers
 from tokenizers import decoders, models
 
 import assets
+import dskd
 from conftest import needs_assets
 from dskd import Kind, Vocabulary
 
@@ -256,10 +257,26 @@ def test_a_sentencepiece_model_of_another_kind_is_refused_by_name(
         (None, "without a byte-level or byte-fallback decoder"),
         (decoders.BPEDecoder(), '"BPEDecoder".* is not supported yet'),
         (
-            decoders.Sequence([decoders.ByteFallback(), decoders.Strip("x", 1, 0)]),
+            decoders.Sequence([decoders.ByteLevel(), decoders.Strip("x", 1, 0)]),
             '"Strip".* is not supported',
         ),
         (decoders.Sequence([decoders.Replace("▁", " ")]), "without a byte-level or byte-fallback decoder"),
+        (
+            decoders.Sequence([decoders.ByteFallback(), decoders.Strip(" ", 1, 0), decoders.Fuse()]),
+            "Strip behind ByteFallback is not",
+        ),
+        (
+            decoders.Sequence([decoders.ByteFallback(), decoders.Replace("A", "Z"), decoders.Fuse()]),
+            "Replace behind ByteFallback is not",
+        ),
+        (
+            decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("bb", "X")]),
+            "Replace behind Fuse is not",
+        ),
+        (
+            decoders.Sequence([decoders.ByteLevel(), decoders.Replace("a", "Z")]),
+            "Replace behind ByteLevel is not",
+        ),
     ],
 )
 def test_a_decoder_that_cannot_be_read_exactly_is_refused(decoder: Any, message: str) -> None:
@@ -273,3 +290,12 @@ def test_a_decoder_that_cannot_be_read_exactly_is_refused(decoder: Any, message:
 def test_slow_tokenizers_are_refused_by_their_class() -> None:
     with pytest.raises(TypeError, match=r"cannot read a transformers\..*Tokenizer: give"):
         Vocabulary.from_tokenizer(transformers.ByT5Tokenizer())
+
+
+def test_the_one_liner_notices_that_the_specials_have_changed() -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder_of("gpt2"))
+    ids = [tokenizer.eos_token_id]
+    assert len(dskd.align(ids, ids, teacher=tokenizer, student=tokenizer).pairs) == 1
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.bos_token = tokenizer.eos_token = tokenizer.unk_token = None
+    assert len(dskd.align(ids, ids, teacher=tokenizer, student=tokenizer).pairs) == 0

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd import Kind, Vocabulary, _core, reference
+from dskd.vocabulary import _from_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,6 +183,17 @@ def test_hash_and_pickle_are_the_same_in_every_process() -> None:
             r"id 1180591620717411303424 .*size 1",
         ),
         (lambda: Vocabulary.from_bytes([], size=2**40), ValueError, "may have 16777216 entries"),
+        (
+            lambda: _from_parts(b"", b"", b"", ((5, ("eos",)),), False),
+            ValueError,
+            "id 5 has roles and is not",
+        ),
+        (
+            lambda: _from_parts(b"abc", b"\1\0\0\0", b"\0", (), False),
+            ValueError,
+            "3 bytes where 1 are needed",
+        ),
+        (lambda: Vocabulary.from_bytes([b"a"], size=cast("Any", 2.5)), TypeError, "'float' object cannot be"),
         (lambda: Vocabulary.from_bytes([b"a", b"b"], size=1), ValueError, r"size=1 is smaller .* up to 1"),
         (lambda: Vocabulary.from_bytes([b"a"], roles={3: {"eos"}}), ValueError, r"id 3, .* ids 0 to 0"),
         (

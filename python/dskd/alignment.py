@@ -364,14 +364,14 @@ class _Latest:
     """The aligner that `align` built last, and what it was built of."""
 
     tokenizers: tuple[Any, Any]
-    sizes: tuple[int | None, int | None]
-    """Tokens may be added to a tokenizer; its aligner is stale then."""
+    states: tuple[Any, Any]
+    """Tokens may be added to a tokenizer and its specials changed; its aligner is stale then."""
     aligner: Aligner
 
     def is_of(self, teacher: Any, student: Any) -> bool:
         """Whether it was built of these very objects, as they are now."""
         same = self.tokenizers[0] is teacher and self.tokenizers[1] is student
-        return same and self.sizes == (_size_of(teacher), _size_of(student))
+        return same and self.states == (_state_of(teacher), _state_of(student))
 
 
 _default: Aligner | None = None
@@ -379,7 +379,7 @@ _latest: _Latest | None = None
 
 
 def set_tokenizers(teacher: Any, student: Any) -> None:
-    """Sets the pair that `align` uses in this process; a spawned child sets its own.
+    """Sets the pair that `align` uses in this process, as it is now; a spawned child sets its own.
 
     Args:
         teacher: the teacher's tokenizer, or its `Vocabulary`.
@@ -431,16 +431,17 @@ def _aligner_for(teacher: Any, student: Any) -> Aligner:
         raise TypeError("give both teacher= and student=, or neither")
     latest = _latest
     if latest is None or not latest.is_of(teacher, student):
-        sizes = (_size_of(teacher), _size_of(student))
-        latest = _latest = _Latest((teacher, student), sizes, Aligner(teacher, student))
+        states = (_state_of(teacher), _state_of(student))
+        latest = _latest = _Latest((teacher, student), states, Aligner(teacher, student))
     return latest.aligner
 
 
-def _size_of(tokenizer: Any) -> int | None:
-    """How many tokens it has, where it says so."""
+def _state_of(tokenizer: Any) -> tuple[Any, ...]:
+    """What may change about it: how many tokens it has, and which of them are special."""
     if hasattr(tokenizer, "get_vocab_size"):
-        return int(tokenizer.get_vocab_size())
-    return len(tokenizer) if hasattr(tokenizer, "__len__") else None
+        return (tokenizer.get_vocab_size(),)
+    size = len(tokenizer) if hasattr(tokenizer, "__len__") else None
+    return size, getattr(tokenizer, "special_tokens_map", None), getattr(tokenizer, "all_special_ids", None)
 
 
 def _vocabulary_of(tokenizer: Any) -> Vocabulary:
@@ -507,7 +508,7 @@ _Columns = TypeVar("_Columns", Pairs, Chunks, Ranges)
 def _row_of(columns: _Columns, row: int) -> _Columns:
     start, end = columns.offsets[row : row + 2]
     cut = {item.name: getattr(columns, item.name)[start:end] for item in fields(columns)}
-    offsets = np.array([0, end - start])
+    offsets = np.array([0, end - start], dtype=np.int64)
     offsets.flags.writeable = False
     return type(columns)(**{**cut, "offsets": offsets})
 

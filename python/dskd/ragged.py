@@ -97,6 +97,8 @@ def boolean_rows(data: RowsLike, name: str, like: Ragged, *, integers: bool = Fa
 def _rows(data: RowsLike, name: str) -> Ragged:
     if isinstance(data, Ragged):
         return _trimmed(data, name)
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; give its data, and the mask apart")
     if isinstance(data, (str, bytes)):
         raise TypeError(f"{name} is a {type(data).__name__}; give token ids, not text")
     _refuse_other_device(data, name)
@@ -157,7 +159,10 @@ def _rows_of_arrays(items: Sequence[Any], name: str) -> Ragged:
     if deep is not None:
         raise ValueError(f"{name} row {deep} has {arrays[deep].ndim} dimensions; a row has one")
     full = [array for array in arrays if array.size] or arrays[:1]
-    if len({array.dtype for array in full}) > 1 and all(array.dtype.kind in "iu" for array in full):
+    dtypes = {array.dtype for array in full}
+    if len(dtypes) > 1 and np.dtype(np.bool_) in dtypes:
+        raise TypeError(f"{name} has rows of booleans beside rows of numbers")
+    if len(dtypes) > 1 and all(dtype.kind in "iu" for dtype in dtypes):
         rows = (integer_rows(array, f"{name} row {index}") for index, array in enumerate(arrays))
         full = [row.values.astype(np.int64) for row in rows]
     return Ragged.from_lengths(np.concatenate(full), [len(array) for array in arrays])
@@ -174,7 +179,10 @@ def _flat_array(items: Sequence[Any], name: str) -> npt.NDArray[Any]:
         array = None
     if array is None or array.ndim != 1 or array.dtype.kind in "USV":
         raise TypeError(f"{name} mixes numbers with something else; give one sequence or rows of them")
-    if array.dtype.kind == "f" and all(type(item) is int for item in items):
+    types = set(map(type, items))
+    if bool in types and array.dtype.kind in "iuf":
+        raise TypeError(f"{name} mixes booleans with something else")
+    if array.dtype.kind == "f" and all(issubclass(kind, (int, np.integer)) for kind in types):
         return np.array(items, dtype=object)  # int64 and uint64 side by side: numpy makes them floats
     return array
 
@@ -187,7 +195,7 @@ def _refuse_other_device(data: Any, name: str) -> None:
 
 def _integers_of_objects(rows: Ragged, name: str) -> npt.NDArray[Any]:
     values = rows.values
-    if values.dtype != object or not all(type(value) is int for value in values):
+    if values.dtype != object or not all(isinstance(value, (int, np.integer)) for value in values):
         raise TypeError(f"{name} holds {values.dtype}; token ids are integers")
     _refuse_too_large(values, rows, name)
     return values.astype(np.int64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -150,9 +151,14 @@ class Vocabulary:
 
     @property
     def roles(self) -> Mapping[int, AbstractSet[str]]:
-        """For every special id what it is for: `bos`, `eos`, `pad`, `unk`, and its literal."""
+        """For every special id what it is for: `bos`, `eos`, `pad`, `unk`, and its literal.
+
+        An id that only pads or only stands for unknown text has no literal, since by it padding would pair
+        with padding. One that only stands for unknown text is opaque, whatever the family; where it ends
+        documents as well (SmolLM2's `<|endoftext|>`), say so: `roles={"<|endoftext|>": {"eos"}}`.
+        """
         if self._roles is None:
-            roles = self._core.parts()[3]
+            roles = self._core.roles()
             self._roles = {token_id: frozenset(names) for token_id, names in roles.items()}
         return self._roles
 
@@ -253,20 +259,18 @@ class _Pieces:
 
 
 def _vocabulary(pieces: _Pieces, size: int | None, roles: RolesLike | None) -> Vocabulary:
-    spellings, kinds = _with_size(pieces, size)
+    spellings, kinds = _with_size(pieces, None if size is None else operator.index(size))
     named = {token_id: set(names) for token_id, names in pieces.named.items()}
-    for key, names in (roles or {}).items():
-        named.setdefault(_id_of(key, spellings), set()).update(_checked_names(key, names))
-    for token_id in named:
-        kinds[token_id] = Kind.SPECIAL
+    for token_id, names in _added_roles(roles or {}, spellings):
+        named.setdefault(token_id, set()).update(names)
+    for token_id, roles_named in named.items():
+        is_unknown = "unk" in roles_named and roles_named <= {"unk", "pad"}
+        kinds[token_id] = Kind.OPAQUE if is_unknown else Kind.SPECIAL
     all_roles = {
         token_id: _roles_of(named.get(token_id, set()), spellings[token_id])
         for token_id, kind in enumerate(kinds)
-        if kind == Kind.SPECIAL
+        if token_id in named or kind == Kind.SPECIAL
     }
-    for token_id, names in all_roles.items():
-        if "unk" in names and names <= {"unk", "pad"}:
-            kinds[token_id] = Kind.OPAQUE
     return Vocabulary(_core_vocabulary(spellings, np.array(kinds, dtype=np.uint8), all_roles, pieces))
 
 
@@ -283,21 +287,22 @@ def _with_size(pieces: _Pieces, size: int | None) -> tuple[list[Any], list[Kind]
     return [*pieces.spellings, *[None] * surplus], [*pieces.kinds, *[Kind.OPAQUE] * surplus]
 
 
-def _id_of(key: int | str, spellings: Sequence[str | bytes | None]) -> int:
-    if isinstance(key, str):
-        matches = [index for index, spelling in enumerate(spellings) if spelling in (key, key.encode())]
-        if not matches:
+def _added_roles(
+    roles: RolesLike, spellings: Sequence[str | bytes | None]
+) -> Iterator[tuple[int, AbstractSet[str]]]:
+    """The roles by id, those named by literal too."""
+    ids: dict[str | bytes | None, int] = {}
+    if any(isinstance(key, str) for key in roles):
+        ids = {spelling: token_id for token_id, spelling in reversed(list(enumerate(spellings)))}
+    for key, names in roles.items():
+        if isinstance(names, str):
+            raise TypeError(f"roles[{key!r}] is a string; give a set of roles: {{{names!r}}}")
+        token_id = ids.get(key, ids.get(key.encode())) if isinstance(key, str) else operator.index(key)
+        if token_id is None:
             raise ValueError(f"roles names {key!r}, and the vocabulary has no such token")
-        return matches[0]
-    if not 0 <= key < len(spellings):
-        raise ValueError(f"roles names id {key}, and the vocabulary has ids 0 to {len(spellings) - 1}")
-    return key
-
-
-def _checked_names(key: int | str, names: AbstractSet[str]) -> AbstractSet[str]:
-    if isinstance(names, str):
-        raise TypeError(f"roles[{key!r}] is a string; give a set of roles: {{{names!r}}}")
-    return names
+        if not 0 <= token_id < len(spellings):
+            raise ValueError(f"roles names id {key}, and the vocabulary has ids 0 to {len(spellings) - 1}")
+        yield token_id, names
 
 
 def _roles_of(named: set[str], spelling: str | bytes | None) -> set[str]:
@@ -355,7 +360,10 @@ def _read_tokenizers(tokenizer: Any) -> _Pieces:
     steps, dummy_prefix = _decoder_of(type(model).__name__, model, tokenizer.decoder)
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     added = tokenizer.get_added_tokens_decoder()
-    spellings: list[str | None] = [None] * (max(*vocabulary.values(), *added, -1) + 1)
+    slots = max(*vocabulary.values(), *added, -1) + 1
+    if slots > _core.MAX_ENTRIES:
+        raise ValueError(f"the tokenizer defines id {slots - 1}; ids end at {_core.MAX_ENTRIES - 1}")
+    spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * len(spellings)
     for spelling, token_id in vocabulary.items():
         spellings[token_id] = spelling
@@ -371,12 +379,14 @@ def _read_tokenizers(tokenizer: Any) -> _Pieces:
 def _read_transformers(tokenizer: Any) -> _Pieces:
     """From a fast tokenizer of transformers: what its backend says, and its special-token map."""
     pieces = _read_tokenizers(tokenizer.backend_tokenizer)
-    for token_id in tokenizer.all_special_ids:
-        if token_id is not None and token_id < len(pieces.kinds):
-            pieces.kinds[token_id] = Kind.SPECIAL
-    for role in _NAMED_ROLES:
-        token_id = getattr(tokenizer, f"{role}_token_id", None)
-        if token_id is not None:
+    by_role = [(role, getattr(tokenizer, f"{role}_token_id", None)) for role in _NAMED_ROLES]
+    for role, token_id in [*by_role, *(("", token_id) for token_id in tokenizer.all_special_ids)]:
+        if token_id is None:
+            continue
+        if not 0 <= token_id < len(pieces.kinds):
+            raise ValueError(f"special id {token_id} is beyond the tokenizer's last, {len(pieces.kinds) - 1}")
+        pieces.kinds[token_id] = Kind.SPECIAL
+        if role:
             pieces.named.setdefault(token_id, set()).add(role)
     return pieces
 
@@ -387,9 +397,23 @@ def _decoder_of(name: str, model: Any, decoder: Any) -> tuple[tuple[_Step, ...],
         raise ValueError(f"{name} tokenizers are not supported yet: {_SUPPORTED}")
     if model.continuing_subword_prefix or model.end_of_word_suffix:
         raise ValueError(f"BPE with a subword prefix or a word suffix is not supported yet: {_SUPPORTED}")
+    steps, dummy_prefix = _steps_of(None if decoder is None else json.loads(decoder.__getstate__()))
+    if not {"byte_level", "byte_fallback"} & {step[0] for step in steps}:
+        raise ValueError(
+            f"BPE without a byte-level or byte-fallback decoder is not supported yet: {_SUPPORTED}"
+        )
+    return steps, dummy_prefix
+
+
+def _steps_of(decoder: dict[str, Any] | None) -> tuple[tuple[_Step, ...], bool]:
     steps: list[_Step] = []
     dummy_prefix = False
-    for link in _links(None if decoder is None else json.loads(decoder.__getstate__())):
+    previous = None
+    for link in _links(decoder):
+        if previous not in _MAY_FOLLOW.get(link["type"], {previous}):
+            order = f"{link['type']} behind {previous}"
+            raise ValueError(f"the decoder step {order} is not supported: {_SUPPORTED}")
+        previous = link["type"]
         match link:
             case {"type": "ByteLevel"}:
                 steps.append(("byte_level", "", ""))
@@ -398,16 +422,22 @@ def _decoder_of(name: str, model: Any, decoder: Any) -> tuple[tuple[_Step, ...],
             case {"type": "Replace", "pattern": {"String": pattern}, "content": content}:
                 steps.append(("replace", pattern, content))
             case {"type": "Strip", "content": " ", "start": 0 | 1 as start, "stop": 0}:
-                dummy_prefix |= start == 1
+                dummy_prefix = start == 1
             case {"type": "Fuse"}:
                 pass
             case _:
                 raise ValueError(f"the decoder step {json.dumps(link)} is not supported yet: {_SUPPORTED}")
-    if not {"byte_level", "byte_fallback"} & {step[0] for step in steps}:
-        raise ValueError(
-            f"BPE without a byte-level or byte-fallback decoder is not supported yet: {_SUPPORTED}"
-        )
     return tuple(steps), dummy_prefix
+
+
+_MAY_FOLLOW: dict[str, set[str | None]] = {
+    # These change one token at a time, in this order ...
+    "ByteLevel": {None},
+    "Replace": {None, "Replace"},
+    "ByteFallback": {None, "Replace"},
+    # ... until they are joined. What comes then changes the text; before, it would change every token.
+    "Strip": {"ByteLevel", "Fuse"},
+}
 
 
 def _links(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
