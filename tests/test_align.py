@@ -24,7 +24,8 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 import dskd
-from dskd import Aligner, Alignment, PairKind, Vocabulary, reference
+from dskd import Aligner, Alignment, PairKind, Vocabulary
+from sides import COUNTS, Found, Side, align, by_reference, in_lists, ranges, tuples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,15 +129,6 @@ def related(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
 segments = related() | related() | one_text() | st.tuples(random_tokens, random_tokens)
 
 
-@dataclass(frozen=True)
-class Side:
-    """One side of a row."""
-
-    vocabulary: Vocabulary
-    ids: list[int]
-    mask: list[bool] | None = None
-
-
 def side_of(tokens: Sequence[Token]) -> Side:
     """A row of these tokens, and the smallest vocabulary that has them."""
     entries = list(dict.fromkeys(tokens))
@@ -175,59 +167,7 @@ def rows(draw: st.DrawFn) -> tuple[Side, Side]:
 # ---- Core and definition -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Found:
-    """An alignment of one row in plain lists."""
-
-    pairs: list[tuple[int, ...]]
-    chunks: list[tuple[int, ...]]
-    encloses: list[bool]
-    differences: list[tuple[int, ...]]
-    counts: dict[str, int]
-
-
 SIDES = ("teacher", "student")
-COUNTS = [item.name for item in fields(dskd.Counts)]
-
-
-def by_reference(teacher: Side, student: Side) -> Found:
-    row = reference.align(
-        teacher.vocabulary, student.vocabulary, teacher.ids, student.ids, teacher.mask, student.mask
-    )
-    return Found(
-        list(row.pairs),
-        list(row.chunks),
-        row.encloses_zero_width,
-        list(row.differences),
-        {name: row.counts[name] for name in COUNTS},
-    )
-
-
-def in_lists(found: Alignment) -> Found:
-    return Found(
-        tuples(found.pairs.teacher, found.pairs.student, found.pairs.kind),
-        ranges(found.chunks),
-        found.chunks.encloses_zero_width.tolist(),
-        ranges(found.differences),
-        {name: int(getattr(found.counts, name).sum()) for name in COUNTS},
-    )
-
-
-def tuples(*columns: np.ndarray[Any, Any]) -> list[tuple[int, ...]]:
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def ranges(found: dskd.Ranges) -> list[tuple[int, ...]]:
-    return tuples(found.teacher_start, found.teacher_end, found.student_start, found.student_end)
-
-
-def align(teacher: Side, student: Side) -> Alignment:
-    return Aligner(teacher.vocabulary, student.vocabulary).align(
-        [teacher.ids],
-        [student.ids],
-        teacher_mask=None if teacher.mask is None else [teacher.mask],
-        student_mask=None if student.mask is None else [student.mask],
-    )
 
 
 @given(rows())

@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, as it stands, and its numbers are those of the demo."""
+"""Every Python block of the README runs, as it stands."""
 
 from __future__ import annotations
 

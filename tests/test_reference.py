@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import dskd
 from dskd import Kind, PairKind, Vocabulary, reference
+from sides import Found, Side, align, by_reference, in_lists
 
 TABLES = Path(__file__).parent / "cases"
 KEYS = {
@@ -19,26 +18,6 @@ KEYS = {
     *("pairs", "chunks", "differences", "tokens", "bytes", "chunk_bytes", "opaque", "segment_mismatch"),
 }
 ENCLOSES = "encloses"
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a case: a vocabulary of the tokens that its row uses, and the row."""
-
-    vocabulary: Vocabulary
-    ids: list[int]
-    mask: list[bool] | None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What is expected of a case, or what was found, in plain lists."""
-
-    pairs: list[tuple[int, ...]]
-    chunks: list[tuple[int, ...]]
-    encloses: list[bool]
-    differences: list[tuple[int, ...]]
-    counts: dict[str, int]
 
 
 def _cases() -> list[dict[str, Any]]:
@@ -110,45 +89,17 @@ def test_the_table_of_cases_is_not_empty_and_names_are_unique() -> None:
 
 @EVERY_CASE
 def test_the_reference_finds_what_was_worked_out_by_hand(case: dict[str, Any]) -> None:
-    teacher, student = _side(case, "teacher"), _side(case, "student")
-    row = reference.align(
-        teacher.vocabulary, student.vocabulary, teacher.ids, student.ids, teacher.mask, student.mask
-    )
-    expected = _expected(case)
-    counts = {name: row.counts[name] for name in expected.counts}
-    assert Found(
-        list(row.pairs), list(row.chunks), row.encloses_zero_width, list(row.differences), counts
-    ) == (expected)
+    assert by_reference(_side(case, "teacher"), _side(case, "student")) == _expected(case)
 
 
 @EVERY_CASE
 def test_the_core_finds_what_was_worked_out_by_hand(case: dict[str, Any]) -> None:
-    teacher, student = _side(case, "teacher"), _side(case, "student")
-    found = dskd.Aligner(teacher.vocabulary, student.vocabulary).align(
-        [teacher.ids],
-        [student.ids],
-        teacher_mask=None if teacher.mask is None else [teacher.mask],
-        student_mask=None if student.mask is None else [student.mask],
-    )
-    expected = _expected(case)
-    assert Found(
-        pairs=_tuples(found.pairs.teacher, found.pairs.student, found.pairs.kind),
-        chunks=_ranges(found.chunks),
-        encloses=found.chunks.encloses_zero_width.tolist(),
-        differences=_ranges(found.differences),
-        counts={name: int(getattr(found.counts, name)[0]) for name in expected.counts},
-    ) == (expected)
+    assert in_lists(align(_side(case, "teacher"), _side(case, "student"))) == _expected(case)
 
 
 @EVERY_CASE
 def test_coverage_and_ratio_follow_from_the_counts(case: dict[str, Any]) -> None:
-    teacher, student = _side(case, "teacher"), _side(case, "student")
-    found = dskd.Aligner(teacher.vocabulary, student.vocabulary).align(
-        [teacher.ids],
-        [student.ids],
-        teacher_mask=None if teacher.mask is None else [teacher.mask],
-        student_mask=None if student.mask is None else [student.mask],
-    )
+    found = align(_side(case, "teacher"), _side(case, "student"))
     in_pairs = sum(kind != "ROLE" for _, _, kind in case["pairs"])
     assert found.coverage.teacher.tolist() == [_quotient(case["chunk_bytes"], case["bytes"][0])]
     assert found.coverage.student.tolist() == [_quotient(case["chunk_bytes"], case["bytes"][1])]
@@ -157,14 +108,6 @@ def test_coverage_and_ratio_follow_from_the_counts(case: dict[str, Any]) -> None
 
 def _quotient(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
-
-
-def _tuples(*columns: np.ndarray[Any, Any]) -> list[tuple[int, ...]]:
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def _ranges(found: dskd.Ranges) -> list[tuple[int, ...]]:
-    return _tuples(found.teacher_start, found.teacher_end, found.student_start, found.student_end)
 
 
 # ---- spans ---------------------------------------------------------------------------------------------
