@@ -19,6 +19,7 @@ from dskd.alignment import (
 )
 from dskd.ragged import Ragged
 from dskd.vocabulary import Kind, Vocabulary
+from dskd.vocabulary_map import VocabularyMap
 
 __all__ = [
     "Aligner",
@@ -32,6 +33,7 @@ __all__ = [
     "Ragged",
     "Ranges",
     "Vocabulary",
+    "VocabularyMap",
     "__version__",
     "align",
     "set_tokenizers",

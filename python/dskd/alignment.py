@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dskd import _core
 from dskd.ragged import Ragged, RowsLike, boolean_rows, integer_rows
 from dskd.vocabulary import Vocabulary
+from dskd.vocabulary_map import VocabularyMap, vocabulary_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -279,13 +280,14 @@ class Aligner:
         ValueError: a tokenizer's family cannot be read exactly.
     """
 
-    __slots__ = ("_core", "_student", "_teacher")
+    __slots__ = ("_core", "_map", "_student", "_teacher")
 
     def __init__(self, teacher: Any, student: Any) -> None:
         """See the class."""
         self._teacher = _vocabulary_of(teacher)
         self._student = _vocabulary_of(student)
         self._core = _core.Aligner(self._teacher.core, self._student.core)
+        self._map: VocabularyMap | None = None
 
     @property
     def teacher(self) -> Vocabulary:
@@ -296,6 +298,13 @@ class Aligner:
     def student(self) -> Vocabulary:
         """The student's vocabulary."""
         return self._student
+
+    @property
+    def vocabulary_map(self) -> VocabularyMap:
+        """Which token of the one is which token of the other; made at the first call."""
+        if self._map is None:
+            self._map = vocabulary_map(self._teacher, self._student)
+        return self._map
 
     def align(
         self,

@@ -1,0 +1,78 @@
+"""A language model's head as a value: what makes logits of hidden states, and which ids it can mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Head"]
+
+_UNREACHABLE = -1e30
+"""A logit without probability: finite, so that 0 times it is 0."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """`logits = cap(scale * (hidden weight^T + bias))`, `cap(x) = softcap * tanh(x / softcap)`.
+
+    Attributes:
+        weight: `[V, d]`, a row per token.
+        bias: `[V]`, or None.
+        scale: what the model multiplies its logits with (Cohere; Granite divides).
+        softcap: where the model caps its logits (Gemma), or None.
+        unreachable: bool `[V]`, the ids that no tokenizer can emit (a model's padded slots), or None. They have
+            no probability in a loss that compares distributions.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    unreachable: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: Any, unreachable: Tensor | None = None) -> Head:
+        """The head of a causal language model of transformers, with its configuration's transforms.
+
+        Args:
+            model: the model; its parameters are used, not copied.
+            unreachable: see the class.
+
+        Raises:
+            ValueError: the model has no linear head.
+        """
+        linear = model.get_output_embeddings()
+        if getattr(linear, "weight", None) is None:
+            raise ValueError(f"{type(model).__name__} has no linear head; give a causal language model")
+        config = model.config.get_text_config()
+        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        return cls(
+            linear.weight,
+            getattr(linear, "bias", None),
+            float(scale),
+            getattr(config, "final_logit_softcapping", None),
+            unreachable,
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits of hidden states `[n, d]`: `[n, V]`, float32 or wider."""
+        logits = functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.scale != 1:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def reachable(self, logits: Tensor) -> Tensor:
+        """The same logits, without probability for ids that no tokenizer can emit."""
+        return logits if self.unreachable is None else logits.masked_fill(self.unreachable, _UNREACHABLE)
+
+    def detached(self) -> Head:
+        """The same head, to which no gradient flows."""
+        bias = None if self.bias is None else self.bias.detach()
+        return replace(self, weight=self.weight.detach(), bias=bias)

@@ -1,0 +1,23 @@
+"""Training on `transformers.Trainer`; needs `pip install 'dskd[train]'`.
+
+    config, data <- collator <- model, evaluation <- trainer <- script        student, reporting beside them
+"""
+
+from dskd.train.collator import DistillationCollator, Side
+from dskd.train.config import DistillationConfig
+from dskd.train.data import load_rows
+from dskd.train.evaluation import HeldOut, held_out
+from dskd.train.student import carry_embeddings, cut_layers
+from dskd.train.trainer import DistillationTrainer
+
+__all__ = [
+    "DistillationCollator",
+    "DistillationConfig",
+    "DistillationTrainer",
+    "HeldOut",
+    "Side",
+    "carry_embeddings",
+    "cut_layers",
+    "held_out",
+    "load_rows",
+]

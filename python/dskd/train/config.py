@@ -1,0 +1,99 @@
+"""What a run is told: the options of distillation, and those of `dskd-train`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+__all__ = ["DistillationConfig", "ScriptArguments"]
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class DistillationConfig(TrainingArguments):
+    """`transformers.TrainingArguments`, and how to distill.
+
+    Raises:
+        ValueError: an option is out of its range, or is one of transformers' that would drop what distillation
+            needs.
+    """
+
+    objective: Literal["dual_space", "shared_vocabulary", "sft"] = _option(
+        "dual_space", "Dual-space distillation, KL on the shared vocabulary, or cross-entropy alone."
+    )
+    alpha: float = _option(0.5, "The share of distillation; 1 - alpha is the share of the cross-entropy.")
+    divergence: Literal["kl", "reverse_kl"] = _option("kl", "Of the student's distribution from the teacher's.")
+    temperature: float = _option(1.0, "Of teacher and student alike in the divergences.")
+    gate: Literal["prediction", "gold", "none"] = _option(
+        "none", "Dual space: run t2s_kd only where the projected teacher says its own prediction, or the gold token."
+    )
+    spaces: Literal["both", "student", "teacher"] = _option("both", "Dual space: which of the two spaces.")
+    target: Literal["prediction", "gold"] = _option("prediction", "Dual space: the label of t2s_ce.")
+    student_to_teacher: Literal["solved", "trained"] = _option(
+        "solved", "Dual space: whether the student's projector follows its head, or is trained."
+    )
+    refresh_every: int = _option(1, "Dual space: steps between two solutions of the student's projector.")
+    projector_learning_rate: float = _option(5e-4, "Dual space: of the projectors, without weight decay.")
+    top_k: int | None = _option(None, "Shared vocabulary: only the student's top-k shared tokens at each pair.")
+    max_prompt_length: int = _option(512, "Tokens of a prompt, on each side; its beginning is cut off.")
+    max_response_length: int = _option(512, "Tokens of a response, on each side; its end is cut off.")
+
+    def __post_init__(self) -> None:
+        """Checks the options, and sets those of transformers that have only one right value here."""
+        # The collator needs the text; the NaN filter would show a broken loss as 0.
+        self.remove_unused_columns = False
+        self.logging_nan_inf_filter = False
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha={self.alpha}; it is a share, from 0 to 1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature}; it is above 0")
+        for name in ("refresh_every", "max_prompt_length", "max_response_length", "top_k"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}; it is at least 1")
+
+
+@dataclass
+class ScriptArguments:
+    """What `dskd-train` is told besides: which models and which data."""
+
+    teacher: str = _option("", "A causal language model: a hub name or a folder.")
+    student: str = _option("", "The model to train: a hub name or a folder.")
+    train_data: str = _option("", "Rows with prompt and completion: a JSON lines or Parquet file, or a data set's name.")
+    eval_data: str | None = _option(None, "The same for evaluation.")
+    teacher_roles: dict[str, Any] | str | None = _option(
+        None, 'Roles that the teacher\'s tokenizer does not name, as JSON: {"<|endoftext|>": ["eos"]}.'
+    )
+    student_roles: dict[str, Any] | str | None = _option(None, "The same for the student's tokenizer.")
+    student_tokenizer: str | None = _option(
+        None, "Give the student this tokenizer first, its embeddings carried over by token bytes."
+    )
+    student_layers: list[int] | None = _option(None, "Keep only these layers of the student first.")
+
+    def __post_init__(self) -> None:
+        """Reads the roles, which the command line gives as JSON.
+
+        Raises:
+            ValueError: a model or the data is not named, or roles are no JSON.
+        """
+        for name in ("teacher", "student", "train_data"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is not given: --{name}, or a line {name}: in the file of --config")
+        for name in ("teacher_roles", "student_roles"):
+            setattr(self, name, _roles(name, getattr(self, name)))
+
+
+def _roles(name: str, given: dict[str, Any] | str | None) -> dict[str, Any]:
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name}={given!r} is no JSON: {error}") from error
+    return {token: set(names) for token, names in (given or {}).items()}

@@ -1,0 +1,146 @@
+"""`dskd-train`: reads its options, trains a student, and says where everything is.
+
+    dskd-train --config run.yaml --learning_rate 1e-4
+
+The file's keys are the options of the command line, and the command line beats the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
+
+from dskd.train.config import DistillationConfig, ScriptArguments
+from dskd.train.data import load_rows
+from dskd.train.reporting import MetricsFile, draw_curve
+from dskd.train.student import carry_embeddings, cut_layers
+from dskd.train.trainer import DistillationTrainer
+from dskd.vocabulary import Vocabulary
+
+__all__ = ["main", "parse", "train"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command `dskd-train`; an error that the user can mend is one line."""
+    try:
+        train(*parse(sys.argv[1:] if arguments is None else arguments))
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"dskd-train: {error}")
+
+
+def parse(arguments: list[str]) -> tuple[ScriptArguments, DistillationConfig]:
+    """The options of the file that `--config` names, and over them those of the command line.
+
+    Raises:
+        ValueError: the file has a key that is no option, or is no table of options.
+        FileNotFoundError: there is no such file.
+    """
+    parser = HfArgumentParser((ScriptArguments, DistillationConfig), prog="dskd-train")
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON with any of the options below.")
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    path, rest = finder.parse_known_args(arguments)[0].config, finder.parse_known_args(arguments)[1]
+    from_file = [] if path is None else _as_arguments(_read(path, _names(parser)))
+    script, config = parser.parse_args_into_dataclasses([*from_file, *rest], look_for_args_file=False)[:2]
+    return script, config
+
+
+def _names(parser: argparse.ArgumentParser) -> set[str]:
+    return {action.dest for action in parser._actions} - {"help", "config"}  # noqa: SLF001 - no public list
+
+
+def _read(path: Path, known: set[str]) -> dict[str, Any]:
+    options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} is no table of options: NAME: VALUE a line")
+    if unknown := sorted(set(map(str, options)) - known):
+        raise ValueError(f"{path}: there is no option {', '.join(unknown)}; dskd-train --help lists them")
+    return options
+
+
+def _as_arguments(options: dict[str, Any]) -> list[str]:
+    """The options as a command line has them."""
+    arguments = []
+    for name, value in options.items():
+        if value is None:
+            continue
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        else:
+            arguments.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return arguments
+
+
+def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTrainer:
+    """A whole run: tokenizers, models, data, training, files."""
+    # The tokenizers run in the workers of a data loader, which are forked.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    folder = Path(config.output_dir)
+    _refuse_to_overwrite(folder, resuming=bool(config.resume_from_checkpoint))
+    set_seed(config.seed)
+
+    train_rows = load_rows(script.train_data)
+    eval_rows = None if script.eval_data is None else load_rows(script.eval_data)
+    teacher_tokenizer = AutoTokenizer.from_pretrained(script.teacher)
+    teacher = load_teacher(script.teacher, config)
+    student, tokenizer = load_student(script)
+
+    trainer = DistillationTrainer(
+        student,
+        teacher,
+        config,
+        processing_class=tokenizer,
+        teacher_processing_class=teacher_tokenizer,
+        roles=script.student_roles,
+        teacher_roles=script.teacher_roles,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        callbacks=[MetricsFile(folder / "metrics.jsonl")],
+    )
+    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    if eval_rows is not None:
+        trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        draw_curve(folder / "metrics.jsonl", folder / "loss.png")
+        print(f"student    {folder}\nmetrics    {folder / 'metrics.jsonl'}\ncurve      {folder / 'loss.png'}")
+    return trainer
+
+
+def load_teacher(name: str, config: DistillationConfig) -> Any:
+    """The teacher; in float32 on a CPU, where half precision is slow."""
+    dtype = torch.float32 if config.device.type == "cpu" else "auto"
+    return AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+
+
+def load_student(script: ScriptArguments) -> tuple[Any, Any]:
+    """The student in float32 and its tokenizer, cut and carried over as told."""
+    student = AutoModelForCausalLM.from_pretrained(script.student, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(script.student if script.student_tokenizer is None else script.student_tokenizer)
+    if script.student_layers is not None:
+        student = cut_layers(student, script.student_layers)
+    if script.student_tokenizer is not None:
+        old = AutoTokenizer.from_pretrained(script.student)
+        size = student.get_output_embeddings().weight.shape[0]
+        carry_embeddings(
+            student,
+            (old, Vocabulary.from_tokenizer(old, size=size)),
+            (tokenizer, Vocabulary.from_tokenizer(tokenizer, roles=script.student_roles)),
+        )
+    return student, tokenizer
+
+
+def _refuse_to_overwrite(folder: Path, *, resuming: bool) -> None:
+    """What an earlier run left is not lost, and not mixed with."""
+    if not resuming and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(
+            f"{folder} is not empty; give another --output_dir, remove it, or go on with --resume_from_checkpoint"
+        )

@@ -1,0 +1,329 @@
+"""`transformers.Trainer` with a teacher beside it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+
+from dskd.alignment import Aligner, Counts
+from dskd.nn.losses import DualSpaceLoss, SharedVocabularyLoss
+from dskd.nn.projectors import Projectors
+from dskd.nn.reduction import StepCounts, distillation_loss
+from dskd.train.collator import DistillationCollator, Side, positions_of
+from dskd.train.evaluation import held_out
+from dskd.train.model import DistillationModel, head_of, hidden_states
+from dskd.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+    from dskd.nn.heads import Head
+    from dskd.train.config import DistillationConfig
+    from dskd.vocabulary import RolesLike
+
+__all__ = ["PROJECTORS_FILE", "DistillationTrainer"]
+
+PROJECTORS_FILE = "projectors.safetensors"
+"""Beside the student's own files, which know nothing of it."""
+
+
+class DistillationTrainer(Trainer):  # type: ignore[misc] # transformers ships no types
+    """Trains a student on rows of text, with a teacher whose tokenizer is another.
+
+    Args:
+        model: the student, a causal language model of transformers.
+        teacher: the same; it is frozen and put in eval mode.
+        args: see `DistillationConfig`.
+        train_dataset: rows with `prompt` and `completion`, see `dskd.train.data`.
+        eval_dataset: the same; `evaluate` says its bits per byte.
+        processing_class: the student's tokenizer of transformers, fast.
+        teacher_processing_class: the teacher's.
+        roles: roles that the student's tokenizer does not name, as in `Vocabulary.from_tokenizer`.
+        teacher_roles: the same for the teacher's.
+        **options: others of `transformers.Trainer`: `callbacks`, `optimizers`.
+
+    Raises:
+        ValueError: a tokenizer cannot be read exactly, has no end of sequence, or defines more ids than its
+            model has; a model has no linear head; there are several GPUs in this one process.
+    """
+
+    args: DistillationConfig
+    # The loss is normalised over the whole accumulated batch, by our own counts.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        teacher: Any,
+        args: DistillationConfig,
+        *,
+        processing_class: Any,
+        teacher_processing_class: Any,
+        roles: RolesLike | None = None,
+        teacher_roles: RolesLike | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        **options: Any,
+    ) -> None:
+        """See the class."""
+        if args.n_gpu > 1:
+            raise ValueError(f"{args.n_gpu} GPUs in one process: start one process a GPU, with accelerate launch")
+        teacher.requires_grad_(False).eval().to(args.device)  # noqa: FBT003 - its signature
+        model.to(args.device)
+        collator = _collator(
+            (teacher, teacher_processing_class, teacher_roles), (model, processing_class, roles), args
+        )
+        heads = head_of(teacher, collator.teacher.vocabulary), head_of(model, collator.student.vocabulary)
+        loss = _loss(args, *heads, collator.aligner)
+        super().__init__(
+            model=DistillationModel(model, heads[1], heads[0], loss),
+            args=args,
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **options,
+        )
+        self.teacher = teacher
+        self._counts = StepCounts(0, 0)
+        self._refresh = False
+        self._noted: dict[str, Tensor] = {}
+
+    @property
+    def student(self) -> Any:
+        """The model that is trained, without what it is trained with."""
+        return self._whole().student
+
+    def _whole(self) -> DistillationModel:
+        whole: DistillationModel = self.accelerator.unwrap_model(self.model)
+        return whole
+
+    # ---- One step ----------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The micro-batches of one optimizer step; counts what its terms are divided by."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = [sum(len(batch[name]) for batch in batches) for name in ("labels", "paired")]
+        labels, pairs = self._over_processes(torch.tensor(counts)).tolist()
+        self._counts = StepCounts(labels, pairs)
+        self._refresh = self.state.global_step % self.args.refresh_every == 0
+        return batches, items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 - the signature of Trainer
+        num_items_in_batch: Any = None,  # noqa: ARG002 - counts student labels only
+    ) -> Any:
+        """The loss of one micro-batch of the step that `get_batch_samples` began.
+
+        Raises:
+            FloatingPointError: it is not finite.
+        """
+        cross_entropy, terms = model(inputs, self._teacher_hidden(inputs), refresh=self._refresh)
+        self._refresh = False
+        alpha = 0.0 if self._whole().loss is None else self.args.alpha
+        loss = distillation_loss(cross_entropy, terms.sums, self._counts, alpha=alpha)
+        self._refuse_not_finite({"cross_entropy": cross_entropy, **terms.sums})
+        self._note({"cross_entropy": cross_entropy, **terms.sums, **terms.counts}, inputs)
+        # Gradients are averaged over processes, and the counts are of all of them.
+        loss = loss * self.accelerator.num_processes
+        return (loss, terms) if return_outputs else loss
+
+    @torch.no_grad()
+    def _teacher_hidden(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """The teacher's states at the pairs `[pairs, D]`."""
+        if self._whole().loss is None:
+            return None
+        states = hidden_states(self.teacher, batch["teacher_input_ids"], batch["teacher_attention_mask"])
+        return positions_of(batch).of_teacher(states)
+
+    def _refuse_not_finite(self, terms: Mapping[str, Tensor]) -> None:
+        broken = [name for name, value in terms.items() if not torch.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"step {self.state.global_step}: {', '.join(broken)} is not finite; the weights are those of the "
+                "step before. Lower the learning rate, or train in float32 or bf16"
+            )
+
+    # ---- The optimizer -----------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer; projectors are a group of their own, with their own rate and no weight decay."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        projectors = self._whole().projectors
+        trained = [] if projectors is None else [one for one in projectors.parameters() if one.requires_grad]
+        if trained and len(optimizer.param_groups) == _GROUPS:
+            own = {id(parameter) for parameter in trained}
+            for group in optimizer.param_groups:
+                group["params"] = [one for one in group["params"] if id(one) not in own]
+            optimizer.add_param_group(
+                {"params": trained, "lr": self.args.projector_learning_rate, "weight_decay": 0.0}
+            )
+        return optimizer
+
+    # ---- What is logged ----------------------------------------------------------------------------------
+
+    def _note(self, sums: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+        """Adds the sums of a micro-batch to those since the last log."""
+        counted = {item.name: batch["alignment_counts"][index] for index, item in enumerate(fields(Counts))}
+        more = {"labels": len(batch["labels"]), "pairs": len(batch["paired"])}
+        cut = {"teacher_cut": batch["cut"][0], "student_cut": batch["cut"][1]}
+        for name, value in {**sums, **counted, **more, **cut}.items():
+            added = torch.as_tensor(value).detach().double()
+            self._noted[name] = self._noted[name] + added if name in self._noted else added
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs, and with a loss its terms and how the alignment went, since the last time."""
+        if "loss" in logs and self._noted:
+            names = sorted(self._noted)
+            totals = self._over_processes(torch.stack([self._noted[name].cpu() for name in names]))
+            self._noted = {}
+            logs |= _per_item(dict(zip(names, totals.tolist(), strict=True)))
+        super().log(logs, start_time)
+
+    def _over_processes(self, numbers: Tensor) -> Tensor:
+        """Their sum over all processes."""
+        if self.accelerator.num_processes == 1:
+            return numbers
+        total: Tensor = self.accelerator.reduce(numbers.to(self.args.device), "sum")
+        return total.cpu()
+
+    # ---- Evaluation --------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,  # noqa: ARG002 - the signature of Trainer
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Bits per byte of the student on held-out rows, see `dskd.train.evaluation`; logged."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if rows is None:
+            raise ValueError("there is nothing to evaluate: give eval_dataset")
+        side = self.data_collator.student
+        found = held_out(self.student, side, rows, batch_size=self.args.per_device_eval_batch_size)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in asdict(found).items()}
+        # What a trainer chooses its best model by, unless told otherwise.
+        metrics[f"{metric_key_prefix}_loss"] = found.bits_per_byte
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # ---- Files -------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """A student folder that `from_pretrained` opens, and the projectors beside it."""
+        folder, whole = Path(output_dir or self.args.output_dir), self._whole()
+        state = whole.state_dict() if state_dict is None else state_dict
+        of_student = {
+            name.removeprefix("student."): value for name, value in state.items() if name.startswith("student.")
+        }
+        whole.student.save_pretrained(folder, state_dict=of_student, is_main_process=self.args.should_save)
+        if self.args.should_save:
+            self.processing_class.save_pretrained(folder)
+            if whole.projectors is not None:
+                prefix = "loss.projectors."
+                of_projectors = {
+                    name.removeprefix(prefix): value.detach().cpu().contiguous()
+                    for name, value in state.items()
+                    if name.startswith(prefix)
+                }
+                save_file(of_projectors, folder / PROJECTORS_FILE, metadata=self._about())
+
+    def _about(self) -> dict[str, str]:
+        """What projectors belong to."""
+        sides = {"teacher": self.data_collator.teacher, "student": self.data_collator.student}
+        return {f"{name}_vocabulary": side.vocabulary.content_hash for name, side in sides.items()}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
+        """The student and the projectors as they were saved.
+
+        Raises:
+            FileNotFoundError: the projectors are not there.
+        """
+        folder, whole = Path(resume_from_checkpoint), self._whole()
+        saved = type(whole.student).from_pretrained(folder, dtype=whole.student.dtype)
+        whole.student.load_state_dict(saved.state_dict())
+        if whole.projectors is not None:
+            path = folder / PROJECTORS_FILE
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} is missing: the run to resume had no projectors, or they were not copied along"
+                )
+            whole.projectors.load_state_dict(load_file(path))
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+_GROUPS = 2
+"""Those that Trainer makes: with and without weight decay."""
+
+
+def _collator(
+    teacher: tuple[Any, Any, RolesLike | None], student: tuple[Any, Any, RolesLike | None], args: DistillationConfig
+) -> DistillationCollator:
+    sides = [_side(name, *given, args) for name, given in (("teacher", teacher), ("student", student))]
+    return DistillationCollator(*sides, Aligner(*(side.vocabulary for side in sides)))
+
+
+def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: DistillationConfig) -> Side:
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the {name}'s tokenizer has no end of sequence; set its eos_token")
+    size = model.get_output_embeddings().weight.shape[0]
+    try:
+        vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles)
+    except ValueError as error:
+        raise ValueError(f"the {name}'s tokenizer: {error}") from error
+    return Side(tokenizer, vocabulary, args.max_prompt_length, args.max_response_length)
+
+
+def _loss(args: DistillationConfig, teacher: Head, student: Head, aligner: Aligner) -> nn.Module | None:
+    """What the objective needs; none for cross-entropy alone."""
+    if args.objective == "sft":
+        return None
+    device, mapped = student.weight.device, aligner.vocabulary_map
+    overlap = torch.tensor(mapped.overlap, device=device)
+    options: dict[str, Any] = {"divergence_name": args.divergence, "temperature": args.temperature}
+    if args.objective == "shared_vocabulary":
+        return SharedVocabularyLoss(overlap, top_k=args.top_k, **options)
+    projectors = Projectors(
+        teacher.weight, student.weight, overlap, student_to_teacher=args.student_to_teacher
+    )
+    if args.spaces == "teacher":
+        projectors.teacher_to_student.requires_grad_(False)  # noqa: FBT003 - its signature
+    if args.spaces == "student":
+        projectors.student_to_teacher.requires_grad_(False)  # noqa: FBT003
+    return DualSpaceLoss(
+        projectors,
+        torch.tensor(mapped.teacher_to_student, device=device),
+        gate=None if args.gate == "none" else args.gate,
+        spaces=args.spaces,
+        target=args.target,
+        **options,
+    )
+
+
+def _per_item(sums: dict[str, float]) -> dict[str, float]:
+    """Terms per label or pair, and the ratios of the alignment, from sums."""
+    labels, pairs = sums["labels"], sums["pairs"]
+    counts = Counts(*(np.array([sums[item.name]], dtype=np.int64) for item in fields(Counts)))
+    said = {"cross_entropy": sums["cross_entropy"] / max(labels, 1)}
+    of_pairs = ("t2s_ce", "t2s_kd", "s2t_kd", "shared_kd", "unmapped", "agreed", "gated")
+    said |= {name: sums[name] / max(pairs, 1) for name in of_pairs if name in sums}
+    said |= {"labels": labels, "pairs": pairs, "ratio": float(counts.ratio[0])}
+    said |= {"coverage_teacher": float(counts.coverage.teacher[0])}
+    said |= {"coverage_student": float(counts.coverage.student[0])}
+    return said | {name: sums[name] for name in ("teacher_cut", "student_cut") if sums[name]}
