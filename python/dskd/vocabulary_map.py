@@ -12,6 +12,7 @@ from dskd.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
 
     from dskd.vocabulary import Vocabulary
 
@@ -26,8 +27,8 @@ class VocabularyMap:
     """Maps between the ids of two vocabularies; what they map to is always canonical.
 
     Attributes:
-        teacher_to_student: int64 `[teacher size]`, the student's id with the same bytes or, for a special, the
-            same role; -1 where there is none, and never `unk`.
+        teacher_to_student: int64 `[teacher size]`, the student's id with the same bytes or, for a special,
+            the same role; -1 where there is none, and never `unk`.
         student_to_teacher: int64 `[student size]`, the other way.
         overlap: int64 `[overlap, 2]`, the pairs of canonical ids (teacher, student) that map to each other,
             by teacher id: each id at most once.
@@ -72,14 +73,11 @@ def _by_role(vocabulary: Vocabulary) -> dict[str, int]:
     """The lowest id of each role."""
     specials = sorted(vocabulary.roles.items(), reverse=True)
     return {
-        role: token
-        for token, roles in specials
-        if vocabulary.kind(token) == Kind.SPECIAL
-        for role in roles
+        role: token for token, roles in specials if vocabulary.kind(token) == Kind.SPECIAL for role in roles
     }
 
 
-def _in_order(roles: frozenset[str] | set[str]) -> Iterator[str]:
+def _in_order(roles: AbstractSet[str]) -> Iterator[str]:
     """End of sequence before a token's own literal before beginning; padding and unknown text never."""
     named = {"bos", "eos", "pad", "unk"}
     yield from (role for role in ("eos",) if role in roles)

@@ -39,6 +39,7 @@ def application() -> typer.Typer:
     app.callback()(_options)
     app.command()(inspect)
     app.command()(align)
+    app.command()(train)
     return app
 
 
@@ -151,6 +152,11 @@ def align(  # noqa: PLR0913 - the options of a command
             write_summary(summary, {**paths, **tokenizers.about(), **totals.numbers()})
         for line in [*report(totals, tokenizers), "", f"written to {output}"]:
             Console(highlight=False).print(harmless(line), soft_wrap=True)
+
+
+def train() -> None:
+    """Distill a teacher into a student; dskd train --help lists the options. Needs dskd[train]."""
+    # Never run: `main` hands this command on. It stands here for `dskd --help`.
 
 
 @contextlib.contextmanager

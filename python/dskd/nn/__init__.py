@@ -1,4 +1,4 @@
-"""Losses for distillation between models of different tokenizers; needs PyTorch (`pip install 'dskd[torch]'`).
+"""Losses for distillation between models of different tokenizers; needs `pip install 'dskd[torch]'`.
 
 Functions first, modules second. They take positions and hidden states as tensors and know nothing of trainers
 or tokenizers:

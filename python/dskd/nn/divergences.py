@@ -41,7 +41,5 @@ def divergence(
     Returns:
         `[...]`, a divergence a token.
     """
-    teacher, student = (
-        (logits / temperature).log_softmax(-1) for logits in (teacher_logits, student_logits)
-    )
+    teacher, student = ((logits / temperature).log_softmax(-1) for logits in (teacher_logits, student_logits))
     return DIVERGENCES[name](teacher, student)

@@ -26,8 +26,8 @@ class Head:
         bias: `[V]`, or None.
         scale: what the model multiplies its logits with (Cohere; Granite divides).
         softcap: where the model caps its logits (Gemma), or None.
-        unreachable: bool `[V]`, the ids that no tokenizer can emit (a model's padded slots), or None. They have
-            no probability in a loss that compares distributions.
+        unreachable: bool `[V]`, the ids that no tokenizer can emit (a model's padded slots), or None. They
+            have no probability in a loss that compares distributions.
     """
 
     weight: Tensor

@@ -1,8 +1,8 @@
 """Linear maps between the hidden spaces of teacher and student, solved on the tokens that both have.
 
-`P_ts` carries a teacher state into the student's space so that the student's head says of it, on the overlap O
-of the vocabularies, what the teacher's head says: `P_ts = W_t[O]^T pinv(W_s[O]^T)`, the least-squares solution
-of `P_ts W_s[O]^T = W_t[O]^T` (arXiv 2504.11426, section 3.2); `P_st` the other way.
+`P_ts` carries a teacher state into the student's space so that the student's head says of it, on the overlap
+O of the vocabularies, what the teacher's head says: `P_ts = W_t[O]^T pinv(W_s[O]^T)`, the least-squares
+solution of `P_ts W_s[O]^T = W_t[O]^T` (arXiv 2504.11426, section 3.2); `P_st` the other way.
 
 With `G = W_s[O]^T W_s[O]` the pseudo-inverse is `W_s[O] G^+`, and G is only d x d: an eigendecomposition in
 float64 in place of a singular value decomposition of a matrix of vocabulary size.
@@ -51,14 +51,16 @@ def gram_inverse(rows: Tensor) -> Tensor:
     relative = max(rows.shape) * torch.finfo(torch.promote_types(rows.dtype, torch.float32)).eps
     rounding = len(gram) * torch.finfo(torch.float64).eps
     keep = values > values.amax() * max(relative**2, rounding)
-    return (vectors * torch.where(keep, 1 / values, 0.0)) @ vectors.mT
+    inverse: Tensor = (vectors * torch.where(keep, 1 / values, 0.0)) @ vectors.mT
+    return inverse
 
 
 def _gram(left: Tensor, right: Tensor) -> Tensor:
     """`left^T right` in float64 over their rows, a block of rows at a time."""
     product = left.new_zeros(left.shape[1], right.shape[1], dtype=torch.float64)
-    for some_left, some_right in zip(left.split(_ROWS_AT_ONCE), right.split(_ROWS_AT_ONCE), strict=True):
-        product.addmm_(some_left.mT.double(), some_right.double())
+    for start in range(0, len(left), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        product.addmm_(left[rows].mT.double(), right[rows].double())
     return product
 
 

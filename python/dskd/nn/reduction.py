@@ -1,8 +1,8 @@
 """From sums to a loss: the one place where a term is divided by its count.
 
 Every term is `sum over its items / N` in float32, N counted over the whole optimizer step (all accumulation
-micro-batches, all ranks) before its first backward. So one batch of four rows and four batches of one row have
-the same loss and the same gradient, and what has nothing to sum is zero.
+micro-batches, all ranks) before its first backward. So one batch of four rows and four batches of one row
+have the same loss and the same gradient, and what has nothing to sum is zero.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training on `transformers.Trainer`; needs `pip install 'dskd[train]'`.
 
-    config, data <- collator <- model, evaluation <- trainer <- script        student, reporting beside them
+config, data <- collator <- model, evaluation <- trainer <- script        student, reporting beside them
 """
 
 from dskd.train.collator import DistillationCollator, Side

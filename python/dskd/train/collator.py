@@ -45,7 +45,7 @@ class Encoded:
 
     @property
     def predicted(self) -> int:
-        """How many of the response's ids a position predicts: all, but for a first one that nothing precedes."""
+        """How many of the response's ids a position predicts: all but one that nothing precedes."""
         return min(self.response, len(self.ids) - 1)
 
     def mask(self) -> list[bool]:
@@ -85,16 +85,18 @@ class Side:
         return ids
 
     def _opening(self) -> list[int]:
-        """What the tokenizer puts before a text by itself; something must stand there, to predict a response."""
+        """What the tokenizer puts before a text by itself: its beginning of sequence, or nothing."""
         ids: list[int] = self.tokenizer("")["input_ids"]
         bos = self.tokenizer.bos_token_id
         return [bos] if bos in ids else []
 
     def _text(self, text: str) -> list[int]:
-        """The ids whose bytes are the text's: a space that the tokenizer adds by itself is not given to it."""
+        """The ids with the text's bytes: a space that the tokenizer adds by itself is not given to it."""
         if self.vocabulary.dummy_prefix and text.startswith(" "):
             text = text[1:]
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         return ids
 
 
@@ -121,10 +123,10 @@ class DistillationCollator:
         """A batch of rows.
 
         Returns:
-            `student_input_ids`, `student_attention_mask`, `teacher_input_ids`, `teacher_attention_mask`: int64
-            `[batch, columns]`, padded on the right. The fields of `Positions`. `alignment_counts` int64
-            `[fields of Counts]`, summed over the batch; `cut` int64 `[2]`, responses that lost their end on the
-            teacher's and on the student's side.
+            `student_input_ids`, `student_attention_mask`, `teacher_input_ids`, `teacher_attention_mask`:
+            int64 `[batch, columns]`, padded on the right. The fields of `Positions`. `alignment_counts` int64
+            `[fields of Counts]`, summed over the batch; `cut` int64 `[2]`, responses that lost their end on
+            the teacher's and on the student's side.
         """
         teacher = [self.teacher.encode(row) for row in rows]
         student = [self.student.encode(row) for row in rows]
@@ -177,7 +179,8 @@ def _shifts(rows: Sequence[Encoded]) -> _Indices:
     """For each row what is between a supervised position's index and its column: they run on by one."""
     firsts = np.array([len(encoded.ids) - encoded.predicted - 1 for encoded in rows])
     before = np.cumsum([0, *(encoded.predicted for encoded in rows)])[:-1]
-    return firsts - before
+    shifts: _Indices = firsts - before
+    return shifts
 
 
 def _padded(side: str, rows: Sequence[Encoded]) -> dict[str, Tensor]:

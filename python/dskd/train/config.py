@@ -20,18 +20,20 @@ class DistillationConfig(TrainingArguments):
     """`transformers.TrainingArguments`, and how to distill.
 
     Raises:
-        ValueError: an option is out of its range, or is one of transformers' that would drop what distillation
-            needs.
+        ValueError: an option is out of its range.
     """
 
     objective: Literal["dual_space", "shared_vocabulary", "sft"] = _option(
         "dual_space", "Dual-space distillation, KL on the shared vocabulary, or cross-entropy alone."
     )
     alpha: float = _option(0.5, "The share of distillation; 1 - alpha is the share of the cross-entropy.")
-    divergence: Literal["kl", "reverse_kl"] = _option("kl", "Of the student's distribution from the teacher's.")
+    divergence: Literal["kl", "reverse_kl"] = _option(
+        "kl", "Of the student's distribution from the teacher's."
+    )
     temperature: float = _option(1.0, "Of teacher and student alike in the divergences.")
     gate: Literal["prediction", "gold", "none"] = _option(
-        "none", "Dual space: run t2s_kd only where the projected teacher says its own prediction, or the gold token."
+        "none",
+        "Dual space: run t2s_kd only where the projected teacher says its own prediction, or the gold token.",
     )
     spaces: Literal["both", "student", "teacher"] = _option("both", "Dual space: which of the two spaces.")
     target: Literal["prediction", "gold"] = _option("prediction", "Dual space: the label of t2s_ce.")
@@ -40,7 +42,9 @@ class DistillationConfig(TrainingArguments):
     )
     refresh_every: int = _option(1, "Dual space: steps between two solutions of the student's projector.")
     projector_learning_rate: float = _option(5e-4, "Dual space: of the projectors, without weight decay.")
-    top_k: int | None = _option(None, "Shared vocabulary: only the student's top-k shared tokens at each pair.")
+    top_k: int | None = _option(
+        None, "Shared vocabulary: only the student's top-k shared tokens at each pair."
+    )
     max_prompt_length: int = _option(512, "Tokens of a prompt, on each side; its beginning is cut off.")
     max_response_length: int = _option(512, "Tokens of a response, on each side; its end is cut off.")
 
@@ -49,7 +53,9 @@ class DistillationConfig(TrainingArguments):
         # The collator needs the text; the NaN filter would show a broken loss as 0.
         self.remove_unused_columns = False
         self.logging_nan_inf_filter = False
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # PyTorch warns of what has no use there
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}; it is a share, from 0 to 1")
         if not self.temperature > 0:
@@ -66,16 +72,22 @@ class ScriptArguments:
 
     teacher: str = _option("", "A causal language model: a hub name or a folder.")
     student: str = _option("", "The model to train: a hub name or a folder.")
-    train_data: str = _option("", "Rows with prompt and completion: a JSON lines or Parquet file, or a data set's name.")
+    train_data: str = _option(
+        "", "Rows with prompt and completion: a JSON lines or Parquet file, or a data set's name."
+    )
     eval_data: str | None = _option(None, "The same for evaluation.")
-    teacher_roles: dict[str, Any] | str | None = _option(
+    teacher_roles: dict[str, Any] | str | None = _option(  # noqa: RUF009 - a field
         None, 'Roles that the teacher\'s tokenizer does not name, as JSON: {"<|endoftext|>": ["eos"]}.'
     )
-    student_roles: dict[str, Any] | str | None = _option(None, "The same for the student's tokenizer.")
+    student_roles: dict[str, Any] | str | None = _option(  # noqa: RUF009
+        None, "The same for the student's tokenizer."
+    )
     student_tokenizer: str | None = _option(
         None, "Give the student this tokenizer first, its embeddings carried over by token bytes."
     )
-    student_layers: list[int] | None = _option(None, "Keep only these layers of the student first.")
+    student_layers: list[int] | None = _option(  # noqa: RUF009
+        None, "Keep only these layers of the student first."
+    )
 
     def __post_init__(self) -> None:
         """Reads the roles, which the command line gives as JSON.
@@ -86,14 +98,14 @@ class ScriptArguments:
         for name in ("teacher", "student", "train_data"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is not given: --{name}, or a line {name}: in the file of --config")
-        for name in ("teacher_roles", "student_roles"):
-            setattr(self, name, _roles(name, getattr(self, name)))
+        self.roles_of_teacher = _roles("teacher_roles", self.teacher_roles)
+        self.roles_of_student = _roles("student_roles", self.student_roles)
 
 
-def _roles(name: str, given: dict[str, Any] | str | None) -> dict[str, Any]:
+def _roles(name: str, given: dict[str, Any] | str | None) -> dict[str, set[str]]:
     if isinstance(given, str):
         try:
-            given = json.loads(given)
+            return _roles(name, json.loads(given))
         except json.JSONDecodeError as error:
             raise ValueError(f"{name}={given!r} is no JSON: {error}") from error
     return {token: set(names) for token, names in (given or {}).items()}

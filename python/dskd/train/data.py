@@ -15,7 +15,7 @@ _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 def load_rows(source: str, *, split: str = "train") -> datasets.Dataset:
     """The rows of a file or of a data set, each with a `prompt` and a `completion`.
 
-    Both are strings, or both are messages (`[{"role": "user", "content": ...}]`; of the completion one message).
+    Both are strings, or both are messages, `[{"role": "user", "content": ...}]`; the completion is one.
 
     Args:
         source: a JSON lines or Parquet file, a folder or the hub name of a data set.

@@ -56,7 +56,9 @@ def held_out(model: Any, side: Side, rows: Iterable[Mapping[str, Any]], *, batch
     Raises:
         ValueError: no row is left.
     """
-    encoded = [(one, len(content(row["completion"]).encode())) for row in rows if (one := side.encode(row)).ends]
+    encoded = [
+        (one, len(content(row["completion"]).encode())) for row in rows if (one := side.encode(row)).ends
+    ]
     if not encoded:
         raise ValueError("there is no row to evaluate whose response is whole; raise max_response_length")
     encoded.sort(key=lambda pair: len(pair[0].ids))

@@ -110,7 +110,10 @@ def head_of(model: Any, vocabulary: Vocabulary) -> Head:
         ValueError: the model's logits are made in a way that `Head` does not know.
     """
     device = model.get_output_embeddings().weight.device
-    dead = [vocabulary.kind(token) == Kind.OPAQUE and token not in vocabulary.roles for token in range(vocabulary.size)]
+    dead = [
+        vocabulary.kind(token) == Kind.OPAQUE and token not in vocabulary.roles
+        for token in range(vocabulary.size)
+    ]
     head = Head.of(model, torch.tensor(dead, device=device) if any(dead) else None)
     ids = torch.arange(8, device=device)[None] % vocabulary.size
     was_training = model.training
@@ -123,6 +126,6 @@ def head_of(model: Any, vocabulary: Vocabulary) -> Head:
     if not gap <= 0.02 * expected.abs().max().clamp(min=1):
         raise ValueError(
             f"the logits of {type(model).__name__} are not those of a linear head on its last hidden state "
-            "(with logit_scale, logits_scaling and final_logit_softcapping of its configuration); it is not supported"
+            "(with its configuration's logit_scale, logits_scaling, final_logit_softcapping): not supported"
         )
     return head

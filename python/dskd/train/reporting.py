@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["MetricsFile", "draw_curve"]
 
@@ -22,7 +24,14 @@ class MetricsFile(TrainerCallback):
         """See the class."""
         self.path = path
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: Any,  # noqa: ARG002 - the signature of TrainerCallback
+        state: Any,
+        control: Any,  # noqa: ARG002
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
         """Writes one line, on the main process."""
         if state.is_world_process_zero and logs is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,11 +44,11 @@ def draw_curve(metrics: Path, picture: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, and only here
 
     mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415
 
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     names = [name for name in _DRAWN if any(name in line for line in lines)]
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for name in names:
         points = [(line["step"], line[name]) for line in lines if name in line]
         axes.plot(*zip(*points, strict=True), label=name, marker="o" if name.startswith("eval") else "")
@@ -48,7 +57,7 @@ def draw_curve(metrics: Path, picture: Path) -> None:
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 _DRAWN = (

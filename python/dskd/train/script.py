@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"dskd-train: {error}")
 
 
+_PARSED: Any = (ScriptArguments, DistillationConfig)
+
+
 def parse(arguments: list[str]) -> tuple[ScriptArguments, DistillationConfig]:
     """The options of the file that `--config` names, and over them those of the command line.
 
@@ -43,7 +46,7 @@ def parse(arguments: list[str]) -> tuple[ScriptArguments, DistillationConfig]:
         ValueError: the file has a key that is no option, or is no table of options.
         FileNotFoundError: there is no such file.
     """
-    parser = HfArgumentParser((ScriptArguments, DistillationConfig), prog="dskd-train")
+    parser = HfArgumentParser(_PARSED, prog="dskd-train")
     parser.add_argument("--config", metavar="FILE", help="YAML or JSON with any of the options below.")
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
@@ -60,7 +63,7 @@ def _names(parser: argparse.ArgumentParser) -> set[str]:
 def _read(path: Path, known: set[str]) -> dict[str, Any]:
     options = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(options, dict):
-        raise ValueError(f"{path} is no table of options: NAME: VALUE a line")
+        raise ValueError(f"{path} is no table of options: NAME: VALUE a line")  # noqa: TRY004 - of a file
     if unknown := sorted(set(map(str, options)) - known):
         raise ValueError(f"{path}: there is no option {', '.join(unknown)}; dskd-train --help lists them")
     return options
@@ -83,7 +86,7 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
     """A whole run: tokenizers, models, data, training, files."""
     # The tokenizers run in the workers of a data loader, which are forked.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    folder = Path(config.output_dir)
+    folder = Path(str(config.output_dir))
     _refuse_to_overwrite(folder, resuming=bool(config.resume_from_checkpoint))
     set_seed(config.seed)
 
@@ -99,8 +102,8 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
         config,
         processing_class=tokenizer,
         teacher_processing_class=teacher_tokenizer,
-        roles=script.student_roles,
-        teacher_roles=script.teacher_roles,
+        roles=script.roles_of_student,
+        teacher_roles=script.roles_of_teacher,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         callbacks=[MetricsFile(folder / "metrics.jsonl")],
@@ -111,7 +114,8 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
     trainer.save_model()
     if trainer.is_world_process_zero():
         draw_curve(folder / "metrics.jsonl", folder / "loss.png")
-        print(f"student    {folder}\nmetrics    {folder / 'metrics.jsonl'}\ncurve      {folder / 'loss.png'}")
+        for name, path in (("student", "."), ("metrics", "metrics.jsonl"), ("curve", "loss.png")):
+            sys.stdout.write(f"{name:9} {folder / path}\n")
     return trainer
 
 
@@ -123,8 +127,10 @@ def load_teacher(name: str, config: DistillationConfig) -> Any:
 
 def load_student(script: ScriptArguments) -> tuple[Any, Any]:
     """The student in float32 and its tokenizer, cut and carried over as told."""
-    student = AutoModelForCausalLM.from_pretrained(script.student, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(script.student if script.student_tokenizer is None else script.student_tokenizer)
+    student: Any = AutoModelForCausalLM.from_pretrained(script.student, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(
+        script.student if script.student_tokenizer is None else script.student_tokenizer
+    )
     if script.student_layers is not None:
         student = cut_layers(student, script.student_layers)
     if script.student_tokenizer is not None:
@@ -133,7 +139,7 @@ def load_student(script: ScriptArguments) -> tuple[Any, Any]:
         carry_embeddings(
             student,
             (old, Vocabulary.from_tokenizer(old, size=size)),
-            (tokenizer, Vocabulary.from_tokenizer(tokenizer, roles=script.student_roles)),
+            (tokenizer, Vocabulary.from_tokenizer(tokenizer, roles=script.roles_of_student)),
         )
     return student, tokenizer
 
@@ -142,5 +148,5 @@ def _refuse_to_overwrite(folder: Path, *, resuming: bool) -> None:
     """What an earlier run left is not lost, and not mixed with."""
     if not resuming and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(
-            f"{folder} is not empty; give another --output_dir, remove it, or go on with --resume_from_checkpoint"
+            f"{folder} is not empty; give another --output_dir, remove it, or --resume_from_checkpoint"
         )

@@ -1,7 +1,7 @@
 """A student to start from: cut from a larger model, and carried over to another vocabulary.
 
-    student = cut_layers(teacher, [0, 1, 2, 10, 28, 29])
-    carry_embeddings(student, teacher_side, student_side)
+student = cut_layers(teacher, [0, 1, 2, 10, 28, 29])
+carry_embeddings(student, teacher_side, student_side)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def cut_layers(model: Any, layers: Sequence[int]) -> Any:
     """A copy of a causal language model that has only some of its layers, in this order.
 
     Args:
-        model: of transformers, with its decoder layers in one list (Llama, Qwen, Mistral, Gemma, GPT-NeoX ...).
+        model: of transformers, with its decoder layers in one list (Llama, Qwen, Mistral, Gemma ...).
         layers: their indices, from 0.
 
     Raises:
@@ -37,14 +37,16 @@ def cut_layers(model: Any, layers: Sequence[int]) -> Any:
     config = model.config.get_text_config()
     count = config.num_hidden_layers
     if not layers or any(not 0 <= layer < count for layer in layers):
-        raise ValueError(f"layers={list(layers)}; the model has layers 0 to {count - 1}, and at least one is kept")
+        raise ValueError(
+            f"layers={list(layers)}; the model has layers 0 to {count - 1}, and at least one is kept"
+        )
     student = copy.deepcopy(model)
     name, stack = _layer_stack(student, count)
     kept = nn.ModuleList(stack[layer] for layer in layers)
     for index, layer in enumerate(kept):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):  # where its keys and values are in the cache
-                module.layer_idx = index
+                module.layer_idx = index  # type: ignore[assignment] # a number, not a module
     parent, _, attribute = name.rpartition(".")
     setattr(student.get_submodule(parent), attribute, kept)
     _set_layers(student.config.get_text_config(), layers)
@@ -58,7 +60,9 @@ def _layer_stack(model: Any, count: int) -> tuple[str, nn.ModuleList]:
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     if len(stacks) != 1:
-        raise ValueError(f"{type(model).__name__} has {len(stacks)} lists of {count} layers; cannot tell which to cut")
+        raise ValueError(
+            f"{type(model).__name__} has {len(stacks)} lists of {count} layers; cannot tell which to cut"
+        )
     return stacks[0]
 
 
@@ -148,7 +152,9 @@ def _carried(rows: Tensor, sources: Sequence[Sequence[int]]) -> Tensor:
         flat = torch.tensor([token for source in sources for token in source], device=rows.device)
         counts = torch.tensor([len(source) for source in sources], device=rows.device)
         of = torch.repeat_interleave(torch.arange(len(sources), device=rows.device), counts)
-        total = torch.zeros(len(sources), rows.shape[1], device=rows.device).index_add_(0, of, rows[flat].float())
+        total = torch.zeros(len(sources), rows.shape[1], device=rows.device).index_add_(
+            0, of, rows[flat].float()
+        )
         mean = total / counts.clamp(min=1)[:, None]
         mean[counts == 0] = rows.float().mean(0)
         return mean.to(rows.dtype)

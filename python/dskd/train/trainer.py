@@ -35,7 +35,7 @@ PROJECTORS_FILE = "projectors.safetensors"
 """Beside the student's own files, which know nothing of it."""
 
 
-class DistillationTrainer(Trainer):  # type: ignore[misc] # transformers ships no types
+class DistillationTrainer(Trainer):
     """Trains a student on rows of text, with a teacher whose tokenizer is another.
 
     Args:
@@ -56,10 +56,13 @@ class DistillationTrainer(Trainer):  # type: ignore[misc] # transformers ships n
     """
 
     args: DistillationConfig
+    data_collator: DistillationCollator
+    eval_dataset: Any
+    processing_class: Any
     # The loss is normalised over the whole accumulated batch, by our own counts.
     loss_is_scaled_for_ga = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the signature of Trainer, and a teacher
         self,
         model: Any,
         teacher: Any,
@@ -75,8 +78,10 @@ class DistillationTrainer(Trainer):  # type: ignore[misc] # transformers ships n
     ) -> None:
         """See the class."""
         if args.n_gpu > 1:
-            raise ValueError(f"{args.n_gpu} GPUs in one process: start one process a GPU, with accelerate launch")
-        teacher.requires_grad_(False).eval().to(args.device)  # noqa: FBT003 - its signature
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process: start one process a GPU, with accelerate launch"
+            )
+        teacher.requires_grad_(False).eval().to(args.device)
         model.to(args.device)
         collator = _collator(
             (teacher, teacher_processing_class, teacher_roles), (model, processing_class, roles), args
@@ -123,7 +128,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc] # transformers ships n
         self,
         model: nn.Module,
         inputs: Mapping[str, Tensor],
-        return_outputs: bool = False,  # noqa: FBT001, FBT002 - the signature of Trainer
+        return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ARG002 - counts student labels only
     ) -> Any:
         """The loss of one micro-batch of the step that `get_batch_samples` began.
@@ -153,8 +158,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc] # transformers ships n
         broken = [name for name, value in terms.items() if not torch.isfinite(value)]
         if broken:
             raise FloatingPointError(
-                f"step {self.state.global_step}: {', '.join(broken)} is not finite; the weights are those of the "
-                "step before. Lower the learning rate, or train in float32 or bf16"
+                f"step {self.state.global_step}: {', '.join(broken)} is not finite; the weights are those "
+                "of the step before. Lower the learning rate, or train in float32 or bf16"
             )
 
     # ---- The optimizer -----------------------------------------------------------------------------------
@@ -225,10 +230,12 @@ class DistillationTrainer(Trainer):  # type: ignore[misc] # transformers ships n
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A student folder that `from_pretrained` opens, and the projectors beside it."""
-        folder, whole = Path(output_dir or self.args.output_dir), self._whole()
+        folder, whole = Path(output_dir or str(self.args.output_dir)), self._whole()
         state = whole.state_dict() if state_dict is None else state_dict
         of_student = {
-            name.removeprefix("student."): value for name, value in state.items() if name.startswith("student.")
+            name.removeprefix("student."): value
+            for name, value in state.items()
+            if name.startswith("student.")
         }
         whole.student.save_pretrained(folder, state_dict=of_student, is_main_process=self.args.should_save)
         if self.args.should_save:
@@ -265,7 +272,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc] # transformers ships n
             whole.projectors.load_state_dict(load_file(path))
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
 _GROUPS = 2
@@ -273,10 +280,12 @@ _GROUPS = 2
 
 
 def _collator(
-    teacher: tuple[Any, Any, RolesLike | None], student: tuple[Any, Any, RolesLike | None], args: DistillationConfig
+    teacher: tuple[Any, Any, RolesLike | None],
+    student: tuple[Any, Any, RolesLike | None],
+    args: DistillationConfig,
 ) -> DistillationCollator:
-    sides = [_side(name, *given, args) for name, given in (("teacher", teacher), ("student", student))]
-    return DistillationCollator(*sides, Aligner(*(side.vocabulary for side in sides)))
+    sides = _side("teacher", *teacher, args), _side("student", *student, args)
+    return DistillationCollator(*sides, Aligner(sides[0].vocabulary, sides[1].vocabulary))
 
 
 def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: DistillationConfig) -> Side:
@@ -303,9 +312,9 @@ def _loss(args: DistillationConfig, teacher: Head, student: Head, aligner: Align
         teacher.weight, student.weight, overlap, student_to_teacher=args.student_to_teacher
     )
     if args.spaces == "teacher":
-        projectors.teacher_to_student.requires_grad_(False)  # noqa: FBT003 - its signature
+        projectors.teacher_to_student.requires_grad_(False)
     if args.spaces == "student":
-        projectors.student_to_teacher.requires_grad_(False)  # noqa: FBT003
+        projectors.student_to_teacher.requires_grad_(False)
     return DualSpaceLoss(
         projectors,
         torch.tensor(mapped.teacher_to_student, device=device),

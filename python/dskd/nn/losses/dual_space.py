@@ -24,7 +24,7 @@ Spaces: TypeAlias = Literal["both", "student", "teacher"]
 Target: TypeAlias = Literal["prediction", "gold"]
 
 
-def dual_space(
+def dual_space(  # noqa: PLR0913 - the options of the papers
     states: AlignedStates,
     teacher_to_student: Tensor,
     student_to_teacher: Tensor,
@@ -38,12 +38,12 @@ def dual_space(
 ) -> TermSums:
     """The three terms, each summed over the pairs.
 
-    In the student's space `z_ts = (h_t P_ts) sg(W_s)^T`, in the teacher's `z_st = (h_s P_st) W_t^T`, with each
-    head's own transforms:
+    In the student's space `z_ts = (h_t P_ts) sg(W_s)^T`, in the teacher's `z_st = (h_s P_st) W_t^T`, with
+    each head's own transforms:
 
-        t2s_ce = CE(z_ts, y)                                         moves P_ts only
-        t2s_kd = D(softmax(sg(z_ts) / tau), softmax(z_s / tau))      moves the student, its head too
-        s2t_kd = D(softmax(z_t / tau), softmax(z_st / tau))          moves the student's body, and a trained P_st
+        t2s_ce = CE(z_ts, y)                                     moves P_ts only
+        t2s_kd = D(softmax(sg(z_ts) / tau), softmax(z_s / tau))  moves the student, its head too
+        s2t_kd = D(softmax(z_t / tau), softmax(z_st / tau))      moves the student's body, and P_st if trained
 
     Args:
         states: the hidden states and heads at the pairs.

@@ -1,4 +1,4 @@
-"""Distillation on the tokens that both vocabularies have, at exact pairs (arXiv 2610.08448, and KDFlow's simple form)."""
+"""Distillation on the tokens that both vocabularies have, at exact pairs (arXiv 2610.08448)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shared_vocabulary(
     temperature: float = 1.0,
     top_k: int | None = None,
 ) -> TermSums:
-    """`D(p_t, p_s)` with both restricted to the shared tokens K and renormalised there, summed over the pairs.
+    """`D(p_t, p_s)`, both restricted to the shared tokens K and renormalised there, summed over the pairs.
 
         z_t, z_s = teacher_logits[:, K_t], student_logits[:, K_s]
         D(softmax(z_t / tau), softmax(z_s / tau))
