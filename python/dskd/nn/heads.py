@@ -40,6 +40,9 @@ class Head:
     def of(cls, model: Any, unreachable: Tensor | None = None) -> Head:
         """The head of a causal language model of transformers, with its configuration's transforms.
 
+        Read are `logit_scale`, `logits_scaling` and `final_logit_softcapping`. A model that makes its logits
+        in another way is not noticed here; `dskd.train` compares once and refuses it.
+
         Args:
             model: the model; its parameters are used, not copied.
             unreachable: see the class.

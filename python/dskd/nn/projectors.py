@@ -120,6 +120,7 @@ class Projectors(nn.Module):
     def refresh(self, teacher_weight: Tensor, student_weight: Tensor) -> None:
         """Solves P_st again for the student's head as it is now; nothing where it is trained."""
         if self._is_solved:
-            teacher = teacher_weight.index_select(0, self._overlap[:, 0])
+            ids = self._overlap[:, 0].to(teacher_weight.device)
+            teacher = teacher_weight.index_select(0, ids).to(student_weight.device)
             student = student_weight.index_select(0, self._overlap[:, 1])
-            self.student_to_teacher.copy_(_gram(student, teacher) @ self._teacher_inverse)
+            self.student_to_teacher.copy_(_gram(student, teacher) @ self._teacher_inverse.double())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from pyarrow import parquet
 
 __all__ = ["load_rows"]
 
@@ -32,9 +33,20 @@ def load_rows(source: str, *, split: str = "train") -> datasets.Dataset:
     elif not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     else:
-        rows = datasets.load_dataset(builder, data_files=str(path), split="train")
+        rows = _from_file(path, builder)
     _check(rows, source)
     return rows
+
+
+def _from_file(path: Path, builder: str) -> datasets.Dataset:
+    if builder == "json" and not path.read_bytes().strip():
+        raise ValueError(f"{path} has no rows")
+    try:
+        return datasets.load_dataset(builder, data_files=str(path), split="train")
+    except datasets.exceptions.DatasetGenerationError as error:
+        if builder == "parquet" and not parquet.read_metadata(path).num_rows:
+            raise ValueError(f"{path} has no rows") from error
+        raise ValueError(f"{path} cannot be read as {builder}: {error.__cause__ or error}") from error
 
 
 def _check(rows: datasets.Dataset, source: str) -> None:
@@ -58,6 +70,12 @@ def fault_of(row: dict[str, Any]) -> str | None:
     if not isinstance(prompt, list) or not isinstance(completion, list):
         kinds = f"{type(prompt).__name__} and {type(completion).__name__}"
         return f"prompt and completion are {kinds}; both are strings, or both are lists of messages"
-    if len(completion) != 1 or not completion[0].get("content"):
+    if not prompt or not all(_is_message(message) for message in prompt):
+        return "the prompt is one or more messages, each with a role and a content"
+    if len(completion) != 1 or not _is_message(completion[0]) or not completion[0]["content"]:
         return "the completion is one message with a content"
     return None
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,21 @@ def _names(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def _read(path: Path, known: set[str]) -> dict[str, Any]:
-    options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    options = _numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
     if not isinstance(options, dict):
         raise ValueError(f"{path} is no table of options: NAME: VALUE a line")  # noqa: TRY004 - of a file
     if unknown := sorted(set(map(str, options)) - known):
         raise ValueError(f"{path}: there is no option {', '.join(unknown)}; dskd-train --help lists them")
     return options
+
+
+def _numbers(value: Any) -> Any:
+    """The same, with 1e-7 a number: YAML takes it for text, since it has no point."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+        return float(value)
+    return value
 
 
 def _as_arguments(options: dict[str, Any]) -> list[str]:

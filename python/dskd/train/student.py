@@ -32,13 +32,14 @@ def cut_layers(model: Any, layers: Sequence[int]) -> Any:
         layers: their indices, from 0.
 
     Raises:
-        ValueError: there is no such layer, none is named, or the model has no single list of layers.
+        ValueError: there is no such layer, one is named twice, none is named, or the model has no single list
+            of layers.
     """
     config = model.config.get_text_config()
     count = config.num_hidden_layers
-    if not layers or any(not 0 <= layer < count for layer in layers):
+    if not layers or any(not 0 <= layer < count for layer in layers) or len(set(layers)) < len(layers):
         raise ValueError(
-            f"layers={list(layers)}; the model has layers 0 to {count - 1}, and at least one is kept"
+            f"layers={list(layers)}; the model has layers 0 to {count - 1}, and each is kept once"
         )
     student = copy.deepcopy(model)
     name, stack = _layer_stack(student, count)

@@ -61,7 +61,7 @@ def dual_space(  # noqa: PLR0913 - the options of the papers
 
     Returns:
         Sums `t2s_ce`, `t2s_kd`, `s2t_kd`; counts `unmapped` (predictions without a counterpart), `agreed`
-        (pairs where argmax z_ts is y) and `gated` (pairs that t2s_kd runs over).
+        (pairs where argmax z_ts is y) and, with a gate, `gated` (those it lets through).
     """
     with torch.no_grad():
         teacher_logits = states.teacher_head.reachable(states.teacher_head.logits(states.teacher_hidden))
@@ -69,7 +69,7 @@ def dual_space(  # noqa: PLR0913 - the options of the papers
     sums, counts = {}, {"unmapped": (predicted < 0).sum()}
     if spaces != "teacher":
         y = predicted if target == "prediction" else states.labels
-        projected = states.teacher_hidden.to(teacher_to_student.dtype) @ teacher_to_student
+        projected = states.teacher_hidden.detach().to(teacher_to_student.dtype) @ teacher_to_student
         head = states.student_head.detached()
         z_ts = head.reachable(head.logits(projected))
         sums["t2s_ce"] = functional.cross_entropy(z_ts, y, ignore_index=-1, reduction="sum")

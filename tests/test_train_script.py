@@ -1,0 +1,419 @@
+"""`dskd-train`: what its options are read from, what it refuses, and what a whole run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tiny
+from dskd.train.script import main, parse
+from tiny import ROWS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dskd.train import DistillationConfig
+    from dskd.train.config import ScriptArguments
+
+NAMED = {"teacher": "T", "student": "S", "train_data": "rows.jsonl", "use_cpu": True, "report_to": "none"}
+
+
+def written(folder: Path, options: dict[str, Any] | str, name: str = "run.yaml") -> list[str]:
+    """The arguments that name a file with these options."""
+    path = folder / name
+    if isinstance(options, str):
+        path.write_text(options, encoding="utf-8")
+    else:
+        path.write_text(
+            json.dumps(options) if name.endswith("json") else yaml.safe_dump(options), encoding="utf-8"
+        )
+    return ["--config", str(path)]
+
+
+def on_the_line(options: dict[str, Any]) -> list[str]:
+    return [item for name, value in options.items() for item in (f"--{name}", str(value))]
+
+
+def parsed(
+    folder: Path, options: dict[str, Any] | str, *more: str, name: str = "run.yaml"
+) -> tuple[ScriptArguments, DistillationConfig]:
+    if isinstance(options, dict):
+        options = {**NAMED, "output_dir": str(folder), **options}
+    return parse([*written(folder, options, name), *more])
+
+
+# ---- Options ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.json"])
+def test_a_file_holds_options_of_every_kind(name: str, tmp_path: Path) -> None:
+    script, config = parsed(
+        tmp_path,
+        {
+            "learning_rate": 3e-4,
+            "max_steps": 7,
+            "objective": "shared_vocabulary",
+            "top_k": 16,
+            "alpha": 0,
+            "bf16": False,
+            "gradient_accumulation_steps": 2,
+            "lr_scheduler_type": "cosine_with_min_lr",
+            "lr_scheduler_kwargs": {"min_lr": 0.0001, "num_cycles": 2},
+            "student_layers": [0, 2, 5],
+            "teacher_roles": {"<|endoftext|>": ["eos", "bos"]},
+            "eval_data": None,
+        },
+        name=name,
+    )
+    assert (script.teacher, script.student, script.train_data) == ("T", "S", "rows.jsonl")
+    assert script.student_layers == [0, 2, 5]
+    assert script.eval_data is None
+    assert script.student_tokenizer is None
+    assert (config.learning_rate, config.max_steps, config.alpha) == (3e-4, 7, 0)
+    assert (config.objective, config.top_k, config.bf16, config.use_cpu) == (
+        "shared_vocabulary",
+        16,
+        False,
+        True,
+    )
+    assert config.gradient_accumulation_steps == 2
+    assert config.lr_scheduler_kwargs == {"min_lr": 0.0001, "num_cycles": 2}
+    assert config.output_dir == str(tmp_path)
+
+
+def test_roles_are_the_same_from_the_file_and_the_line(tmp_path: Path) -> None:
+    roles = {"<|endoftext|>": ["eos", "bos"]}
+    from_file = parsed(tmp_path, {"teacher_roles": roles})[0]
+    from_line = parsed(tmp_path, {}, "--teacher_roles", json.dumps(roles))[0]
+    assert from_file == from_line
+    assert from_file != parsed(tmp_path, {})[0]
+
+
+@pytest.mark.parametrize("spelled", ["1e-3", "1.0e-3", "0.001", "'1e-3'"])
+def test_a_number_may_be_spelled_as_people_do(spelled: str, tmp_path: Path) -> None:
+    lines = "teacher: T\nstudent: S\ntrain_data: x.jsonl\nuse_cpu: true\noutput_dir: out\n"
+    config = parsed(tmp_path, f"{lines}learning_rate: {spelled}\nprojector_learning_rate: {spelled}\n")[1]
+    assert config.learning_rate == config.projector_learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.json"])
+def test_a_number_inside_a_dict_may_be_too(name: str, tmp_path: Path) -> None:
+    options = {**NAMED, "output_dir": "out", "lr_scheduler_kwargs": {"min_lr": 1e-7}}
+    config = parsed(tmp_path, json.dumps(options), name=name)[1]
+    assert config.lr_scheduler_kwargs == {"min_lr": 1e-7}
+
+
+@pytest.mark.parametrize(
+    ("spelled", "value"), [("true", True), ("false", False), ("yes", True), ("no", False), ("'true'", True)]
+)
+def test_booleans(spelled: str, value: bool, tmp_path: Path) -> None:
+    lines = "teacher: T\nstudent: S\ntrain_data: x.jsonl\nuse_cpu: true\noutput_dir: out\n"
+    config = parsed(
+        tmp_path,
+        f"{lines}group_by_length: {spelled}\nload_best_model_at_end: false\n".replace(
+            "group_by_length", "logging_first_step"
+        ),
+    )[1]
+    assert config.logging_first_step is value
+
+
+def test_null_is_the_default(tmp_path: Path) -> None:
+    lines = "teacher: T\nstudent: S\ntrain_data: x.jsonl\nuse_cpu: true\noutput_dir: out\n"
+    script, config = parsed(tmp_path, f"{lines}top_k: null\neval_data: ~\nstudent_layers:\n")
+    assert (config.top_k, script.eval_data, script.student_layers) == (None, None, None)
+
+
+def test_the_command_line_beats_the_file_wherever_it_stands(tmp_path: Path) -> None:
+    options = {
+        "alpha": 0.3,
+        "learning_rate": 1e-3,
+        "student_layers": [0, 1],
+        "logging_first_step": True,
+        "max_steps": 3,
+    }
+    line = ["--alpha", "0.9", "--student_layers", "4", "--logging_first_step", "False", "--teacher=other"]
+    file = written(tmp_path, {**NAMED, "output_dir": str(tmp_path), **options})
+    for arguments in ([*file, *line], [*line, *file], [*line[:2], f"--config={file[1]}", *line[2:]]):
+        script, config = parse(arguments)
+        assert (config.alpha, script.student_layers, config.logging_first_step) == (0.9, [4], False)
+        assert script.teacher == "other"
+        assert (config.learning_rate, config.max_steps, script.student) == (1e-3, 3, "S")
+
+
+def test_without_a_file_the_line_says_all(tmp_path: Path) -> None:
+    script, config = parse(on_the_line({**NAMED, "output_dir": tmp_path, "alpha": "0.25"}))
+    assert (script.teacher, script.student, config.alpha) == ("T", "S", 0.25)
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.json"])
+def test_unknown_keys_of_the_file_are_named(name: str, tmp_path: Path) -> None:
+    message = rf"^{tmp_path / name}: there is no option alfa, learning-rates; dskd-train --help lists them$"
+    with pytest.raises(ValueError, match=message):
+        parsed(tmp_path, {"alfa": 1, "learning-rates": 2}, name=name)
+
+
+@pytest.mark.parametrize("key", ["config", "help", 1])
+def test_keys_that_mean_nothing_in_a_file_are_unknown(key: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"there is no option {key}"):
+        parsed(tmp_path, {key: "x"})
+
+
+@pytest.mark.parametrize("unknown", [["--alfa", "1"], ["--alfa=1"], ["stray"]], ids=str)
+def test_an_unknown_option_on_the_line_is_an_error_that_names_it(
+    unknown: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((ValueError, SystemExit)) as raised:
+        parsed(tmp_path, {}, *unknown)
+    assert unknown[0] in str(raised.value) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["- alpha\n- 1\n", "just words", "", "7"], ids=repr)
+def test_a_file_that_is_no_table_is_an_error(text: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^{tmp_path}/run.yaml is no table of options: NAME: VALUE a line$"
+    ):
+        parsed(tmp_path, text)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        parse(["--config", str(tmp_path / "nowhere.yaml")])
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "train_data"])
+def test_what_must_be_named_is_asked_for(name: str, tmp_path: Path) -> None:
+    options = {key: value for key, value in NAMED.items() if key != name}
+    with pytest.raises(
+        ValueError, match=rf"^{name} is not given: --{name}, or a line {name}: in the file of --config$"
+    ):
+        parse([*written(tmp_path, {**options, "output_dir": str(tmp_path)})])
+
+
+@pytest.mark.parametrize("name", ["teacher_roles", "student_roles"])
+def test_roles_that_are_no_json_are_an_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}=.*<eos>.* is no JSON: "):
+        parsed(tmp_path, {}, f"--{name}", "<eos>: eos")
+
+
+@pytest.mark.parametrize("given", [{"objective": "dual"}, {"gate": "open"}, {"max_steps": "many"}], ids=str)
+def test_a_value_that_an_option_cannot_have_names_the_option(
+    given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((ValueError, SystemExit)) as raised:
+        parsed(tmp_path, given)
+    assert next(iter(given)) in str(raised.value) + capsys.readouterr().err
+
+
+# ---- Runs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two models with their tokenizers, a tokenizer alone, and rows."""
+    root = tmp_path_factory.mktemp("models")
+    for name, tokenizer, hidden, layers in (
+        ("teacher", tiny.teacher_tokenizer(), 24, 2),
+        ("student", tiny.student_tokenizer(), 16, 2),
+        ("large", tiny.teacher_tokenizer(), 16, 4),
+    ):
+        model = tiny.llama(
+            len(tokenizer), hidden, num_hidden_layers=layers, eos_token_id=tokenizer.eos_token_id
+        )
+        model.float().save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    tiny.student_tokenizer().save_pretrained(root / "tokenizer")
+    for name, rows in (("train", ROWS), ("eval", ROWS[:3])):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (root / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return {
+        name: root / name
+        for name in ("teacher", "student", "large", "tokenizer", "train.jsonl", "eval.jsonl")
+    }
+
+
+def run_options(folders: dict[str, Path], output: Path, **given: Any) -> dict[str, Any]:
+    return {
+        "teacher": str(folders["teacher"]),
+        "student": str(folders["student"]),
+        "train_data": str(folders["train.jsonl"]),
+        "output_dir": str(output),
+        "use_cpu": True,
+        "report_to": "none",
+        "max_steps": 4,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "per_device_train_batch_size": 2,
+        "learning_rate": "1e-2",
+        "dataloader_pin_memory": False,
+        **given,
+    }
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_DATASETS_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_whole_run_leaves_a_student_its_metrics_and_a_curve(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Cut to two layers of four, given another tokenizer, distilled, evaluated, saved."""
+    output = tmp_path / "run"
+    options = run_options(
+        folders,
+        output,
+        student=str(folders["large"]),
+        student_layers=[0, 3],
+        student_tokenizer=str(folders["tokenizer"]),
+        eval_data=str(folders["eval.jsonl"]),
+        eval_strategy="steps",
+        eval_steps=2,
+    )
+    command = [sys.executable, "-m", "dskd", "train", *written(tmp_path, options), "--max_steps", "3"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(tmp_path))
+    assert found.returncode == 0, found.stderr[-3000:]
+    said = found.stdout.splitlines()[-3:]
+    assert [line.split(maxsplit=1) for line in said] == [
+        ["student", str(output)],
+        ["metrics", str(output / "metrics.jsonl")],
+        ["curve", str(output / "loss.png")],
+    ]
+
+    logged = [line for line in lines_of(output / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in logged] == [1, 2, 3]
+    for line in logged:
+        terms = line["t2s_ce"] + line["t2s_kd"] + line["s2t_kd"]
+        assert line["loss"] == pytest.approx(0.5 * line["cross_entropy"] + 0.5 * terms, rel=1e-4)
+        assert 0 < line["ratio"] < 1
+        assert (line["coverage_teacher"], line["coverage_student"]) == (1, 1)
+    evaluated = [line for line in lines_of(output / "metrics.jsonl") if "eval_bits_per_byte" in line]
+    assert sorted({line["step"] for line in evaluated}) == [2, 3]
+    assert all(0 < line["eval_bits_per_byte"] < 10 for line in evaluated)
+
+    picture = (output / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(picture) > 5000
+    projectors = load_file(output / "projectors.safetensors")
+    assert {name: tuple(one.shape) for name, one in projectors.items()} == {
+        "teacher_to_student": (24, 16),
+        "student_to_teacher": (16, 24),
+    }
+
+    student, tokenizer = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    assert student.config.num_hidden_layers == 2
+    assert student.config.vocab_size == len(tiny.student_tokenizer())
+    assert tokenizer("Hello Paris")["input_ids"] == tiny.student_tokenizer()("Hello Paris")["input_ids"]
+    ids = torch.tensor([tokenizer("Hello Paris")["input_ids"]])
+    assert student(ids).logits.isfinite().all()
+
+
+def test_a_run_goes_on_where_it_was_stopped_and_the_metrics_with_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Once through, and once to the second of four steps and on."""
+    for name, line in (("whole", []), ("halves", ["--max_steps", "2"])):
+        main([*written(tmp_path, run_options(folders, tmp_path / name, lr_scheduler_type="constant")), *line])
+    goes_on = ["--resume_from_checkpoint", str(tmp_path / "halves" / "checkpoint-2")]
+    main(
+        [
+            *written(tmp_path, run_options(folders, tmp_path / "halves", lr_scheduler_type="constant")),
+            *goes_on,
+        ]
+    )
+    losses = [
+        [
+            (line["step"], line["loss"])
+            for line in lines_of(tmp_path / name / "metrics.jsonl")
+            if "loss" in line
+        ]
+        for name in ("whole", "halves")
+    ]
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halves")]
+    assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
+
+
+@pytest.mark.parametrize("objective", ["shared_vocabulary", "sft"])
+def test_without_dual_space_a_run_leaves_no_projectors(
+    objective: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    main(written(tmp_path, run_options(folders, tmp_path / "run", objective=objective, max_steps=1)))
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"model.safetensors", "metrics.jsonl", "loss.png", "config.json", "tokenizer.json"} <= left
+    assert "projectors.safetensors" not in left
+
+
+def error_of(arguments: list[str]) -> str:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert isinstance(raised.value.code, str)
+    assert raised.value.code.startswith("dskd-train: ")
+    assert "\n" not in raised.value.code
+    return raised.value.code.removeprefix("dskd-train: ")
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_left_as_it_is(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine", encoding="utf-8")
+    said = error_of(written(tmp_path, run_options(folders, output)))
+    assert said.startswith(f"{output} is not empty; give another --output_dir, remove it, or ")
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in output.iterdir()] == [
+        ("notes.txt", "mine")
+    ]
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "student_tokenizer", "train_data", "eval_data"])
+def test_what_is_not_there_is_one_line_that_names_it(
+    name: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    missing = str(tmp_path / ("nowhere.jsonl" if name.endswith("data") else "nowhere"))
+    with pytest.raises(SystemExit) as raised:
+        main(written(tmp_path, run_options(folders, tmp_path / "run", **{name: missing})))
+    assert str(raised.value.code).startswith("dskd-train: ")
+    assert missing in str(raised.value.code)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_malformed_row_is_one_line_that_names_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": ""}\n', encoding="utf-8")
+    options = run_options(folders, tmp_path / "run", train_data=str(rows))
+    assert error_of(written(tmp_path, options)) == f"{rows}, row 0 (from 0): the completion is empty"
+
+
+def test_the_installed_command_says_errors_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (installed,) = entry_points(group="console_scripts", name="dskd-train")
+    monkeypatch.setattr(sys, "argv", ["dskd-train", "--output_dir", str(tmp_path / "run")])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # how this process ends is not its affair
+    with pytest.raises(SystemExit) as raised:
+        installed.load()()
+    assert raised.value.code == (
+        "dskd-train: teacher is not given: --teacher, or a line teacher: in the file of --config"
+    )
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,962 @@
+"""The trainer: a step is the definition, however its rows are split; what it saves opens and resumes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import logging as transformers_logging
+
+import tiny
+from dskd.train import DistillationTrainer
+from dskd.train.trainer import PROJECTORS_FILE
+from tiny import ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+OBJECTIVES = ["dual_space", "shared_vocabulary", "sft"]
+PROJECTORS = {"teacher_to_student": (24, 16), "student_to_teacher": (16, 24)}
+
+
+# ---- One step --------------------------------------------------------------------------------------------
+
+
+def step(made: Any, *batches: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor | None]]:
+    """The loss and the gradients of one optimizer step over these micro-batches; no optimizer runs."""
+    made.model.train()
+    made.model.zero_grad()
+    taken, items = made.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+    loss = 0.0
+    for batch in taken:
+        one = made.compute_loss(made.model, batch, num_items_in_batch=items)
+        one.backward()
+        loss += float(one.detach())
+    return loss, {
+        name: None if parameter.grad is None else parameter.grad.clone()
+        for name, parameter in made.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def assert_same(
+    found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None], *, relative: float
+) -> None:
+    assert found.keys() == expected.keys()
+    assert len(found) > 0
+    largest = max(float(one.abs().max()) for one in expected.values() if one is not None)
+    assert largest > 1e-3
+    for name, one in expected.items():
+        other = found[name]
+        assert (one is None) == (other is None), name
+        if one is not None and other is not None:
+            gap = float((other.detach() - one.detach()).abs().max())
+            assert gap <= relative * largest, (name, gap, largest)
+
+
+def log_softmax(logits: Tensor, dead: Sequence[int], temperature: float = 1.0) -> Tensor:
+    """By hand, without the slots that no tokenizer can emit."""
+    kept = torch.ones(logits.shape[-1], dtype=torch.bool)
+    kept[list(dead)] = False
+    scaled = logits / temperature
+    return scaled - scaled[..., kept].logsumexp(-1, keepdim=True)
+
+
+def divergence(name: str, says: Sequence[Tensor], alive: Sequence[int]) -> Tensor:
+    """A sum over the ids that count, one after the other."""
+    p, q = (log_probs[..., list(alive)] for log_probs in says)
+    if name == "reverse_kl":
+        p, q = q, p
+    total = (p.exp() * (p - q)).sum()
+    assert isinstance(total, torch.Tensor)
+    return total
+
+
+def projectors_of(made: Any) -> tuple[Tensor, Tensor]:
+    """P_ts and P_st by the pseudo-inverses of the heads on the overlap, as the definition says."""
+    collator = made.data_collator
+    pairs = tiny.overlap(collator.teacher.vocabulary, collator.student.vocabulary)
+    teacher = made.teacher.lm_head.weight.detach()[[one for one, _ in pairs]]
+    student = made.student.lm_head.weight.detach()[[one for _, one in pairs]]
+    return teacher.T @ torch.linalg.pinv(student.T), student.T @ torch.linalg.pinv(teacher.T)
+
+
+def eager(  # noqa: C901 - the whole definition in one place
+    made: Any, rows: Sequence[Mapping[str, Any]], projectors: tuple[Tensor, Tensor]
+) -> dict[str, Tensor]:
+    """The sums of one step from the definition: row by row, whole models, all logits; and their counts."""
+    args, sides = made.args, (made.data_collator.teacher, made.data_collator.student)
+    mapped = dict(tiny.overlap(sides[0].vocabulary, sides[1].vocabulary))
+    sizes = [model.lm_head.weight.shape[0] for model in (made.teacher, made.student)]
+    dead = [
+        [
+            token
+            for token in range(size)
+            if side.vocabulary.token_bytes(token) is None and token not in side.vocabulary.roles
+        ]
+        for size, side in zip(sizes, sides, strict=True)
+    ]
+    alive = [sorted(set(range(size)) - set(gone)) for size, gone in zip(sizes, dead, strict=True)]
+    totals = {
+        name: torch.zeros((), dtype=torch.float64)
+        for name in ("cross_entropy", "kd", "t2s_ce", "labels", "pairs")
+    }
+    for row in rows:
+        readings = tiny.read(sides[0], row), tiny.read(sides[1], row)
+        outputs = [
+            model(torch.tensor([reading.ids]), output_hidden_states=True)
+            for model, reading in zip((made.teacher, made.student), readings, strict=True)
+        ]
+        for column in readings[1].columns:
+            said = outputs[1].logits[0, column - 1]
+            totals["cross_entropy"] += said.logsumexp(-1) - said[readings[1].ids[column]]
+            totals["labels"] += 1
+        for teacher_column, student_column in tiny.token_pairs(sides, readings, row["completion"]):
+            if not teacher_column or not student_column:
+                continue
+            totals["pairs"] += 1
+            z_t = outputs[0].logits[0, teacher_column - 1].detach()
+            h_t = outputs[0].hidden_states[-1][0, teacher_column - 1].detach()
+            z_s = outputs[1].logits[0, student_column - 1]
+            h_s = outputs[1].hidden_states[-1][0, student_column - 1]
+            if args.objective == "shared_vocabulary":
+                ids = list(mapped.items())
+                if args.top_k is not None:
+                    ids.sort(key=lambda pair: -float(z_s[pair[1]].detach()))
+                    ids = ids[: args.top_k]
+                shared = [
+                    log_softmax(z[[pair[side] for pair in ids]], [], args.temperature)
+                    for side, z in enumerate((z_t, z_s))
+                ]
+                totals["kd"] = totals["kd"] + divergence(args.divergence, shared, range(len(ids)))
+                continue
+            best = alive[0][int(z_t[alive[0]].argmax())]
+            y = mapped.get(best, -1) if args.target == "prediction" else readings[1].ids[student_column]
+            z_ts = (h_t @ projectors[0]) @ made.student.lm_head.weight.detach().T
+            gate = {
+                "none": None,
+                "prediction": mapped.get(best, -1),
+                "gold": readings[1].ids[student_column],
+            }[args.gate]
+            if args.spaces != "teacher":
+                if y >= 0:
+                    totals["t2s_ce"] = totals["t2s_ce"] - log_softmax(z_ts, dead[1])[y]
+                if gate is None or alive[1][int(z_ts[alive[1]].argmax())] == gate:
+                    says = [log_softmax(z, dead[1], args.temperature) for z in (z_ts.detach(), z_s)]
+                    totals["kd"] = totals["kd"] + divergence(args.divergence, says, alive[1])
+            if args.spaces != "student":
+                z_st = (h_s @ projectors[1]) @ made.teacher.lm_head.weight.T
+                says = [log_softmax(z, dead[0], args.temperature) for z in (z_t, z_st)]
+                totals["kd"] = totals["kd"] + divergence(args.divergence, says, alive[0])
+    return totals
+
+
+def by_definition(
+    made: Any, rows: Sequence[Mapping[str, Any]], teacher_to_student: Tensor | None = None
+) -> tuple[float, dict[str, Tensor | None]]:
+    """The loss of one step and its gradients, written out; P_ts as given, or as solved."""
+    whole = made.model
+    solved = projectors_of(made)
+    if teacher_to_student is not None:
+        solved = teacher_to_student.detach(), solved[1]
+    trained: dict[str, Tensor] = {}
+    if made.args.objective == "dual_space":
+        of_module = dict(whole.loss.projectors.named_parameters())
+        for index, name in enumerate(PROJECTORS):
+            if name in of_module and of_module[name].requires_grad:
+                trained[f"loss.projectors.{name}"] = solved[index].clone().requires_grad_()
+    names = list(PROJECTORS)
+    given = [trained.get(f"loss.projectors.{names[index]}", solved[index]) for index in range(2)]
+    totals = eager(made, rows, (given[0], given[1]))
+    alpha = 0.0 if made.args.objective == "sft" else made.args.alpha
+    loss = (1 - alpha) * totals["cross_entropy"] / totals["labels"]
+    loss = loss + alpha * (totals["kd"] + totals["t2s_ce"]) / totals["pairs"].clamp(min=1)
+    of_student = {f"student.{name}": one for name, one in made.student.named_parameters()}
+    wanted = {**of_student, **trained}
+    grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True, materialize_grads=True)
+    return float(loss.detach()), dict(zip(wanted, grads, strict=True))
+
+
+STEPS: list[dict[str, Any]] = [
+    {},
+    {"alpha": 0.3, "divergence": "reverse_kl", "temperature": 2.0},
+    {"alpha": 1.0, "target": "gold"},
+    {"gate": "prediction"},
+    {"gate": "gold", "target": "gold"},
+    {"spaces": "student"},
+    {"spaces": "teacher"},
+    {"spaces": "teacher", "student_to_teacher": "trained"},
+    {"student_to_teacher": "trained"},
+    {"objective": "shared_vocabulary"},
+    {"objective": "shared_vocabulary", "top_k": 5, "divergence": "reverse_kl", "temperature": 0.7},
+    {"objective": "sft"},
+]
+
+
+@pytest.mark.parametrize("given", STEPS, ids=str)
+def test_one_step_is_the_definition_written_out(given: dict[str, Any], tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, **given)
+    set_exactly(made)
+    loss, gradients = step(made, tiny.batch_of(made, ROWS))
+    expected_loss, expected = by_definition(made, ROWS)
+    assert loss == pytest.approx(expected_loss, rel=1e-9)
+    assert_same(gradients, expected, relative=1e-9)
+
+
+def set_exactly(made: Any) -> None:
+    """The projectors without the rounding to float32 in which they come; they were right but for that."""
+    if made.args.objective == "dual_space":
+        for name, solved in zip(PROJECTORS, projectors_of(made), strict=True):
+            own = getattr(made.model.loss.projectors, name)
+            assert torch.allclose(own.detach(), solved, rtol=1e-5, atol=1e-6), name
+            with torch.no_grad():
+                own.copy_(solved)
+
+
+@pytest.mark.parametrize("gate", ["prediction", "gold"])
+def test_a_gate_that_is_open_in_part_is_the_definition_too(gate: str, tmp_path: Path) -> None:
+    """P_ts is fitted to say what opens the gate, and has too few rows to say it at every pair."""
+    made = tiny.trainer(tmp_path, gate=gate, spaces="student")
+    batch = tiny.batch_of(made, ROWS)
+    states = made.teacher.model(batch["teacher_input_ids"], batch["teacher_attention_mask"]).last_hidden_state
+    states = states[batch["teacher_row"], batch["teacher_column"]]
+    said = batch["labels"][batch["paired"]]
+    if gate == "prediction":
+        mapped = dict(
+            tiny.overlap(made.data_collator.teacher.vocabulary, made.data_collator.student.vocabulary)
+        )
+        best = made.teacher.lm_head(states).argmax(-1).tolist()
+        said = torch.tensor([mapped.get(token, 0) for token in best])
+    projector = torch.linalg.pinv(states) @ made.student.lm_head.weight.detach()[said] * 10
+    with torch.no_grad():
+        made.model.loss.projectors.teacher_to_student.copy_(projector)
+    loss, gradients = step(made, batch)
+    expected_loss, expected = by_definition(made, ROWS, teacher_to_student=projector)
+    assert loss == pytest.approx(expected_loss, rel=1e-9)
+    assert_same(gradients, expected, relative=1e-9)
+    closed_and_open = [
+        float(
+            eager(tiny.trainer(tmp_path, gate=one, spaces="student"), ROWS, (projector, projector.T))[
+                "kd"
+            ].detach()
+        )
+        for one in (gate, "none")
+    ]
+    assert 0 < closed_and_open[0] < closed_and_open[1]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_four_rows_at_once_are_four_rows_one_after_the_other(objective: str, tmp_path: Path) -> None:
+    at_once = tiny.trainer(tmp_path, objective=objective, weight_decay=0.01)
+    in_turn = tiny.trainer(
+        tmp_path,
+        objective=objective,
+        weight_decay=0.01,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
+    )
+    before = {name: one.clone() for name, one in at_once.model.state_dict().items()}
+    for made in (at_once, in_turn):
+        made.train()
+        assert made.state.global_step == 3
+    assert_same(in_turn.model.state_dict(), at_once.model.state_dict(), relative=1e-10)
+    moved = [name for name, one in at_once.model.state_dict().items() if not torch.equal(one, before[name])]
+    assert len(moved) == len(before)
+    for one, other in zip(tiny.steps_logged(at_once), tiny.steps_logged(in_turn), strict=True):
+        for name in ("loss", "grad_norm", "cross_entropy", "labels", "pairs", "ratio"):
+            assert one[name] == pytest.approx(other[name], rel=1e-6), name
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_in_float32_too_and_with_a_last_step_that_is_shorter(objective: str, tmp_path: Path) -> None:
+    """Seven rows: the second step has three micro-batches."""
+    found = []
+    for size, accumulated in ((4, 1), (1, 4)):
+        made = tiny.trainer(
+            tmp_path,
+            objective=objective,
+            rows=ROWS[:7],
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulated,
+            max_steps=-1,
+            num_train_epochs=2,
+            dtype=torch.float32,
+        )
+        made.train()
+        assert made.state.global_step == 4
+        found.append(made.model.state_dict())
+    assert_same(found[1], found[0], relative=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_padding_changes_nothing_whatever_stands_in_it(objective: str, tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, objective=objective)
+    batch = tiny.batch_of(made, ROWS[:3])
+    wider = dict(batch)
+    for side in ("teacher", "student"):
+        ids, mask = batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]
+        junk = torch.arange(5, 12).expand(3, 7)
+        wider[f"{side}_input_ids"] = torch.cat([torch.where(mask.bool(), ids, 9), junk], dim=1)
+        wider[f"{side}_attention_mask"] = torch.cat([mask, torch.zeros_like(junk)], dim=1)
+    loss, gradients = step(made, batch)
+    other_loss, other = step(made, wider)
+    assert other_loss == pytest.approx(loss, rel=1e-10)
+    assert_same(other, gradients, relative=1e-10)
+
+
+# ---- The teacher -----------------------------------------------------------------------------------------
+
+
+def test_the_teacher_is_frozen_and_in_eval_mode_also_while_the_student_trains(tmp_path: Path) -> None:
+    teacher = tiny.gpt2(len(tiny.teacher_tokenizer()), 24, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    teacher.train()
+    before = copy.deepcopy(teacher.state_dict())
+    made = tiny.trainer(tmp_path, teacher=teacher, objective="shared_vocabulary")
+    batch = tiny.batch_of(made, ROWS)
+    assert step(made, batch)[0] == step(made, batch)[0]
+    made.train()
+    assert not any(module.training for module in teacher.modules())
+    assert all(not one.requires_grad and one.grad is None for one in teacher.parameters())
+    assert_same(teacher.state_dict(), before, relative=0)
+
+
+def test_the_teacher_is_in_neither_the_trained_module_nor_what_is_saved(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path)
+    own = {id(one) for one in made.teacher.parameters()}
+    assert own.isdisjoint(id(one) for one in made.model.parameters())
+    made.save_model()
+    saved = load_file(tmp_path / "model.safetensors")
+    assert set(saved) == set(made.student.state_dict())
+    for name, value in saved.items():
+        assert torch.equal(value, made.student.state_dict()[name])
+
+
+@pytest.mark.parametrize("given", [{"objective": "sft"}, {"objective": "sft", "alpha": 1.0}])
+def test_cross_entropy_alone_never_runs_the_teacher(given: dict[str, Any], tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, **given)
+    with made_fail(made):
+        made.train()
+    assert [line["loss"] for line in tiny.steps_logged(made)] == [
+        pytest.approx(line["cross_entropy"], rel=1e-6) for line in tiny.steps_logged(made)
+    ]
+    assert not hasattr(made.model.loss, "projectors")
+
+
+class made_fail:  # noqa: N801 - reads as a statement
+    """While it lasts, running the teacher is an error."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+
+    def __enter__(self) -> None:
+        def refuse(*_: Any) -> None:
+            raise AssertionError("the teacher ran")
+
+        self._handle = self._made.teacher.get_input_embeddings().register_forward_hook(refuse)
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+# ---- Projectors ------------------------------------------------------------------------------------------
+
+
+def groups_with(made: Any, parameter: Tensor) -> list[dict[str, Any]]:
+    optimizer = made.create_optimizer()
+    return [group for group in optimizer.param_groups if any(one is parameter for one in group["params"])]
+
+
+@pytest.mark.parametrize(
+    ("given", "trained"),
+    [
+        ({}, {"teacher_to_student"}),
+        ({"student_to_teacher": "trained"}, {"teacher_to_student", "student_to_teacher"}),
+        ({"spaces": "teacher"}, set()),
+        ({"spaces": "student", "student_to_teacher": "trained"}, {"teacher_to_student"}),
+        ({"spaces": "teacher", "student_to_teacher": "trained"}, {"student_to_teacher"}),
+    ],
+    ids=str,
+)
+def test_trained_projectors_are_once_in_the_optimizer_with_their_own_rate_and_no_decay(
+    given: dict[str, Any], trained: set[str], tmp_path: Path
+) -> None:
+    made = tiny.trainer(tmp_path, weight_decay=0.1, projector_learning_rate=0.003, **given)
+    for name in PROJECTORS:
+        groups = groups_with(made, getattr(made.model.loss.projectors, name))
+        assert len(groups) == (name in trained)
+        assert all((one["lr"], one["weight_decay"]) == (0.003, 0.0) for one in groups)
+    optimizer = made.create_optimizer()
+    held = [id(one) for group in optimizer.param_groups for one in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(one) for one in made.model.parameters() if one.requires_grad}
+    assert {group["lr"] for group in optimizer.param_groups if group["params"]} <= {0.1, 0.003}
+
+
+def test_a_schedule_moves_the_rate_of_the_projectors_with_the_rest(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, lr_scheduler_type="linear", max_steps=4, projector_learning_rate=0.02)
+    made.create_optimizer_and_scheduler(4)
+    rates = []
+    for _ in range(4):
+        rates.append(sorted({group["lr"] for group in made.optimizer.param_groups if group["params"]}))
+        made.optimizer.step()
+        made.lr_scheduler.step()
+    assert rates == [
+        [pytest.approx(0.02 * share), pytest.approx(0.1 * share)] for share in (1, 0.75, 0.5, 0.25)
+    ]
+
+
+def test_the_solved_projector_follows_the_head_of_the_student(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, max_steps=2)
+    projectors = made.model.loss.projectors
+    first = projectors.student_to_teacher.clone()
+    made.train()
+    assert not torch.allclose(projectors.student_to_teacher, first, rtol=1e-3)
+    step(made, tiny.batch_of(made, ROWS))
+    assert torch.allclose(projectors.student_to_teacher, projectors_of(made)[1], rtol=1e-6, atol=1e-9)
+
+
+def test_it_is_solved_again_only_every_so_many_steps(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    made = tiny.trainer(tmp_path, max_steps=5, refresh_every=2, gradient_accumulation_steps=2)
+    projectors = made.model.loss.projectors
+    made.model.register_forward_hook(lambda *_: seen.append(projectors.student_to_teacher.clone()))
+    made.train()
+    assert len(seen) == 10
+    same = [bool(torch.equal(one, other)) for one, other in itertools.pairwise(seen)]
+    # Of two micro-batches a step, steps 0 and 1 share one projector, so do 2 and 3; 4 has its own.
+    assert same == [True, True, True, False, True, True, True, False, True]
+
+
+def test_a_trained_one_begins_where_the_solved_one_does_and_is_moved_by_gradients(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, student_to_teacher="trained")
+    projector = made.model.loss.projectors.student_to_teacher
+    assert torch.allclose(projector.detach(), projectors_of(made)[1], rtol=1e-5, atol=1e-6)
+    before, (_, gradients) = projector.detach().clone(), step(made, tiny.batch_of(made, ROWS))
+    gradient = gradients["loss.projectors.student_to_teacher"]
+    assert gradient is not None
+    optimizer = made.create_optimizer()
+    optimizer.step()
+    assert torch.allclose(projector.detach(), before - 0.05 * gradient, rtol=1e-10)
+
+
+def test_only_the_students_own_terms_move_the_student(tmp_path: Path) -> None:
+    """t2s_ce moves P_ts alone: with its target another, the student's gradients are the same."""
+    found = [
+        step(made, tiny.batch_of(made, ROWS))[1]
+        for made in (tiny.trainer(tmp_path, target=target) for target in ("prediction", "gold"))
+    ]
+    for name, gradient in found[0].items():
+        other = found[1][name]
+        assert gradient is not None
+        assert other is not None
+        assert torch.equal(gradient, other) == name.startswith("student."), name
+
+
+def test_the_teachers_space_leaves_the_head_of_the_student_alone(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, spaces="teacher", alpha=1.0)
+    _, gradients = step(made, tiny.batch_of(made, ROWS))
+    head, body = gradients["student.lm_head.weight"], gradients["student.model.norm.weight"]
+    assert head is not None
+    assert body is not None
+    assert not head.any()
+    assert body.abs().max() > 1e-4
+
+
+# ---- Batches without a pair, and losses that are no numbers ----------------------------------------------
+
+# Cut behind the first token, which is ` Paris` for one and a letter, after its space, for the other.
+UNPAIRED = [{"prompt": "The", "completion": " forty"}, {"prompt": "A", "completion": " world"}]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"student_to_teacher": "trained"},
+        {"spaces": "student"},
+        {"spaces": "teacher"},
+        {"gate": "prediction"},
+        {"objective": "shared_vocabulary"},
+        {"objective": "shared_vocabulary", "top_k": 3},
+    ],
+    ids=str,
+)
+def test_a_batch_without_a_pair_is_finite_and_connected(given: dict[str, Any], tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, rows=UNPAIRED, max_response_length=1, max_steps=1, **given)
+    batch = tiny.batch_of(made, UNPAIRED)
+    assert (len(batch["labels"]), len(batch["paired"])) == (2, 0)
+    loss, gradients = step(made, batch)
+    assert loss == pytest.approx(0.5 * cross_entropy(made, batch), rel=1e-10)
+    for name, gradient in gradients.items():
+        assert gradient is not None, name
+        assert gradient.isfinite().all(), name
+        assert bool(gradient.any()) == name.startswith("student."), name
+    made.train()
+    assert tiny.steps_logged(made)[0]["pairs"] == 0
+    assert math.isfinite(tiny.steps_logged(made)[0]["loss"])
+
+
+def cross_entropy(made: Any, batch: Mapping[str, Tensor]) -> float:
+    """Of one label a row, behind its last id but one."""
+    logits = made.student(batch["student_input_ids"], batch["student_attention_mask"]).logits
+    columns = batch["student_attention_mask"].sum(1) - 1
+    rows = torch.arange(len(columns))
+    labels = batch["student_input_ids"][rows, columns]
+    said = logits[rows, columns - 1].log_softmax(-1)[rows, labels]
+    return -float(said.mean().detach())
+
+
+def test_a_micro_batch_without_a_pair_beside_one_with_pairs(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, max_response_length=1)
+    paired = [{"prompt": "A", "completion": " Paris"}]
+    batches = [tiny.batch_of(made, rows) for rows in (UNPAIRED, paired)]
+    assert [len(batch["paired"]) for batch in batches] == [0, 1]
+    loss, gradients = step(made, *batches)
+    other_loss, other = step(made, tiny.batch_of(made, [*UNPAIRED, *paired]))
+    assert loss == pytest.approx(other_loss, rel=1e-10)
+    assert_same(gradients, other, relative=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("given", "poisoned", "named"),
+    [
+        ({"objective": "sft"}, "student.model.norm.weight", "cross_entropy"),
+        ({"objective": "shared_vocabulary"}, "student.lm_head.weight", "cross_entropy, shared_kd"),
+        ({}, "loss.projectors.teacher_to_student", "t2s_ce, t2s_kd"),
+        ({"student_to_teacher": "trained"}, "loss.projectors.student_to_teacher", "s2t_kd"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_and_is_named(
+    given: dict[str, Any], poisoned: str, named: str, value: float, tmp_path: Path
+) -> None:
+    made = tiny.trainer(tmp_path, **given)
+    with torch.no_grad():
+        made.model.get_parameter(poisoned)[...] = value
+    before = {name: one.clone() for name, one in made.model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match=rf"^step 0: {named} is not finite") as raised:
+        made.train()
+    assert "Lower the learning rate" in str(raised.value)
+    for name, one in made.model.state_dict().items():
+        if name != "loss.projectors.student_to_teacher":
+            assert torch.equal(one.nan_to_num(), before[name].nan_to_num()), name
+
+
+# ---- Vocabularies and models -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"divergence": "reverse_kl"}, {"objective": "shared_vocabulary"}], ids=str
+)
+def test_padded_slots_of_a_model_have_no_probability_in_distillation(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    """The definition of the step leaves them out; that they would be likely otherwise is seen to."""
+    sizes = {name: getattr(tiny, f"{name}_tokenizer")() for name in ("teacher", "student")}
+    teacher = tiny.llama(len(sizes["teacher"]) + 5, 24, seed=2)
+    student = tiny.llama(len(sizes["student"]) + 3, 16, seed=1)
+    with torch.no_grad():
+        teacher.lm_head.weight[-5:] *= 10
+        student.lm_head.weight[-3:] *= 10
+    made = tiny.trainer(tmp_path, teacher=teacher, student=student, **given)
+    set_exactly(made)
+    loss, gradients = step(made, tiny.batch_of(made, ROWS))
+    expected_loss, expected = by_definition(made, ROWS)
+    assert loss == pytest.approx(expected_loss, rel=1e-9)
+    assert_same(gradients, expected, relative=1e-9)
+    made.train()
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_a_tokenizer_that_defines_more_than_its_model_is_refused(side: str, tmp_path: Path) -> None:
+    size = len(getattr(tiny, f"{side}_tokenizer")())
+    with pytest.raises(ValueError, match=rf"^the {side}'s tokenizer: .*{size - 1}"):
+        tiny.trainer(tmp_path, **{side: tiny.llama(size - 1, 16)})
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_a_tokenizer_without_an_end_of_sequence_is_refused(side: str, tmp_path: Path) -> None:
+    without = copy.deepcopy(getattr(tiny, f"{side}_tokenizer")())
+    without.eos_token = None
+    given = {
+        "processing_class": tiny.student_tokenizer(),
+        "teacher_processing_class": tiny.teacher_tokenizer(),
+    }
+    given["processing_class" if side == "student" else "teacher_processing_class"] = without
+    student, teacher = (
+        tiny.llama(len(one), 16) for one in (given["processing_class"], given["teacher_processing_class"])
+    )
+    with pytest.raises(
+        ValueError, match=rf"^the {side}'s tokenizer has no end of sequence; set its eos_token$"
+    ):
+        DistillationTrainer(student, teacher, tiny.options(tmp_path), **given)
+
+
+def test_a_model_without_a_linear_head_is_refused(tmp_path: Path) -> None:
+    student = tiny.llama(len(tiny.student_tokenizer()), 16)
+    original = student.lm_head.forward
+    student.lm_head.forward = lambda hidden: original(hidden) + 3.0
+    with pytest.raises(ValueError, match="LlamaForCausalLM are not those of a linear head"):
+        tiny.trainer(tmp_path, student=student)
+
+
+def test_a_student_of_another_family_with_a_tied_head_trains(tmp_path: Path) -> None:
+    student = tiny.gpt2(len(tiny.student_tokenizer()), 16, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    assert student.lm_head.weight is student.transformer.wte.weight
+    made = tiny.trainer(tmp_path, student=student)
+    set_exactly(made)
+    loss, gradients = step(made, tiny.batch_of(made, ROWS))
+    expected_loss, expected = by_definition(made, ROWS)
+    assert loss == pytest.approx(expected_loss, rel=1e-9)
+    assert_same(gradients, expected, relative=1e-9)
+    made.train()
+    made.save_model()
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path).lm_head.weight, student.lm_head.weight)
+
+
+@pytest.mark.filterwarnings(
+    # transformers 5.24 has another name for it, and 5.0 has not.
+    "ignore:.*gradient_checkpointing.* deprecated:FutureWarning"
+)
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    found, forwards = [], []
+    for checkpointing in (False, True):
+        made = tiny.trainer(tmp_path, gradient_checkpointing=checkpointing)
+        ran: list[int] = []
+        made.student.model.layers[0].self_attn.register_forward_hook(lambda *_, ran=ran: ran.append(1))
+        made.train()
+        forwards.append(len(ran))
+        found.append(made.model.state_dict())
+    assert forwards == [3, 6]
+    assert_same(found[1], found[0], relative=1e-10)
+
+
+def test_frozen_parts_of_the_student_stay(tmp_path: Path) -> None:
+    student = tiny.llama(len(tiny.student_tokenizer()), 16)
+    student.lm_head.requires_grad_(requires_grad=False)
+    before = student.lm_head.weight.clone()
+    made = tiny.trainer(tmp_path, student=student)
+    made.train()
+    assert torch.equal(student.lm_head.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"alpha": 1.5}, r"alpha=1.5; it is a share, from 0 to 1"),
+        ({"alpha": -0.1}, r"alpha=-0.1; it is a share, from 0 to 1"),
+        ({"temperature": 0.0}, r"temperature=0.0; it is above 0"),
+        ({"temperature": math.nan}, r"temperature=nan; it is above 0"),
+        ({"top_k": 0}, r"top_k=0; it is at least 1"),
+        ({"refresh_every": 0}, r"refresh_every=0; it is at least 1"),
+        ({"max_prompt_length": 0}, r"max_prompt_length=0; it is at least 1"),
+        ({"max_response_length": 0}, r"max_response_length=0; it is at least 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        tiny.options(tmp_path, **given)
+
+
+# ---- Logs and evaluation ---------------------------------------------------------------------------------
+
+
+def test_what_is_logged_is_the_sums_over_the_counts_since_the_last_time(tmp_path: Path) -> None:
+    """Two steps of two micro-batches in one line: eight rows, all of them."""
+    made = tiny.trainer(
+        tmp_path,
+        learning_rate=0.0,
+        projector_learning_rate=0.0,
+        logging_steps=2,
+        max_steps=2,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )
+    totals = {name: one.item() for name, one in eager(made, ROWS, projectors_of(made)).items()}
+    made.train()
+    (line,) = tiny.steps_logged(made)
+    sides = made.data_collator.teacher, made.data_collator.student
+    assert line["labels"] == totals["labels"]
+    assert line["pairs"] == totals["pairs"]
+    assert line["cross_entropy"] == pytest.approx(totals["cross_entropy"] / totals["labels"], rel=1e-6)
+    assert line["t2s_ce"] == pytest.approx(totals["t2s_ce"] / totals["pairs"], rel=1e-6)
+    assert line["t2s_kd"] + line["s2t_kd"] == pytest.approx(totals["kd"] / totals["pairs"], rel=1e-5)
+    readings = [(tiny.read(sides[0], row), tiny.read(sides[1], row)) for row in ROWS]
+    text_pairs = sum(
+        len(tiny.token_pairs(sides, one, row["completion"])) - 1
+        for one, row in zip(readings, ROWS, strict=True)
+    )
+    text_tokens = sum(
+        len(tiny.spans_of(sides[1], one[1], row["completion"].encode())) - 1
+        for one, row in zip(readings, ROWS, strict=True)
+    )
+    assert line["ratio"] == pytest.approx(text_pairs / text_tokens)
+    assert (line["coverage_teacher"], line["coverage_student"]) == (1, 1)
+    assert "student_cut" not in line
+
+
+def test_cut_responses_are_logged(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, max_response_length=6, max_steps=2)
+    made.train()
+    sides = made.data_collator.teacher, made.data_collator.student
+    cut = [sum(len((one := tiny.read(side, row)).ids) - one.first > 6 for row in ROWS) for side in sides]
+    found = [
+        sum(line.get(f"{side}_cut", 0) for line in tiny.steps_logged(made)) for side in ("teacher", "student")
+    ]
+    assert found == cut
+    assert 0 < cut[0] < cut[1]
+
+
+def test_evaluation_says_bits_per_byte_and_logs_them(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, more={"eval_dataset": ROWS[:5]})
+    with pytest.raises(AssertionError), made_fail(made):
+        made.teacher(torch.tensor([[1]]))
+    with made_fail(made):
+        metrics = made.evaluate()
+    assert made.student.training is False or made.model.training
+    assert {name for name in metrics if name != "epoch"} == {
+        "eval_bits_per_byte",
+        "eval_end_of_turn_bits",
+        "eval_rows",
+        "eval_bytes",
+        "eval_loss",
+    }
+    assert metrics["eval_loss"] == metrics["eval_bits_per_byte"]
+    assert (metrics["eval_rows"], metrics["eval_bytes"]) == (
+        5,
+        sum(len(row["completion"].encode()) for row in ROWS[:5]),
+    )
+    assert metrics["eval_bits_per_byte"] == pytest.approx(bits_per_byte(made, ROWS[:5]), rel=1e-6)
+    assert made.state.log_history[-1]["eval_bits_per_byte"] == metrics["eval_bits_per_byte"]
+    other = made.evaluate(ROWS[5:], metric_key_prefix="test")
+    assert other["test_bits_per_byte"] == pytest.approx(bits_per_byte(made, ROWS[5:]), rel=1e-6)
+
+
+def bits_per_byte(made: Any, rows: Sequence[Mapping[str, Any]]) -> float:
+    bits, size = 0.0, 0
+    for row in rows:
+        reading = tiny.read(made.data_collator.student, row)
+        with torch.no_grad():
+            said = made.student(torch.tensor([reading.ids])).logits[0].log_softmax(-1)
+        bits -= sum(
+            float(said[column - 1, reading.ids[column]]) for column in reading.columns[:-1]
+        ) / math.log(2)
+        size += len(row["completion"].encode())
+    return bits / size
+
+
+def test_evaluation_without_rows_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate: give eval_dataset"):
+        tiny.trainer(tmp_path).evaluate()
+
+
+def test_the_best_model_by_bits_per_byte_is_loaded_at_the_end(tmp_path: Path) -> None:
+    """The rate is so high that the first of three is the best."""
+    made = tiny.trainer(
+        tmp_path,
+        learning_rate=20.0,
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="bits_per_byte",
+        greater_is_better=False,
+        more={"eval_dataset": ROWS},
+    )
+    made.train()
+    said = [line["eval_bits_per_byte"] for line in made.state.log_history if "eval_bits_per_byte" in line]
+    best = min(range(len(said)), key=said.__getitem__)
+    assert best < len(said) - 1, said
+    saved = load_file(tmp_path / f"checkpoint-{best + 1}" / "model.safetensors")
+    assert_same(made.student.state_dict(), saved, relative=0)
+
+
+# ---- Files -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def all_that_is_said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Transformers' own logger goes nowhere else than to its handler; here it is heard."""
+    transformers_logging.enable_propagation()
+    yield caplog
+    transformers_logging.disable_propagation()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_saved_student_opens_like_any_other_and_says_the_same(
+    objective: str, tmp_path: Path, all_that_is_said: pytest.LogCaptureFixture
+) -> None:
+    made = tiny.trainer(tmp_path, objective=objective)
+    made.train()
+    made.save_model()
+    all_that_is_said.clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            tmp_path, output_loading_info=True, dtype=torch.float64
+        )
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    opened, how = loaded
+    assert not caught
+    assert [record.getMessage() for record in all_that_is_said.records if record.levelname != "INFO"] == []
+    assert not any(how.values()), how
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    made.student.eval()
+    opened.eval()
+    assert torch.allclose(opened(ids).logits, made.student(ids).logits, rtol=1e-4, atol=1e-5)
+    assert_same(opened.state_dict(), made.student.state_dict(), relative=0)
+    for row in ROWS:
+        text = row["prompt"] + row["completion"]
+        assert tokenizer(text)["input_ids"] == tiny.student_tokenizer()(text)["input_ids"]
+    assert tokenizer.eos_token_id == tiny.student_tokenizer().eos_token_id
+    assert opened.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_projectors_are_saved_beside_the_student_and_say_what_they_belong_to(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path)
+    made.train()
+    made.save_model()
+    saved = load_file(tmp_path / PROJECTORS_FILE)
+    assert {name: tuple(one.shape) for name, one in saved.items()} == PROJECTORS
+    for name, one in saved.items():
+        assert torch.equal(one, getattr(made.model.loss.projectors, name))
+    with safe_open(tmp_path / PROJECTORS_FILE, "pt") as file:
+        about = file.metadata()
+    assert about == {
+        f"{side}_vocabulary": getattr(made.data_collator, side).vocabulary.content_hash
+        for side in ("teacher", "student")
+    }
+
+
+@pytest.mark.parametrize("objective", ["shared_vocabulary", "sft"])
+def test_without_projectors_there_is_no_file_of_them(objective: str, tmp_path: Path) -> None:
+    tiny.trainer(tmp_path, objective=objective).save_model()
+    assert not (tmp_path / PROJECTORS_FILE).exists()
+    assert (tmp_path / "model.safetensors").exists()
+
+
+RESUMED: list[dict[str, Any]] = [
+    {},
+    {"student_to_teacher": "trained", "optim": "adamw_torch", "lr_scheduler_type": "linear"},
+    {"refresh_every": 2, "optim": "adamw_torch"},
+    {"refresh_every": 4},
+    {"objective": "shared_vocabulary", "optim": "adamw_torch"},
+    {"objective": "sft"},
+]
+
+
+@pytest.mark.parametrize("given", RESUMED, ids=str)
+def test_a_resumed_run_is_the_uninterrupted_one(given: dict[str, Any], tmp_path: Path) -> None:
+    usual = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 0.01, **given}
+    whole = tiny.trainer(tmp_path, **usual)
+    whole.train()
+    resumed = tiny.trainer(tmp_path, **usual)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert_same(resumed.model.state_dict(), whole.model.state_dict(), relative=1e-12)
+    assert [(line["step"], line["loss"]) for line in tiny.steps_logged(resumed)] == [
+        (line["step"], line["loss"]) for line in tiny.steps_logged(whole)
+    ]
+
+
+def test_resuming_where_the_projectors_are_missing_is_an_error(tmp_path: Path) -> None:
+    usual: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+    tiny.trainer(tmp_path, **usual).train()
+    (tmp_path / "checkpoint-2" / PROJECTORS_FILE).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"checkpoint-2/{PROJECTORS_FILE} is missing"):
+        tiny.trainer(tmp_path, **usual).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+# ---- Workers and processes -------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings(
+    # Python 3.12 says it of every fork of a process with threads; the workers of a DataLoader are forked.
+    "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
+)
+def test_a_run_with_workers_is_the_run_without(tmp_path: Path) -> None:
+    found = []
+    for workers in (0, 2):
+        made = tiny.trainer(tmp_path, dataloader_num_workers=workers)
+        made.train()
+        found.append(made.model.state_dict())
+    assert_same(found[1], found[0], relative=1e-12)
+
+
+def run_of_processes(folder: Path, processes: int, objective: str) -> dict[str, Tensor]:
+    """The trained weights of `python tests/test_trainer.py` in so many processes over gloo."""
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(str(Path(__file__).parent / name) for name in (".", "../examples")),
+    }
+    found = subprocess.run(
+        [*line, __file__, str(folder), objective],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return load_file(folder / "trained.safetensors")
+
+
+@pytest.mark.parametrize("objective", ["dual_space"])
+def test_two_processes_are_one_with_the_same_global_batch(objective: str, tmp_path: Path) -> None:
+    made = in_process(tmp_path / "one", objective, processes=1)
+    found = run_of_processes(tmp_path / "two", 2, objective)
+    expected = {name: one.contiguous() for name, one in made.model.state_dict().items()}
+    assert_same(found, expected, relative=1e-9)
+    saved = load_file(tmp_path / "two" / "model.safetensors")
+    assert {f"student.{name}" for name in saved} == {name for name in found if name.startswith("student.")}
+    assert (tmp_path / "two" / PROJECTORS_FILE).is_file()
+    logged = json.loads((tmp_path / "two" / "logs.json").read_text(encoding="utf-8"))
+    for one, other in zip(logged, tiny.steps_logged(made), strict=True):
+        for name in ("loss", "cross_entropy", "t2s_kd", "labels", "pairs", "ratio"):
+            assert one[name] == pytest.approx(other[name], rel=1e-5), name
+
+
+def in_process(folder: Path, objective: str, *, processes: int) -> Any:
+    """Three steps of four rows each, on so many processes."""
+    made = tiny.trainer(
+        folder,
+        objective=objective,
+        rows=ROWS[:4],
+        per_device_train_batch_size=4 // processes,
+        ddp_backend="gloo" if processes > 1 else None,
+    )
+    made.train()
+    made.save_model()
+    return made
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    made = in_process(folder, sys.argv[2], processes=int(os.environ["WORLD_SIZE"]))
+    if made.is_world_process_zero():
+        whole: nn.Module = made.accelerator.unwrap_model(made.model)
+        save_file(
+            {name: one.contiguous() for name, one in whole.state_dict().items()},
+            folder / "trained.safetensors",
+        )
+        (folder / "logs.json").write_text(json.dumps(tiny.steps_logged(made)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

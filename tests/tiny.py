@@ -1,0 +1,250 @@
+"""Tiny models, tokenizers and rows for the tests of training, and what they must agree with."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from tokenizers import processors
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from dskd import Aligner, Vocabulary
+from dskd.train import DistillationCollator, DistillationConfig, DistillationTrainer, Side
+from test_loading import byte_level, sentencepiece_like
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = [
+    "CHAT",
+    "HIDDEN",
+    "ROWS",
+    "Reading",
+    "batch_of",
+    "collator",
+    "fast_tokenizer",
+    "gpt2",
+    "llama",
+    "options",
+    "overlap",
+    "read",
+    "spans_of",
+    "steps_logged",
+    "student_tokenizer",
+    "teacher_tokenizer",
+    "token_pairs",
+    "trainer",
+]
+
+CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+# Words that both have, that only one has, and letters that the student spells in bytes; lengths differ a lot.
+ROWS = [
+    {"prompt": "The capital of France is", "completion": " Paris"},
+    {"prompt": "Hello", "completion": " Hello world, and the answer is forty two or so, wörld"},
+    {"prompt": "", "completion": "Paris is the answer"},
+    {"prompt": "Say it:\n", "completion": " 知 the world\n\n  is"},
+    {"prompt": "the the the the the the the the the", "completion": " world"},
+    {"prompt": "Is it? ", "completion": "the answer is the world is the answer"},
+    {"prompt": "What", "completion": "!"},
+    {"prompt": "Name a city", "completion": " Paris, Hello Paris, world Paris"},
+]
+
+# Its types say nothing of how one is made.
+fast_tokenizer: Any = transformers.PreTrainedTokenizerFast
+
+HIDDEN = {"teacher": 24, "student": 16}
+
+
+@functools.cache
+def teacher_tokenizer() -> Any:
+    """Byte-level BPE; nothing stands before a text, `</s>` is its end."""
+    backend = byte_level("Hello", " world", " Paris", " the", " answer", " is", "Paris", "the", " forty")
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    return fast_tokenizer(tokenizer_object=backend, eos_token="</s>", chat_template=CHAT)  # noqa: S106
+
+
+@functools.cache
+def student_tokenizer() -> Any:
+    """SentencePiece-like BPE with byte fallback and dummy prefix; `<s>` stands before a text."""
+    letters = [chr(letter) for letter in range(33, 127)]
+    backend = sentencepiece_like("  ", " Hello", " Paris", " the", " ans", "wer", " is", " two", *letters)
+    backend.add_special_tokens(["<s>"])
+    begin = backend.token_to_id("<s>")
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
+    return fast_tokenizer(
+        tokenizer_object=backend,
+        bos_token="<s>",  # noqa: S106 - no password
+        eos_token="</s>",  # noqa: S106
+        unk_token="<unk>",  # noqa: S106
+        chat_template=CHAT,
+    )
+
+
+def llama(vocabulary: int, hidden: int, *, seed: int = 0, **options: Any) -> Any:
+    """A random Llama of two layers in float64, with logits that are not all the same."""
+    torch.manual_seed(seed)
+    given = {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **{**given, **options})).double()
+
+
+def gpt2(vocabulary: int, hidden: int, *, seed: int = 0, **options: Any) -> Any:
+    """A random GPT-2 of two layers in float64."""
+    torch.manual_seed(seed)
+    sizes = {"n_embd": hidden, "n_layer": 2, "n_head": 2, "n_positions": 128, "initializer_range": 0.3}
+    given = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None, **sizes}
+    return GPT2LMHeadModel(GPT2Config(**{**given, **options})).double()
+
+
+def collator(teacher: Any, student: Any, **limits: int) -> DistillationCollator:
+    """A collator of two tokenizers of transformers."""
+    sides = {
+        name: Side(one, Vocabulary.from_tokenizer(one), **limits)
+        for name, one in (("teacher", teacher), ("student", student))
+    }
+    return DistillationCollator(**sides, aligner=Aligner(teacher, student))
+
+
+def options(folder: Path | str, **given: Any) -> DistillationConfig:
+    """The options of a run whose steps are easy to say: SGD at one rate, nothing clipped."""
+    usual = {
+        "use_cpu": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "max_steps": 3,
+        "per_device_train_batch_size": 4,
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "projector_learning_rate": 0.05,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "dataloader_pin_memory": False,
+    }
+    return DistillationConfig(output_dir=str(folder), **{**usual, **given})
+
+
+def trainer(
+    folder: Path | str,
+    *,
+    teacher: Any = None,
+    student: Any = None,
+    rows: Sequence[Mapping[str, Any]] = ROWS,
+    more: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float64,
+    **given: Any,
+) -> Any:
+    """A trainer of tiny models, its projectors as wide; `more` is for it, the rest are options."""
+    sides = {"teacher": teacher_tokenizer(), "student": student_tokenizer()}
+    made: Any = DistillationTrainer(
+        (student or llama(len(sides["student"]), HIDDEN["student"], seed=1)).to(dtype),
+        (teacher or llama(len(sides["teacher"]), HIDDEN["teacher"], seed=2)).to(dtype),
+        options(folder, **given),
+        processing_class=sides["student"],
+        teacher_processing_class=sides["teacher"],
+        train_dataset=list(rows),
+        **(more or {}),
+    )
+    if dtype == torch.float64:
+        made.model.double()
+    return made
+
+
+def batch_of(made: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """What the trainer's collator makes of some rows."""
+    batch: dict[str, Tensor] = made.data_collator(rows)
+    return batch
+
+
+# ---- What it must agree with -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One side of a row, by hand: its ids, and where in them the response's tokens are, the end included."""
+
+    ids: list[int]
+    first: int
+    ends: bool
+
+    @property
+    def columns(self) -> list[int]:
+        """Where the response's tokens are that something stands before."""
+        return [column for column in range(self.first, len(self.ids)) if column]
+
+
+def read(side: Side, row: Mapping[str, Any]) -> Reading:
+    """A row of two strings, tokenised by the library of tokenizers itself, nothing cut."""
+    backend, tokenizer = side.tokenizer.backend_tokenizer, side.tokenizer
+    opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id in tokenizer("")["input_ids"] else []
+    texts = [row["prompt"], row["completion"]]
+    if side.vocabulary.dummy_prefix:
+        texts = [text.removeprefix(" ") for text in texts]
+    prompt, response = (backend.encode(text, add_special_tokens=False).ids for text in texts)
+    first = len(opening) + len(prompt)
+    return Reading([*opening, *prompt, *response, tokenizer.eos_token_id], first, ends=True)
+
+
+def token_pairs(
+    sides: tuple[Side, Side], readings: tuple[Reading, Reading], completion: str
+) -> list[tuple[int, int]]:
+    """Columns of the tokens that have the same place in the completion's bytes, and of both ends of turn."""
+    spans = [
+        spans_of(side, reading, completion.encode()) for side, reading in zip(sides, readings, strict=True)
+    ]
+    found = {span: column for column, span in spans[0].items()}
+    return [(found[span], column) for column, span in spans[1].items() if span in found]
+
+
+def spans_of(side: Side, reading: Reading, text: bytes) -> dict[int, tuple[int, int]]:
+    """For the columns of a response the bytes of its text that they are; what is none of it is left out."""
+    tokens = [side.vocabulary.token_bytes(token) or b"" for token in reading.ids[reading.first :]]
+    added = side.vocabulary.dummy_prefix and not text.startswith(b" ")
+    start, spans = -int(added), {}
+    for column, token in enumerate(tokens, start=reading.first):
+        span = (max(start, 0), start + len(token))
+        assert text[slice(*span)] == (token[1:] if start < 0 else token), (token, span, text)
+        if span[0] < span[1]:
+            spans[column] = span
+        start += len(token)
+    if reading.ends:
+        spans[len(reading.ids) - 1] = (len(text), len(text))
+    return spans
+
+
+def overlap(teacher: Vocabulary, student: Vocabulary) -> list[tuple[int, int]]:
+    """Ids of the tokens that both have, of several the one that is no byte fallback, and `</s>`."""
+    first: list[dict[bytes, int]] = []
+    for vocabulary in (teacher, student):
+        named: dict[bytes, int] = {}
+        for token in sorted(range(vocabulary.size), key=lambda token: (vocabulary.kind(token), token)):
+            if known := vocabulary.token_bytes(token):
+                named.setdefault(known, token)
+        first.append(named)
+    shared = [(first[0][known], first[1][known]) for known in first[0] if known in first[1]]
+    ends = [next(token for token, roles in one.roles.items() if "eos" in roles) for one in (teacher, student)]
+    return sorted([*shared, (ends[0], ends[1])])
+
+
+def steps_logged(made: Any) -> list[dict[str, float]]:
+    """The logs of a run that have a loss."""
+    return [line for line in made.state.log_history if "loss" in line]
