@@ -430,6 +430,21 @@ def test_the_solved_projector_follows_the_head_of_the_student(tmp_path: Path) ->
     assert torch.allclose(projectors.student_to_teacher, projectors_of(made)[1], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_solved_also_where_the_whole_module_was_cast(dtype: torch.dtype, tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path)
+    projectors, weights = (
+        made.model.loss.projectors,
+        (made.teacher.lm_head.weight, made.student.lm_head.weight),
+    )
+    expected = projectors.student_to_teacher.clone()
+    made.model.to(dtype)
+    with torch.no_grad():
+        projectors.student_to_teacher.zero_()
+    projectors.refresh(*weights)
+    assert torch.allclose(projectors.student_to_teacher.double(), expected, rtol=0.05, atol=0.02)
+
+
 def test_it_is_solved_again_only_every_so_many_steps(tmp_path: Path) -> None:
     seen: list[Tensor] = []
     made = tiny.trainer(tmp_path, max_steps=5, refresh_every=2, gradient_accumulation_steps=2)
