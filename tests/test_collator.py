@@ -217,7 +217,14 @@ def test_a_long_prompt_loses_its_beginning_on_each_side_by_its_own_tokens(limit:
     sides = {"teacher": collator.teacher, "student": collator.student}
     for name, side in sides.items():
         readings = [tiny.read(side, row) for row in ROWS]
-        assert ids_of(batch, name) == [one.ids[max(one.first - limit, 0) :] for one in readings]
+        opening = [side.tokenizer.bos_token_id] if name == "student" else []
+        room = max(limit - len(opening), 0)
+        assert ids_of(batch, name) == [
+            one.ids
+            if one.first <= limit
+            else [*opening, *one.ids[one.first - room : one.first], *one.ids[one.first :]]
+            for one in readings
+        ]
     assert batch["labels"].tolist() == whole["labels"].tolist()
     assert batch["paired"].tolist() == whole["paired"].tolist()
     assert batch["cut"].tolist() == [0, 0]

@@ -775,6 +775,14 @@ def bits_per_byte(made: Any, rows: Sequence[Mapping[str, Any]]) -> float:
     return bits / size
 
 
+def test_several_sets_of_rows_are_evaluated_apart(tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, more={"eval_dataset": {"short": ROWS[:2], "long": ROWS[2:5]}})
+    metrics = made.evaluate()
+    for name, rows in made.eval_dataset.items():
+        alone = made.evaluate(rows)
+        assert metrics[f"eval_{name}_bits_per_byte"] == alone["eval_bits_per_byte"]
+
+
 def test_evaluation_without_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate: give eval_dataset"):
         tiny.trainer(tmp_path).evaluate()

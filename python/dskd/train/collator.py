@@ -60,7 +60,7 @@ class Side:
     Attributes:
         tokenizer: of transformers, fast.
         vocabulary: what the aligner knows of it.
-        max_prompt_length: in tokens; a longer prompt loses its beginning.
+        max_prompt_length: in tokens; a longer prompt loses its beginning, though not its `bos`.
         max_response_length: in tokens; a longer response loses its end, and so has no end of turn.
     """
 
@@ -71,7 +71,7 @@ class Side:
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """A row with a `prompt` and a `completion`, see `dskd.train.data`."""
-        prompt = self._prompt(row["prompt"])[-self.max_prompt_length :]
+        prompt = self._prompt(row["prompt"])
         response = self._text(content(row["completion"]))
         ends = len(response) < self.max_response_length
         response = [*response, self.tokenizer.eos_token_id] if ends else response[: self.max_response_length]
@@ -79,10 +79,10 @@ class Side:
 
     def _prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
         if isinstance(prompt, str):
-            return [*self._opening(), *self._text(prompt)]
+            opening = self._opening()
+            return [*opening, *_last(self._text(prompt), self.max_prompt_length - len(opening))]
         text = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return _last(self.tokenizer(text, add_special_tokens=False)["input_ids"], self.max_prompt_length)
 
     def _opening(self) -> list[int]:
         """What the tokenizer puts before a text by itself: its beginning of sequence, or nothing."""
@@ -98,6 +98,10 @@ class Side:
             "input_ids"
         ]
         return ids
+
+
+def _last(ids: list[int], count: int) -> list[int]:
+    return ids[max(len(ids) - max(count, 0), 0) :]
 
 
 def content(completion: str | list[dict[str, str]]) -> str:

@@ -62,7 +62,7 @@ def _names(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def _read(path: Path, known: set[str]) -> dict[str, Any]:
-    options = _numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
+    options = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(options, dict):
         raise ValueError(f"{path} is no table of options: NAME: VALUE a line")  # noqa: TRY004 - of a file
     if unknown := sorted(set(map(str, options)) - known):
@@ -71,10 +71,10 @@ def _read(path: Path, known: set[str]) -> dict[str, Any]:
 
 
 def _numbers(value: Any) -> Any:
-    """The same, with 1e-7 a number: YAML takes it for text, since it has no point."""
+    """The same, with 1e-7 a number: YAML takes it for text, since it lacks a point or a sign."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)
     return value
 
@@ -88,7 +88,7 @@ def _as_arguments(options: dict[str, Any]) -> list[str]:
         if isinstance(value, list):
             arguments += [f"--{name}", *map(str, value)]
         else:
-            arguments.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+            arguments.append(f"--{name}={json.dumps(_numbers(value)) if isinstance(value, dict) else value}")
     return arguments
 
 
@@ -119,7 +119,7 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
         callbacks=[MetricsFile(folder / "metrics.jsonl")],
     )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-    if eval_rows is not None:
+    if eval_rows is not None and not _was_evaluated(trainer):
         trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
@@ -127,6 +127,12 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
         for name, path in (("student", "."), ("metrics", "metrics.jsonl"), ("curve", "loss.png")):
             sys.stdout.write(f"{name:9} {folder / path}\n")
     return trainer
+
+
+def _was_evaluated(trainer: DistillationTrainer) -> bool:
+    """Whether the last step was, by `eval_strategy`."""
+    state = trainer.state
+    return any("eval_loss" in line and line["step"] == state.global_step for line in state.log_history)
 
 
 def load_teacher(name: str, config: DistillationConfig) -> Any:

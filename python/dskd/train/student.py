@@ -127,8 +127,10 @@ class _Speller:
 
     def _tokenised(self, text: bytes) -> list[int]:
         """What the tokenizer makes of it; nothing where that has other bytes, or the bytes are no text."""
+        # A space that the tokenizer adds by itself is not given to it.
+        given = text[1:] if self._vocabulary.dummy_prefix and text.startswith(b" ") else text
         try:
-            ids: list[int] = self._tokenizer(text.decode(), add_special_tokens=False)["input_ids"]
+            ids: list[int] = self._tokenizer(given.decode(), add_special_tokens=False)["input_ids"]
         except UnicodeDecodeError:
             return []
         spelled = b"".join(self._vocabulary.token_bytes(token) or b"" for token in ids)

@@ -217,6 +217,9 @@ class DistillationTrainer(Trainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if rows is None:
             raise ValueError("there is nothing to evaluate: give eval_dataset")
+        if isinstance(rows, dict):
+            parts = [self.evaluate(part, None, f"{metric_key_prefix}_{name}") for name, part in rows.items()]
+            return {name: value for part in parts for name, value in part.items()}
         side = self.data_collator.student
         found = held_out(self.student, side, rows, batch_size=self.args.per_device_eval_batch_size)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in asdict(found).items()}
