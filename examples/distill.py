@@ -88,7 +88,7 @@ def main() -> None:
             train(name, steps, arguments.seed, folder, {"teacher": teacher, "student": start, **data})
         )
     console.rule("4  held-out text")
-    report(lines, folder)
+    report(lines)
     answer(folder / arguments.runs[min(1, len(arguments.runs) - 1)], data["held_out"])
     (folder / "summary.json").write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
     console.print(f"written: {folder}/summary.json, and in {folder}/RUN students, metrics.jsonl and loss.png")
@@ -213,11 +213,11 @@ def measured_by(metrics: Path, name: str) -> Measured:
     )
 
 
-def report(lines: list[Measured], folder: Path) -> None:
+def report(lines: list[Measured]) -> None:
     """The table."""
-    table = Table(title=f"{ROWS['held_out']} held-out responses; {folder}")
-    for column in ("", "bits per byte", "end of turn, bits", "steps", "seconds a step", "ratio", "coverage"):
-        table.add_column(column, justify="right" if column else "left")
+    table = Table(title="held-out responses: bits a byte of text, bits an end of turn", title_justify="left")
+    for column in ("", "bits/byte", "end, bits", "steps", "s/step", "ratio", "coverage"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for line in lines:
         trained = (
             (f"{line.steps}", f"{line.seconds_a_step:.2f}", f"{line.ratio:.1%}", f"{line.coverage:.1%}")
