@@ -44,8 +44,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "sft_equal_time": {"objective": "sft"},
     "shared_vocabulary": {"objective": "shared_vocabulary"},
 }
-# glibc gives large blocks back to the system and asks for them again at every step: a third of the time of a
-# step on two cores was page faults.
+# glibc gives large blocks back to the system and asks for them again at every step, which costs page faults.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",

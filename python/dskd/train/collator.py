@@ -15,7 +15,6 @@ import torch
 
 from dskd.alignment import Aligner, Counts
 from dskd.nn.positions import Positions
-from dskd.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,8 +134,8 @@ class DistillationCollator:
         teacher = [self.teacher.encode(row) for row in rows]
         student = [self.student.encode(row) for row in rows]
         alignment = self.aligner.align(
-            _ragged([row.ids for row in teacher]),
-            _ragged([row.ids for row in student]),
+            [row.ids for row in teacher],
+            [row.ids for row in student],
             teacher_mask=[row.mask() for row in teacher],
             student_mask=[row.mask() for row in student],
         )
@@ -195,8 +194,3 @@ def _padded(side: str, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         ids[index, : len(row.ids)] = row.ids
         mask[index, : len(row.ids)] = 1
     return {f"{side}_input_ids": torch.from_numpy(ids), f"{side}_attention_mask": torch.from_numpy(mask)}
-
-
-def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    values = np.fromiter((token for row in rows for token in row), np.int64, sum(map(len, rows)))
-    return Ragged.from_lengths(values, [len(row) for row in rows])

@@ -51,8 +51,8 @@ def parse(arguments: list[str]) -> tuple[ScriptArguments, DistillationConfig]:
     parser.add_argument("--config", metavar="FILE", help="YAML or JSON with any of the options below.")
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
-    path, rest = finder.parse_known_args(arguments)[0].config, finder.parse_known_args(arguments)[1]
-    from_file = [] if path is None else _as_arguments(_read(path, _names(parser)))
+    found, rest = finder.parse_known_args(arguments)
+    from_file = [] if found.config is None else _as_arguments(_read(found.config, _names(parser)))
     script, config = parser.parse_args_into_dataclasses([*from_file, *rest], look_for_args_file=False)[:2]
     return script, config
 
