@@ -200,15 +200,15 @@ def measured_by(metrics: Path, name: str) -> Measured:
     for line in lines:
         last |= line
     trained = [line for line in lines if "ratio" in line]
-    pairs = sum(line["pairs"] for line in trained)
+    tokens, size = (sum(line[name] for line in trained) for name in ("student_tokens", "student_bytes"))
     return Measured(
         name,
         last["eval_bits_per_byte"],
         last["eval_end_of_turn_bits"],
         last["step"],
         last["train_runtime"] / last["step"],
-        sum(line["ratio"] * line["pairs"] for line in trained) / pairs,
-        sum(line["coverage_student"] * line["pairs"] for line in trained) / pairs,
+        sum(line["ratio"] * line["student_tokens"] for line in trained) / tokens,
+        sum(line["coverage_student"] * line["student_bytes"] for line in trained) / size,
     )
 
 

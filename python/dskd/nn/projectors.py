@@ -101,26 +101,29 @@ class Projectors(nn.Module):
         super().__init__()
         if not len(overlap):
             raise ValueError("the vocabularies have no token in common; there is nothing to solve on")
-        device = student_weight.device
+        self.register_buffer("_overlap", overlap.to(student_weight.device), persistent=False)
         with torch.no_grad():
-            teacher = teacher_weight.index_select(0, overlap[:, 0].to(teacher_weight.device)).to(device)
-            student = student_weight.index_select(0, overlap[:, 1].to(device))
+            teacher, student = self._on_overlap(teacher_weight, student_weight)
             self.teacher_to_student = nn.Parameter(solve_projector(teacher, student).float())
-            inverse = gram_inverse(teacher)
-            solved = (_gram(student, teacher) @ inverse).float()
+            self.register_buffer("_teacher_inverse", gram_inverse(teacher), persistent=False)
+            solved = self._solved(teacher, student).float()
         if student_to_teacher == "trained":
             self.student_to_teacher = nn.Parameter(solved)
         else:
             self.register_buffer("student_to_teacher", solved)
         self._is_solved = student_to_teacher == "solved"
-        self.register_buffer("_overlap", overlap.to(device), persistent=False)
-        self.register_buffer("_teacher_inverse", inverse, persistent=False)
 
     @torch.no_grad()
     def refresh(self, teacher_weight: Tensor, student_weight: Tensor) -> None:
         """Solves P_st again for the student's head as it is now; nothing where it is trained."""
         if self._is_solved:
-            ids = self._overlap[:, 0].to(teacher_weight.device)
-            teacher = teacher_weight.index_select(0, ids).to(student_weight.device)
-            student = student_weight.index_select(0, self._overlap[:, 1])
-            self.student_to_teacher.copy_(_gram(student, teacher) @ self._teacher_inverse.double())
+            self.student_to_teacher.copy_(self._solved(*self._on_overlap(teacher_weight, student_weight)))
+
+    def _on_overlap(self, teacher_weight: Tensor, student_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of both heads for the tokens that both have, on the student's device."""
+        teacher = teacher_weight.index_select(0, self._overlap[:, 0].to(teacher_weight.device))
+        return teacher.to(student_weight.device), student_weight.index_select(0, self._overlap[:, 1])
+
+    def _solved(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """P_st, from both heads' rows; what it needs of the teacher's alone was inverted once."""
+        return _gram(student, teacher) @ self._teacher_inverse.double()

@@ -335,7 +335,10 @@ def _per_item(sums: dict[str, float]) -> dict[str, float]:
     said = {"cross_entropy": sums["cross_entropy"] / max(labels, 1)}
     of_pairs = ("t2s_ce", "t2s_kd", "s2t_kd", "shared_kd", "unmapped", "agreed", "gated")
     said |= {name: sums[name] / max(pairs, 1) for name in of_pairs if name in sums}
-    said |= {"labels": labels, "pairs": pairs, "ratio": float(counts.ratio[0])}
+    said |= {"labels": labels, "pairs": pairs}
+    # Of several steps a ratio is the quotient of sums; these are the denominators.
+    said |= {name: sums[name] for name in ("student_tokens", "student_bytes")}
+    said |= {"ratio": float(counts.ratio[0])}
     said |= {"coverage_teacher": float(counts.coverage.teacher[0])}
     said |= {"coverage_student": float(counts.coverage.student[0])}
     return said | {name: sums[name] for name in ("teacher_cut", "student_cut") if sums[name]}
