@@ -99,6 +99,11 @@ class Tokenizer:
         return b"".join(map(self.tokens.__getitem__, ids.tolist()))
 
 
+def names() -> list[str]:
+    """The tokenizers of the assets."""
+    return list(assets.TOKENIZERS)
+
+
 @functools.cache
 def tokenizer(name: str) -> Tokenizer:
     """The tokenizer of this name.
