@@ -145,6 +145,7 @@ def ragged(rows: Sequence[npt.NDArray[np.int32]]) -> Ragged:
 # ---- Texts -----------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def translations() -> Mapping[str, str]:
     """What Django says, by language, a message a line, in NFC; 1,800 to 33,000 characters each."""
     folder = assets._unpacked(_DJANGO)  # noqa: SLF001 - the one fetcher of this repository
@@ -158,6 +159,11 @@ def translations() -> Mapping[str, str]:
         for language in _DJANGO_LANGUAGES
     }
     return {language: unicodedata.normalize("NFC", text) for language, text in found.items()}
+
+
+def in_language(language: str) -> str:
+    """What Django says in this language."""
+    return translations()[language]
 
 
 _STRING = r'"(?:[^"\\\n]|\\.)*"'

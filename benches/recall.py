@@ -27,7 +27,7 @@ from judge import Row, batch_of, by_dskd, by_published_rule, same_row, space_bef
 from oracle import share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from corpus import Tokenizer
 
@@ -163,7 +163,11 @@ def _lossy_line(pair: Mapping[str, Any]) -> str:
 
 def tables(results: Mapping[str, Any]) -> str:
     """What was measured as Markdown."""
-    parts = [_summary(results), *_matrices(results["lossless"])]
+    parts = [
+        _summary(results),
+        "Recall of dskd / of the published rule, teachers down, students across:",
+        _matrix(results["lossless"]),
+    ]
     if results["lossy"]:
         head = ["teacher", "student", "teacher covered", "student covered", "ratio", "published ratio"]
         parts += [
@@ -192,15 +196,14 @@ def _summary(results: Mapping[str, Any]) -> str:
     )
 
 
-def _matrices(pairs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    for rule, title in (("dskd", "dskd"), ("published", "the published rule")):
-        yield f"Recall of {title}, teachers down, students across:"
-        yield _matrix(pairs, rule)
-
-
-def _matrix(pairs: Sequence[Mapping[str, Any]], rule: str) -> str:
+def _matrix(pairs: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(pair["teacher"] for pair in pairs))
-    recall = {(pair["teacher"], pair["student"]): f"{pair[rule]['recall']:.3f}" for pair in pairs}
+    recall = {
+        (pair["teacher"], pair["student"]): " / ".join(
+            f"{pair[rule]['recall']:.3f}" for rule in ("dskd", "published")
+        )
+        for pair in pairs
+    }
     body = [[teacher, *(recall.get((teacher, student), "") for student in names)] for teacher in names]
     return judge.table(["", *names], body, names=1)
 
