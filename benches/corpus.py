@@ -1,4 +1,4 @@
-"""The real tokenizers and the real texts with which alignment is proved; all of them come from examples/assets.py.
+"""The real tokenizers and the real texts with which alignment is proved, fetched by examples/assets.py.
 
 Prose in many languages is the `multilingual` text of the assets, and what Django says to its users: its
 translations, real sentences of translators in the scripts that no other package carries.
@@ -10,7 +10,6 @@ import ast
 import functools
 import itertools
 import os
-import random
 import re
 import sys
 import unicodedata
@@ -29,16 +28,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import assets
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Mapping, Sequence
 
     from oracle import Ints
 
+LANGUAGES: tuple[str, ...] = (
+    *("af", "ar", "az", "be", "bg", "bn", "br", "ca", "cs", "cy", "da", "de", "el", "eo", "es", "et", "eu"),
+    *("fa", "fi", "fr", "ga", "gd", "gl", "he", "hi", "hr", "hu", "hy", "ia", "id", "is", "it", "ja", "ka"),
+    *("kk", "kn", "ko", "ky", "lt", "lv", "mk", "ml", "mn", "mr", "ms", "my", "nb", "ne", "nl", "nn", "os"),
+    *("pa", "pl", "pt", "pt_BR", "ro", "ru", "sk", "sl", "sq", "sr", "sv", "sw", "ta", "te", "tg", "th"),
+    *("tr", "tt", "uk", "ur", "uz", "vi", "zh_Hans", "zh_Hant"),
+)
+"""Those of Django's translations."""
+
 # Its Python is never run; only the translations are taken out of the archive.
-_DJANGO_LANGUAGES = (
-    "af ar az be bg bn br ca cs cy da de el eo es et eu fa fi fr ga gd gl he hi hr hu hy ia id is it ja ka kk "
-    "kn ko ky lt lv mk ml mn mr ms my nb ne nl nn os pa pl pt pt_BR ro ru sk sl sq sr sv sw ta te tg th tr tt "
-    "uk ur uz vi zh_Hans zh_Hant"
-).split()
 _DJANGO = assets.Package(
     name="django",
     version="5.2.8",
@@ -47,7 +51,7 @@ _DJANGO = assets.Package(
     members=tuple(
         f"{part}/locale/{language}/LC_MESSAGES/django.po"
         for part in ("conf", "contrib/admin", "contrib/auth")
-        for language in _DJANGO_LANGUAGES
+        for language in LANGUAGES
     ),
 )
 
@@ -112,7 +116,16 @@ def tokenizer(name: str) -> Tokenizer:
         ValueError: dskd refuses it, and says why.
     """
     encode, spell, own = _own(name)
-    vocabulary = Vocabulary.from_tokenizer(own)
+    return made_of(name, Vocabulary.from_tokenizer(own), encode, spell)
+
+
+def made_of(
+    name: str,
+    vocabulary: Vocabulary,
+    encode: Callable[[Sequence[str]], list[list[int]]],
+    spell: Callable[[list[int]], list[str]],
+) -> Tokenizer:
+    """A tokenizer with its tables."""
     tokens = [vocabulary.token_bytes(token_id) or b"" for token_id in range(len(vocabulary))]
     lengths = np.array([len(token) for token in tokens], dtype=np.int64)
     numbers = [_numbers.setdefault(token, len(_numbers)) for token in tokens]
@@ -121,7 +134,9 @@ def tokenizer(name: str) -> Tokenizer:
     return Tokenizer(name, vocabulary, encode, spell, tokens, lengths, *tables)
 
 
-def _own(name: str) -> tuple[Callable[[Sequence[str]], list[list[int]]], Callable[[list[int]], list[str]], Any]:
+def _own(
+    name: str,
+) -> tuple[Callable[[Sequence[str]], list[list[int]]], Callable[[list[int]], list[str]], Any]:
     """How its own library encodes and spells, and its own object."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     folder = assets.tokenizer(name)
@@ -131,7 +146,7 @@ def _own(name: str) -> tuple[Callable[[Sequence[str]], list[list[int]]], Callabl
         def encode(texts: Sequence[str]) -> list[list[int]]:
             return [row.ids for row in loaded.encode_batch(list(texts), add_special_tokens=False)]
 
-        return encode, lambda ids: [loaded.id_to_token(token_id) for token_id in ids], loaded
+        return encode, lambda ids: [loaded.id_to_token(token_id) or "" for token_id in ids], loaded
     processor: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     return lambda texts: processor.encode(list(texts)), processor.id_to_piece, processor
 
@@ -156,7 +171,7 @@ def translations() -> Mapping[str, str]:
             if f"/{language}/" in member
             for message in _messages((folder / member).read_text(encoding="utf-8"))
         )
-        for language in _DJANGO_LANGUAGES
+        for language in LANGUAGES
     }
     return {language: unicodedata.normalize("NFC", text) for language, text in found.items()}
 
@@ -203,7 +218,9 @@ def emoji() -> list[str]:
     """Every code point of the blocks of pictures, flags, tones of skin, keycaps, and joined families."""
     pictures = [chr(code) for code in [*range(0x1F300, 0x1FB00), *range(0x2600, 0x27C0)]]
     flags = [chr(0x1F1E6 + one) + chr(0x1F1E6 + other) for one in range(26) for other in range(26)]
-    toned = [f"{chr(hand)}{chr(tone)}" for hand in range(0x1F440, 0x1F490) for tone in range(0x1F3FB, 0x1F400)]
+    toned = [
+        f"{chr(hand)}{chr(tone)}" for hand in range(0x1F440, 0x1F490) for tone in range(0x1F3FB, 0x1F400)
+    ]
     keycaps = [f"{key}\ufe0f\u20e3" for key in "0123456789#*"]
     people = "👩👨👧👦🧑"
     families = ["\u200d".join(people[index % 5] for index in range(first, first + 4)) for first in range(5)]

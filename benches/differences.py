@@ -1,8 +1,8 @@
-"""Where the two texts differ: the share of the pairs outside the differences that is found, and no false pair.
+"""Where two texts differ: the share of the pairs outside the differences that is found, and no false pair.
 
-    python benches/differences.py              # measures, prints, writes results/differences.json and proof.md
-    python benches/differences.py --table      # the same tables, from the results that are there
-    python benches/differences.py --rows 20    # a shorter run (1,000 rows of about 3,000 characters)
+    python benches/differences.py            # measures, prints, writes results/differences.json and proof.md
+    python benches/differences.py --table    # the same tables, from the results that are there
+    python benches/differences.py --rows 20  # a shorter run (1,000 rows of about 3,000 characters)
 
 What was done to a text is kept, so the true correspondence is known: a pair exists where both tokens are the
 same piece of unchanged text. Five parts: one edit a row; five edits a row; text in NFD that the student's
@@ -243,12 +243,14 @@ def _example(part: Part, batch: Batch, found: Found, index: int) -> str:
     ends = [(0, 0), *((teacher + length, student + length) for teacher, student, length in row.same)]
     starts = [*((teacher, student) for teacher, student, _ in row.same), (len(raw[0]), len(raw[1]))]
     changes = [
-        (raw[0][end[0] : start[0]][:40].decode(errors="replace"), raw[1][end[1] : start[1]][:40].decode(errors="replace"))
+        (
+            raw[0][end[0] : start[0]][:40].decode(errors="replace"),
+            raw[1][end[1] : start[1]][:40].decode(errors="replace"),
+        )
         for end, start in zip(ends, starts, strict=True)
         if end != start
     ]
-    tokens = batch.exact // max(len(batch.student.values), 1)
-    exist = int(((tokens >= batch.teacher.offsets[index]) & (tokens < batch.teacher.offsets[index + 1])).sum())
+    exist = batch.exist_in_row()[index]
     return f"row {batch.rows[index]}: {found.missed[index]} of {exist} missed; changes {changes[:5]}"
 
 
@@ -292,8 +294,8 @@ def _line(part: Mapping[str, Any]) -> str:
     lowest = min(pair["dskd"]["recall"] for pair in part["pairs"])
     target = "no target" if part["target"] is None else f"target {part['target']}"
     return (
-        f"{part['name']}: {part['found']:.5f} of {part['exist']:,} pairs found (lowest {lowest:.4f}; {target}), "
-        f"{part['false']} false: {'met' if part['met'] else 'MISSED'}"
+        f"{part['name']}: {part['found']:.5f} of {part['exist']:,} pairs found (lowest {lowest:.4f}; "
+        f"{target}), {part['false']} false: {'met' if part['met'] else 'MISSED'}"
     )
 
 
@@ -309,7 +311,10 @@ def tables(results: Mapping[str, Any]) -> str:
     ]
     parts = ["All tokenizer pairs together:", judge.table(head, map(_part_cells, results["parts"]))]
     for part in results["parts"]:
-        parts += [f"{part['name'].capitalize()}:", judge.table(head_of_pairs, map(_pair_cells, part["pairs"]))]
+        parts += [
+            f"{part['name'][:1].upper()}{part['name'][1:]}:",
+            judge.table(head_of_pairs, map(_pair_cells, part["pairs"])),
+        ]
     versions = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     return "\n\n".join([*parts, f"{results['seconds']} s; {versions}."])
 
@@ -318,15 +323,34 @@ def _part_cells(part: Mapping[str, Any]) -> list[str]:
     target = "" if part["target"] is None else f"{part['target']}"
     found = f"{part['found']:.5f}"
     verdict = "met" if part["met"] else "missed"
-    return [part["name"], target, f"{part['rows']:,}", f"{part['exist']:,}", found, str(part["false"]), verdict]
+    return [
+        part["name"],
+        target,
+        f"{part['rows']:,}",
+        f"{part['exist']:,}",
+        found,
+        str(part["false"]),
+        verdict,
+    ]
 
 
 def _pair_cells(pair: Mapping[str, Any]) -> list[str]:
     ours, theirs = pair["dskd"], pair["published"]
     return [
-        *(pair["teacher"], pair["student"], f"{pair['rows']:,}", f"{pair['exist']:,}", f"{ours['recall']:.5f}"),
+        *(
+            pair["teacher"],
+            pair["student"],
+            f"{pair['rows']:,}",
+            f"{pair['exist']:,}",
+            f"{ours['recall']:.5f}",
+        ),
         *(f"{ours['elsewhere']:,}", f"{ours['teacher_coverage']:.3f} and {ours['student_coverage']:.3f}"),
-        *(f"{ours['ratio']:.3f}", f"{theirs['recall']:.5f}", f"{theirs['elsewhere']:,}", f"{theirs['ratio']:.3f}"),
+        *(
+            f"{ours['ratio']:.3f}",
+            f"{theirs['recall']:.5f}",
+            f"{theirs['elsewhere']:,}",
+            f"{theirs['ratio']:.3f}",
+        ),
     ]
 
 
@@ -350,10 +374,14 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What is found where the two texts differ.")
-    parser.add_argument("--rows", type=int, default=1000, help="rows of edited text, of the rest a tenth (1000)")
+    parser.add_argument(
+        "--rows", type=int, default=1000, help="rows of edited text, of the rest a tenth (1000)"
+    )
     parser.add_argument("--examples", type=int, default=0, help="rows to show of which most was missed (0)")
     parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="the JSON file; proof.md follows the default")
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, help="the JSON file; proof.md follows the default"
+    )
     return parser.parse_args()
 
 

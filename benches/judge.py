@@ -53,32 +53,36 @@ class Batch:
     """Rows in ids of both sides, and the pairs that exist.
 
     Attributes:
+        sides: the teacher's tokenizer and the student's.
         rows: the places of these rows among those that were asked for; the others are not read as they are
             by one of the tokenizers, which its vocabulary's bytes show.
+        teacher: the teacher's ids.
+        student: the student's ids.
         exact: numbers of the pairs of the oracle.
-        allowed: numbers of pairs at one place of the text but for a leading space that one of them has.
+        allowed: numbers of pairs at one place of the text but for a leading space, which one of the two has,
+            or both have and it belongs to what was changed.
     """
 
-    teacher_side: Tokenizer
-    student_side: Tokenizer
+    sides: tuple[Tokenizer, Tokenizer]
     rows: list[int]
     teacher: Ragged
     student: Ragged
     exact: Ints
     allowed: Ints
 
-    def numbered(self, row: Ints, teacher: Ints, student: Ints) -> Ints:
-        """One number for each pair; tokens are given as columns of their rows."""
-        tokens = (teacher + self.teacher.offsets[row], student + self.student.offsets[row])
-        return oracle.numbered(tokens, len(self.student.values))
+    @property
+    def students(self) -> int:
+        """Student tokens of all rows."""
+        return len(self.student.values)
 
+    def exist_in_row(self) -> Ints:
+        """How many pairs of the oracle each row has."""
+        return self.count_by_row(self.exact)
 
-def space_before(side: Tokenizer, ids: npt.NDArray[np.int32], text: str) -> bool | None:
-    """Whether the ids say the text with one more space in front; None where they do not say it."""
-    said, written = side.text_of(ids), text.encode()
-    if said == written:
-        return False
-    return True if said == b" " + written else None
+    def count_by_row(self, numbers: Ints) -> Ints:
+        """How many of the pairs with these numbers each row has."""
+        row = self.student.offsets[1:].searchsorted(numbers % max(self.students, 1), side="right")
+        return np.bincount(row, minlength=len(self.rows))
 
 
 def batch_of(
@@ -93,49 +97,61 @@ def batch_of(
     if respell:
         student_ids = respell(student, student_ids)
     before = [
-        (
-            space_before(teacher, teacher_ids[index], row.teacher),
-            space_before(student, student_ids[index], row.student),
-        )
-        for index, row in enumerate(rows)
+        (space_before(teacher, teacher_ids[index], row.teacher), space_before(student, ids, row.student))
+        for index, (row, ids) in enumerate(zip(rows, student_ids, strict=True))
     ]
     kept = [index for index, spaces in enumerate(before) if None not in spaces]
-    both = [before[index] == (True, True) for index in kept]
-    same = [
-        oracle.leading(rows[index].same) if held else rows[index].same
-        for index, held in zip(kept, both, strict=True)
+    ids = (ragged([teacher_ids[index] for index in kept]), ragged([student_ids[index] for index in kept]))
+    spaces = np.array([before[index] for index in kept], dtype=np.bool_).reshape(-1, 2)
+    same = [rows[index].same for index in kept]
+    return Batch((teacher, student), kept, *ids, *_existing((teacher, student), ids, spaces, same))
+
+
+def space_before(side: Tokenizer, ids: npt.NDArray[np.int32], text: str) -> bool | None:
+    """Whether the ids say the text with one more space in front; None where they do not say it."""
+    said, written = side.text_of(ids), text.encode()
+    if said == written:
+        return False
+    return True if said == b" " + written else None
+
+
+def _existing(
+    sides: tuple[Tokenizer, Tokenizer],
+    ids: tuple[Ragged, Ragged],
+    spaces: npt.NDArray[np.bool_],
+    same: Sequence[list[Piece]],
+) -> tuple[Ints, Ints]:
+    """Numbers of the pairs that exist, and of those that are allowed; `spaces` are before a row's sides.
+
+    A space that both sides have in front is text like any other; one that only one has is held back.
+    """
+    both = spaces[:, 0] & spaces[:, 1]
+    lengths = [side.lengths[row_ids.values] for side, row_ids in zip(sides, ids, strict=True)]
+    teacher, student = (
+        oracle.spans(lengths[side], ids[side].offsets, spaces[:, side] & ~both) for side in (0, 1)
+    )
+    row_bytes = [_row_bytes(teacher, ids[0]), _row_bytes(student, ids[1])]
+    pieces = [oracle.leading(row) if held else row for row, held in zip(same, both.tolist(), strict=True)]
+    laid_out = oracle.laid_out(pieces, *row_bytes)
+    teacher_less, student_less = (
+        oracle.without_space(spans, side.numbers_without_space[row_ids.values] >= 0)
+        for spans, side, row_ids in zip((teacher, student), sides, ids, strict=True)
+    )
+    combined = (
+        (teacher, student),
+        (teacher_less, student),
+        (teacher, student_less),
+        (teacher_less, student_less),
+    )
+    numbers = [
+        oracle.numbered(oracle.exact_pairs(one, other, laid_out), len(ids[1].values))
+        for one, other in combined
     ]
-    sides = (ragged([teacher_ids[index] for index in kept]), ragged([student_ids[index] for index in kept]))
-    held_back = [
-        np.array([bool(before[index][side]) and not held for index, held in zip(kept, both, strict=True)], bool)
-        for side in (0, 1)
-    ]
-    spans = [
-        oracle.spans(tokenizer.lengths[ids.values], ids.offsets, held)
-        for tokenizer, ids, held in zip((teacher, student), sides, held_back, strict=True)
-    ]
-    row_bytes = [_row_bytes(side_spans, ids) for side_spans, ids in zip(spans, sides, strict=True)]
-    laid = oracle.laid_out(same, *row_bytes)
-    students = len(sides[1].values)
-    opens = [
-        side.numbers_without_space[ids.values] >= 0
-        for side, ids in zip((teacher, student), sides, strict=True)
-    ]
-    less = [
-        oracle.without_space(side_spans, space) for side_spans, space in zip(spans, opens, strict=True)
-    ]
-    allowed = [
-        oracle.exact_pairs(spans[0], spans[1], laid),
-        oracle.exact_pairs(less[0], spans[1], laid),
-        oracle.exact_pairs(spans[0], less[1], laid),
-    ]
-    numbers = [oracle.numbered(pairs, students) for pairs in allowed]
-    return Batch(teacher, student, kept, *sides, numbers[0], np.unique(np.concatenate(numbers)))
+    return numbers[0], np.unique(np.concatenate(numbers))
 
 
 def _row_bytes(spans: oracle.Spans, ids: Ragged) -> Ints:
-    ends = np.concatenate([[0], spans.ends])[ids.offsets]
-    return np.diff(ends)
+    return np.diff(np.concatenate([[0], spans.ends])[ids.offsets])
 
 
 # ---- What is found ---------------------------------------------------------------------------------------
@@ -187,72 +203,62 @@ def aligner_of(teacher: Tokenizer, student: Tokenizer) -> Aligner:
 
 def by_dskd(batch: Batch) -> Found:
     """What `Aligner.align` finds; roles aside, since no specials are in the rows."""
-    found = aligner_of(batch.teacher_side, batch.student_side).align(batch.teacher, batch.student, num_threads=1)
+    found = aligner_of(*batch.sides).align(batch.teacher, batch.student, num_threads=1)
     row = np.repeat(np.arange(len(found)), np.diff(found.pairs.offsets))
-    text = found.pairs.kind != PairKind.ROLE
-    teacher, student = found.pairs.teacher.astype(np.int64), found.pairs.student.astype(np.int64)
+    teacher = found.pairs.teacher + batch.teacher.offsets[row]
+    student = found.pairs.student + batch.student.offsets[row]
+    of_text = found.pairs.kind != PairKind.ROLE
     total = found.counts.total()
     coverage = (_floor(total.coverage.teacher[0]), _floor(total.coverage.student[0]))
-    kinds = found.pairs.kind[text]
-    return _judged(batch, row[text], teacher[text], student[text], kinds, coverage)
+    return _judged(batch, (teacher[of_text], student[of_text]), found.pairs.kind[of_text], coverage)
 
 
 def by_published_rule(batch: Batch) -> Found:
     """What the published rule finds on the spellings of the same ids."""
-    pairs = [
-        published_eta(batch.teacher_side.spell(teacher), batch.student_side.spell(student))
-        for teacher, student in zip(_lists(batch.teacher), _lists(batch.student), strict=True)
-    ]
+    pairs = published_pairs(*batch.sides, _lists(batch.teacher), _lists(batch.student))
     row = np.repeat(np.arange(len(pairs)), [len(found) for found in pairs])
     flat = np.array([pair for found in pairs for pair in found], dtype=np.int64).reshape(-1, 2)
-    return _judged(batch, row, flat[:, 0], flat[:, 1], None, None)
+    tokens = (flat[:, 0] + batch.teacher.offsets[row], flat[:, 1] + batch.student.offsets[row])
+    return _judged(batch, tokens)
+
+
+def published_pairs(
+    teacher: Tokenizer, student: Tokenizer, teacher_ids: Sequence[list[int]], student_ids: Sequence[list[int]]
+) -> list[list[tuple[int, int]]]:
+    """The published rule's pairs of each row."""
+    rows = zip(teacher_ids, student_ids, strict=True)
+    return [published_eta(teacher.spell(one), student.spell(other)) for one, other in rows]
 
 
 def _judged(
     batch: Batch,
-    row: Ints,
-    teacher: Ints,
-    student: Ints,
-    kinds: npt.NDArray[np.uint8] | None,
-    coverage: tuple[float, float] | None,
+    tokens: tuple[Ints, Ints],
+    kinds: npt.NDArray[np.uint8] | None = None,
+    coverage: tuple[float, float] | None = None,
 ) -> Found:
-    numbers = batch.numbered(row, teacher, student)
+    """The judgement of pairs of tokens, counted through the whole batch."""
+    numbers = oracle.numbered(tokens, batch.students)
     hit = np.isin(batch.exact, numbers, assume_unique=True)
-    score = Score(
-        exist=len(batch.exact),
-        hit=int(hit.sum()),
-        found=len(numbers),
-        true=int(np.isin(numbers, batch.allowed, assume_unique=True).sum()),
-    )
-    ids = (
-        batch.teacher.values[teacher + batch.teacher.offsets[row]],
-        batch.student.values[student + batch.student.offsets[row]],
-    )
-    with_bytes = int((batch.student_side.lengths[batch.student.values] > 0).sum())
-    missed_rows = batch.student.offsets[1:].searchsorted(
-        batch.exact[~hit] % max(len(batch.student.values), 1), side="right"
-    )
+    true = np.isin(numbers, batch.allowed, assume_unique=True)
+    with_bytes = int((batch.sides[1].lengths[batch.student.values] > 0).sum())
     return Found(
-        score,
-        share(len(numbers), with_bytes),
-        int((~_true_bytes(batch, *ids, kinds)).sum()),
-        coverage,
-        np.bincount(missed_rows, minlength=len(batch.rows)),
+        score=Score(exist=len(hit), hit=int(hit.sum()), found=len(true), true=int(true.sum())),
+        ratio=share(len(numbers), with_bytes),
+        false=false_pairs(batch, tokens, kinds),
+        coverage=coverage,
+        missed=batch.count_by_row(batch.exact[~hit]),
     )
 
 
-def _true_bytes(
-    batch: Batch, teacher: Ints, student: Ints, kinds: npt.NDArray[np.uint8] | None
-) -> npt.NDArray[np.bool_]:
-    """Whether the bytes are equal, or differ by one leading space and the kind is SPACE."""
-    sides = (batch.teacher_side, batch.student_side)
-    numbers = [side.numbers[ids] for side, ids in zip(sides, (teacher, student), strict=True)]
-    behind = [side.numbers_without_space[ids] for side, ids in zip(sides, (teacher, student), strict=True)]
-    equal: npt.NDArray[np.bool_] = numbers[0] == numbers[1]
-    but_one: npt.NDArray[np.bool_] = (behind[0] == numbers[1]) | (numbers[0] == behind[1])
-    if kinds is None:
-        return equal | but_one
-    return np.where(kinds == PairKind.EXACT, equal, but_one)
+def false_pairs(batch: Batch, tokens: tuple[Ints, Ints], kinds: npt.NDArray[np.uint8] | None = None) -> int:
+    """Pairs whose bytes are not equal; nor do they differ by one leading space, and the kind is SPACE."""
+    teacher, student = batch.teacher.values[tokens[0]], batch.student.values[tokens[1]]
+    one, other = batch.sides
+    equal: npt.NDArray[np.bool_] = one.numbers[teacher] == other.numbers[student]
+    but_one: npt.NDArray[np.bool_] = one.numbers_without_space[teacher] == other.numbers[student]
+    but_one |= one.numbers[teacher] == other.numbers_without_space[student]
+    true = equal | but_one if kinds is None else np.where(kinds == PairKind.EXACT, equal, but_one)
+    return int((~true).sum())
 
 
 def _lists(ids: Ragged) -> list[list[int]]:

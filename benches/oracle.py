@@ -51,7 +51,7 @@ class Score:
         hit: those of them that were found.
         found: all pairs that were found.
         true: pairs found that the correspondence allows: those that were hit, and those whose two tokens are
-            at one place but for a leading space that one of the two has.
+            at one place but for a leading space.
     """
 
     exist: int
@@ -83,7 +83,9 @@ def changed(text: str, changes: Sequence[Change]) -> str:
     ends = [0, *(change.end for change in changes)]
     starts = [*(change.start for change in changes), len(text)]
     kept = [text[end:start] for end, start in zip(ends, starts, strict=True)]
-    return "".join(itertools.chain(*itertools.zip_longest(kept, (change.new for change in changes), fillvalue="")))
+    return "".join(
+        itertools.chain(*itertools.zip_longest(kept, (change.new for change in changes), fillvalue=""))
+    )
 
 
 def pieces(text: str, changes: Sequence[Change]) -> list[Piece]:
