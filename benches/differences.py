@@ -375,7 +375,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What is found where the two texts differ.")
     parser.add_argument(
-        "--rows", type=int, default=1000, help="rows of edited text, of the rest a tenth (1000)"
+        "--rows", type=judge.positive, default=1000, help="rows of edited text, of the rest a tenth (1000)"
     )
     parser.add_argument("--examples", type=int, default=0, help="rows to show of which most was missed (0)")
     parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")

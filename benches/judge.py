@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -298,6 +299,13 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]], names: int = 2) ->
     """A Markdown table; all columns but the first `names` are numbers."""
     lines = [head, ["---"] * names + ["---:"] * (len(head) - names), *body]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def positive(text: str) -> int:
+    """For argparse: a number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def write_json(file: Path, results: Mapping[str, Any]) -> None:

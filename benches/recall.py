@@ -233,7 +233,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Recall and precision on every pair of real tokenizers.")
     parser.add_argument(
-        "--rows", type=int, default=20, help="rows of source code, of a language a tenth (20)"
+        "--rows", type=judge.positive, default=20, help="rows of source code, of a language a tenth (20)"
     )
     parser.add_argument(
         "--tokenizers", nargs="+", choices=corpus.names(), default=corpus.names(), help="these only (all)"

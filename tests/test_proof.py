@@ -20,7 +20,7 @@ import differences
 import judge
 import oracle
 from conftest import needs_assets
-from dskd import Vocabulary
+from dskd import Vocabulary, reference
 from judge import Row, batch_of, by_dskd, by_published_rule, same_row
 from oracle import Change
 
@@ -205,6 +205,24 @@ def test_one_leading_space_is_allowed_and_does_not_exist() -> None:
     assert batch.allowed.tolist() == [0 * 4 + 0, 1 * 4 + 2, 2 * 4 + 3]
 
 
+def test_the_oracle_equals_the_reference_where_both_read_the_same() -> None:
+    rng = random.Random(1)  # noqa: S311
+    for dummy_prefixes in itertools.product((False, True), repeat=2):
+        for _ in range(100):
+            text = "".join(rng.choices("ab é", k=rng.randint(1, 12)))
+            teacher, student = (
+                made_of(_cut(f" {text}" if dummy else text, rng), dummy_prefix=dummy)
+                for dummy in dummy_prefixes
+            )
+            ids = [side.rows([text])[0].tolist() for side in (teacher, student)]
+            expected = reference.align(teacher.vocabulary, student.vocabulary, *ids).pairs
+            assert existing(teacher, student, same_row(text)) == [pair[:2] for pair in expected], (text, ids)
+
+
+def _cut(text: str, rng: random.Random) -> str:
+    return "".join(f"{character}{'|' * rng.randint(0, 1)}" for character in text[:-1]) + text[-1]
+
+
 # ---- Judging ---------------------------------------------------------------------------------------------
 
 
@@ -315,3 +333,11 @@ def test_the_page_holds_the_tables_of_the_committed_file(name: str, tmp_path: Pa
     copy.write_bytes((judge.HERE / "results" / f"{name}.json").read_bytes())
     table = run_bench(f"{name}.py", "--table", "--output", str(copy)).stdout
     assert table in (judge.HERE / "proof.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("script", ["recall.py", "differences.py"])
+def test_a_wrong_number_of_rows_is_refused(script: str) -> None:
+    command = [sys.executable, str(judge.HERE / script), "--rows=0"]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert ended.returncode == 2
+    assert "'0' is not a number from 1 on" in ended.stderr
