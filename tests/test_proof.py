@@ -19,6 +19,7 @@ import corpus
 import differences
 import judge
 import oracle
+import recall
 from conftest import needs_assets
 from dskd import Vocabulary, reference
 from judge import Row, batch_of, by_dskd, by_published_rule, same_row
@@ -256,6 +257,21 @@ def test_shares_are_rounded_down() -> None:
     assert oracle.share(999_999, 1_000_000) == 0.99999
     assert oracle.share(3, 3) == 1
     assert oracle.share(0, 0) == 0
+
+
+def test_of_a_tokenizer_that_loses_text_the_coverage_is_told() -> None:
+    teacher = made_of("a|b|C", "ab")
+    lossy = made_of("a|b|c", "a|b")
+    reads = {"abC": "abc", "ab": "ab"}
+    folding = corpus.made_of(
+        "folding", lossy.vocabulary, lambda texts: lossy.encode([reads[text] for text in texts]), lossy.spell
+    )
+    rows = [same_row("abC"), same_row("ab")]
+    assert recall.said_as_written(teacher, rows) == 1
+    assert recall.said_as_written(folding, rows) == 0.5
+    measured = recall.measure_lossy(teacher, folding, rows)
+    assert measured["teacher_coverage"] == measured["student_coverage"] == 0.8
+    assert (measured["ratio"], measured["published_ratio"]) == (0.4, 0.4)
 
 
 # ---- Splits ----------------------------------------------------------------------------------------------
