@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -191,15 +192,10 @@ class Found:
         return numbers
 
 
-_aligners: dict[tuple[str, str], Aligner] = {}
-
-
+@functools.cache
 def aligner_of(teacher: Tokenizer, student: Tokenizer) -> Aligner:
     """The aligner of the two, built once."""
-    names = (teacher.name, student.name)
-    if names not in _aligners:
-        _aligners[names] = Aligner(teacher.vocabulary, student.vocabulary)
-    return _aligners[names]
+    return Aligner(teacher.vocabulary, student.vocabulary)
 
 
 def by_dskd(batch: Batch) -> Found:
