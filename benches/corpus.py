@@ -208,9 +208,12 @@ def windows(text: str, count: int, characters: int, rng: random.Random) -> list[
     return [unicodedata.normalize("NFC", text[start : start + characters]) for start in starts]
 
 
-def passages(count: int, characters: int, rng: random.Random) -> list[str]:
-    """Passages of each of `long_texts` in turn."""
-    each = [windows(text, -(-count // 3), characters, rng) for text in long_texts().values()]
+def passages(count: int, characters: int, rng: random.Random) -> list[tuple[str, str]]:
+    """Passages of each of `long_texts` in turn, each with the name of its text."""
+    each = [
+        [(name, passage) for passage in windows(text, -(-count // 3), characters, rng)]
+        for name, text in long_texts().items()
+    ]
     return list(itertools.chain.from_iterable(zip(*each, strict=True)))[:count]
 
 

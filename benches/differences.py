@@ -115,12 +115,11 @@ def _taken(inserts: str, rng: random.Random) -> str:
 
 
 def rows_with_edits(count: int, edits: int, seed: int) -> list[Row]:
-    """Real text; one side, drawn for each row, reads it after its edits."""
+    """Real text; one side, drawn for each row, reads it after its edits, which bring in text of its kind."""
     rng = random.Random(seed)  # noqa: S311 - the same at every run is the point
-    inserts = "".join(corpus.long_texts().values())
     rows = []
-    for text in corpus.passages(count, CHARACTERS, rng):
-        row = _changed_row(text, edited(text, edits, inserts, rng))
+    for name, text in corpus.passages(count, CHARACTERS, rng):
+        row = _changed_row(text, edited(text, edits, corpus.long_texts()[name], rng))
         swap = rng.random() < 0.5  # noqa: PLR2004 - either side
         rows.append(Row(row.student, row.teacher, oracle.swapped(row.same)) if swap else row)
     return rows
@@ -150,9 +149,8 @@ def rows_with_thoughts(count: int, *, teacher_thinks: bool) -> list[Row]:
     """An answer of real text, and before it, on one side only, 200 to 600 characters of thought."""
     rng = random.Random(3)  # noqa: S311
     rows = []
-    for answer, thought in zip(
-        corpus.passages(count, CHARACTERS, rng), corpus.passages(count, 600, rng), strict=True
-    ):
+    answers, thoughts = corpus.passages(count, CHARACTERS, rng), corpus.passages(count, 600, rng)
+    for (_, answer), (_, thought) in zip(answers, thoughts, strict=True):
         block = f"<think>\n{thought[: rng.randint(200, 600)]}\n</think>\n\n"
         row = _changed_row(answer, [Change(0, 0, block)])
         rows.append(Row(row.student, row.teacher, oracle.swapped(row.same)) if teacher_thinks else row)
@@ -206,7 +204,7 @@ def parts(rows: int) -> Iterator[Part]:
         thoughts = rows_with_thoughts(few, teacher_thinks=side == "teacher")
         yield Part(f"a <think> block, {side} only", thoughts, TOKENIZER_PAIRS, None)
     rng = random.Random(6)  # noqa: S311
-    same = [same_row(text) for text in corpus.passages(few, CHARACTERS, rng)]
+    same = [same_row(text) for _, text in corpus.passages(few, CHARACTERS, rng)]
     yield Part("20 % of the student's ids split", same, TOKENIZER_PAIRS, 1.0, split_ids)
 
 
