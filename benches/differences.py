@@ -138,6 +138,21 @@ def rows_in_nfd(language: str, count: int) -> list[Row]:
     return [Row(row.student, row.teacher, oracle.swapped(row.same)) for row in rows]
 
 
+def rows_with_composed_nukta(count: int) -> list[Row]:
+    """Hindi: the teacher reads letters with a nukta as one character each, which NFC takes apart.
+
+    These eight are what Unicode excludes from composition; besides them NFD changes hardly anything in Hindi.
+    """
+    composed = {unicodedata.normalize("NFC", chr(code)): chr(code) for code in range(0x0958, 0x0960)}
+    rng = random.Random("nukta")  # noqa: S311
+    rows = []
+    for text in corpus.windows(corpus.in_language("hi"), count, CHARACTERS, rng):
+        found = re.finditer("|".join(composed), text)
+        row = _changed_row(text, [Change(*match.span(), composed[match[0]]) for match in found])
+        rows.append(Row(row.student, row.teacher, oracle.swapped(row.same)))
+    return rows
+
+
 def rows_of_source(count: int, pattern: str, new: str) -> list[Row]:
     """The teacher reads source code, the student the same after `re.sub`."""
     rng = random.Random(pattern)  # noqa: S311
@@ -196,6 +211,9 @@ def parts(rows: int) -> Iterator[Part]:
         nfd = rows_in_nfd(language, few)
         _refuse_unless_normalised(nfd)
         yield Part(f"NFD and NFC, {name}", nfd, NFC_PAIRS, 0.95)
+    nukta = rows_with_composed_nukta(few)
+    _refuse_unless_normalised(nukta)
+    yield Part("composed nukta and NFC, Hindi", nukta, NFC_PAIRS, 0.95)
     collapsed = rows_of_source(few, r"\s+", " ")
     yield Part("white space collapsed to one space", collapsed, TOKENIZER_PAIRS, 0.95)
     dropped = rows_of_source(few, r"(?m)^[ \t]+", "")

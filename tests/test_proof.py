@@ -114,6 +114,14 @@ def test_white_space_that_stays_is_unchanged() -> None:
     assert oracle.pieces(text, changes) == [(0, 0, 3), (8, 4, 1)]
 
 
+def test_rows_of_hindi_are_the_text_and_what_nfc_makes_of_it() -> None:
+    rows = needs_assets(lambda: differences.rows_with_composed_nukta(2))
+    for row in rows:
+        assert unicodedata.normalize("NFC", row.teacher) == row.student != row.teacher
+        assert_same_text(row.teacher, row.student, row.same)
+        assert len(row.same) > 2
+
+
 # ---- Which pairs exist -----------------------------------------------------------------------------------
 
 
@@ -331,7 +339,7 @@ def test_differences_runs_and_no_pair_is_false(tmp_path: Path) -> None:
     output = tmp_path / "differences.json"
     ended = run_bench("differences.py", "--rows=3", "--output", str(output))
     results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    assert len(results["parts"]) == 10
+    assert len(results["parts"]) == 11
     for part in results["parts"]:
         assert part["false"] == 0
         assert part["exist"] > 0
