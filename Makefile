@@ -4,6 +4,7 @@
 #                (STEPS=5 make demo is a smoke run of its training)
 #   make test    all checks: Rust, the core with numpy alone, lint and types, everything else
 #   make bench   speed of alignment beside its peers -> benches/results/align.json
+#   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.
 
@@ -19,7 +20,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(wildcard rus
 CORE_TESTS := tests/test_align.py tests/test_import.py tests/test_ragged.py tests/test_reference.py \
 	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
-.PHONY: demo test test-rust test-core test-full lint format bench clean
+.PHONY: demo test test-rust test-core test-full lint format bench proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -53,6 +54,10 @@ format: $(BIN)/dev.stamp
 
 bench: $(BIN)/dev.stamp
 	$(BIN)/python benches/align.py --output benches/results/align.json
+
+proof: $(BIN)/dev.stamp
+	$(BIN)/python benches/recall.py
+	$(BIN)/python benches/differences.py
 
 build/wheel.stamp: $(SOURCES) | $(BIN)/maturin
 	rm -rf build/wheels

@@ -1,0 +1,318 @@
+"""What dskd and the published rule find on rows of text, judged by the oracle of byte spans."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import dskd
+import oracle
+from corpus import ragged
+from dskd import Aligner, PairKind
+from dskd.reference import published_eta
+from oracle import Ints, Piece, Score, share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from corpus import Tokenizer
+    from dskd import Ragged
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE / "proof.md"
+
+Ids = list[npt.NDArray[np.int32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What each side reads, and the pieces that the two texts share."""
+
+    teacher: str
+    student: str
+    same: list[Piece]
+
+
+def same_row(text: str) -> Row:
+    """A row that both sides read."""
+    return Row(text, text, oracle.pieces(text, []))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows in ids of both sides, and the pairs that exist.
+
+    Attributes:
+        sides: the teacher's tokenizer and the student's.
+        rows: the places of these rows among those that were asked for; the others are not read as they are
+            by one of the tokenizers, which its vocabulary's bytes show.
+        teacher: the teacher's ids.
+        student: the student's ids.
+        exact: numbers of the pairs of the oracle.
+        allowed: numbers of pairs at one place of the text but for a leading space, which one of the two has,
+            or both have and it belongs to what was changed.
+    """
+
+    sides: tuple[Tokenizer, Tokenizer]
+    rows: list[int]
+    teacher: Ragged
+    student: Ragged
+    exact: Ints
+    allowed: Ints
+
+    @property
+    def students(self) -> int:
+        """Student tokens of all rows."""
+        return len(self.student.values)
+
+    def exist_in_row(self) -> Ints:
+        """How many pairs of the oracle each row has."""
+        return self.count_by_row(self.exact)
+
+    def count_by_row(self, numbers: Ints) -> Ints:
+        """How many of the pairs with these numbers each row has."""
+        row = self.student.offsets[1:].searchsorted(numbers % max(self.students, 1), side="right")
+        return np.bincount(row, minlength=len(self.rows))
+
+
+def batch_of(
+    teacher: Tokenizer,
+    student: Tokenizer,
+    rows: Sequence[Row],
+    respell: Callable[[Tokenizer, Ids], Ids] | None = None,
+) -> Batch:
+    """The rows in ids; `respell` replaces the student's by others of the same bytes."""
+    teacher_ids = teacher.rows([row.teacher for row in rows])
+    student_ids = student.rows([row.student for row in rows])
+    if respell:
+        student_ids = respell(student, student_ids)
+    before = [
+        (space_before(teacher, teacher_ids[index], row.teacher), space_before(student, ids, row.student))
+        for index, (row, ids) in enumerate(zip(rows, student_ids, strict=True))
+    ]
+    kept = [index for index, spaces in enumerate(before) if None not in spaces]
+    ids = (ragged([teacher_ids[index] for index in kept]), ragged([student_ids[index] for index in kept]))
+    spaces = np.array([before[index] for index in kept], dtype=np.bool_).reshape(-1, 2)
+    same = [rows[index].same for index in kept]
+    return Batch((teacher, student), kept, *ids, *_existing((teacher, student), ids, spaces, same))
+
+
+def space_before(side: Tokenizer, ids: npt.NDArray[np.int32], text: str) -> bool | None:
+    """Whether the ids say the text with one more space in front; None where they do not say it."""
+    said, written = side.text_of(ids), text.encode()
+    if said == written:
+        return False
+    return True if said == b" " + written else None
+
+
+def _existing(
+    sides: tuple[Tokenizer, Tokenizer],
+    ids: tuple[Ragged, Ragged],
+    spaces: npt.NDArray[np.bool_],
+    same: Sequence[list[Piece]],
+) -> tuple[Ints, Ints]:
+    """Numbers of the pairs that exist, and of those that are allowed; `spaces` are before a row's sides.
+
+    A space that both sides have in front is text like any other; one that only one has is held back.
+    """
+    both = spaces[:, 0] & spaces[:, 1]
+    lengths = [side.lengths[row_ids.values] for side, row_ids in zip(sides, ids, strict=True)]
+    teacher, student = (
+        oracle.spans(lengths[side], ids[side].offsets, spaces[:, side] & ~both) for side in (0, 1)
+    )
+    row_bytes = [_row_bytes(teacher, ids[0]), _row_bytes(student, ids[1])]
+    pieces = [oracle.leading(row) if held else row for row, held in zip(same, both.tolist(), strict=True)]
+    laid_out = oracle.laid_out(pieces, *row_bytes)
+    teacher_less, student_less = (
+        oracle.without_space(spans, side.numbers_without_space[row_ids.values] >= 0)
+        for spans, side, row_ids in zip((teacher, student), sides, ids, strict=True)
+    )
+    combined = (
+        (teacher, student),
+        (teacher_less, student),
+        (teacher, student_less),
+        (teacher_less, student_less),
+    )
+    numbers = [
+        oracle.numbered(oracle.exact_pairs(one, other, laid_out), len(ids[1].values))
+        for one, other in combined
+    ]
+    return numbers[0], np.unique(np.concatenate(numbers))
+
+
+def _row_bytes(spans: oracle.Spans, ids: Ragged) -> Ints:
+    return np.diff(np.concatenate([[0], spans.ends])[ids.offsets])
+
+
+# ---- What is found ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Pairs that a rule found, judged.
+
+    Attributes:
+        score: the oracle's judgement.
+        ratio: pairs over student tokens that have bytes.
+        false: pairs whose bytes differ by more than one leading space, or whose kind says otherwise.
+        coverage: bytes in chunks over bytes of the text, teacher and student; None for the published rule.
+        missed: for each row of the batch, the pairs that exist and were not found.
+    """
+
+    score: Score
+    ratio: float
+    false: int
+    coverage: tuple[float, float] | None
+    missed: Ints
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers, ready for JSON."""
+        numbers = {
+            "recall": self.score.recall,
+            "precision": self.score.precision,
+            "ratio": self.ratio,
+            "pairs": self.score.found,
+            "elsewhere": self.score.found - self.score.true,
+            "false": self.false,
+        }
+        if self.coverage:
+            numbers |= {"teacher_coverage": self.coverage[0], "student_coverage": self.coverage[1]}
+        return numbers
+
+
+@functools.cache
+def aligner_of(teacher: Tokenizer, student: Tokenizer) -> Aligner:
+    """The aligner of the two, built once."""
+    return Aligner(teacher.vocabulary, student.vocabulary)
+
+
+def by_dskd(batch: Batch) -> Found:
+    """What `Aligner.align` finds; roles aside, since no specials are in the rows."""
+    found = aligner_of(*batch.sides).align(batch.teacher, batch.student, num_threads=1)
+    row = np.repeat(np.arange(len(found)), np.diff(found.pairs.offsets))
+    teacher = found.pairs.teacher + batch.teacher.offsets[row]
+    student = found.pairs.student + batch.student.offsets[row]
+    of_text = found.pairs.kind != PairKind.ROLE
+    total = found.counts.total()
+    coverage = (_floor(total.coverage.teacher[0]), _floor(total.coverage.student[0]))
+    return _judged(batch, (teacher[of_text], student[of_text]), found.pairs.kind[of_text], coverage)
+
+
+def by_published_rule(batch: Batch) -> Found:
+    """What the published rule finds on the spellings of the same ids."""
+    pairs = published_pairs(*batch.sides, _lists(batch.teacher), _lists(batch.student))
+    row = np.repeat(np.arange(len(pairs)), [len(found) for found in pairs])
+    flat = np.array([pair for found in pairs for pair in found], dtype=np.int64).reshape(-1, 2)
+    tokens = (flat[:, 0] + batch.teacher.offsets[row], flat[:, 1] + batch.student.offsets[row])
+    return _judged(batch, tokens)
+
+
+def published_pairs(
+    teacher: Tokenizer, student: Tokenizer, teacher_ids: Sequence[list[int]], student_ids: Sequence[list[int]]
+) -> list[list[tuple[int, int]]]:
+    """The published rule's pairs of each row."""
+    rows = zip(teacher_ids, student_ids, strict=True)
+    return [published_eta(teacher.spell(one), student.spell(other)) for one, other in rows]
+
+
+def _judged(
+    batch: Batch,
+    tokens: tuple[Ints, Ints],
+    kinds: npt.NDArray[np.uint8] | None = None,
+    coverage: tuple[float, float] | None = None,
+) -> Found:
+    """The judgement of pairs of tokens, counted through the whole batch."""
+    numbers = oracle.numbered(tokens, batch.students)
+    hit = np.isin(batch.exact, numbers, assume_unique=True)
+    true = np.isin(numbers, batch.allowed, assume_unique=True)
+    with_bytes = int((batch.sides[1].lengths[batch.student.values] > 0).sum())
+    return Found(
+        score=Score(exist=len(hit), hit=int(hit.sum()), found=len(true), true=int(true.sum())),
+        ratio=share(len(numbers), with_bytes),
+        false=false_pairs(batch, tokens, kinds),
+        coverage=coverage,
+        missed=batch.count_by_row(batch.exact[~hit]),
+    )
+
+
+def false_pairs(batch: Batch, tokens: tuple[Ints, Ints], kinds: npt.NDArray[np.uint8] | None = None) -> int:
+    """Pairs whose bytes are not equal; nor do they differ by one leading space, and the kind is SPACE."""
+    teacher, student = batch.teacher.values[tokens[0]], batch.student.values[tokens[1]]
+    one, other = batch.sides
+    equal: npt.NDArray[np.bool_] = one.numbers[teacher] == other.numbers[student]
+    but_one: npt.NDArray[np.bool_] = one.numbers_without_space[teacher] == other.numbers[student]
+    but_one |= one.numbers[teacher] == other.numbers_without_space[student]
+    true = equal | but_one if kinds is None else np.where(kinds == PairKind.EXACT, equal, but_one)
+    return int((~true).sum())
+
+
+def _lists(ids: Ragged) -> list[list[int]]:
+    return [row.tolist() for row in np.split(ids.values, ids.offsets[1:-1])] if len(ids) else []
+
+
+def _floor(part: float) -> float:
+    return int(part * 100_000) / 100_000
+
+
+# ---- Reports ---------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """With what this was made."""
+    libraries = ("numpy", "tokenizers", "sentencepiece")
+    return {
+        "python": platform.python_version(),
+        **{library: version(library) for library in libraries},
+        "dskd": dskd.__version__,
+        "revision": revision(),
+        "cores": os.cpu_count(),
+    }
+
+
+def revision() -> str:
+    """What git calls this checkout; `-dirty` where files differ from it."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    command = [git, "-C", str(HERE), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]], names: int = 2) -> str:
+    """A Markdown table; all columns but the first `names` are numbers."""
+    lines = [head, ["---"] * names + ["---:"] * (len(head) - names), *body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def positive(text: str) -> int:
+    """For argparse: a number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def write_json(file: Path, results: Mapping[str, Any]) -> None:
+    """Writes the results, and the folder if it is not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_page(name: str, tables: str) -> None:
+    """Puts the tables between the marks of `name` in proof.md."""
+    marks = (f"<!-- tables from results/{name}.json -->\n", f"<!-- end of {name} -->")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(marks[0])
+    after = rest.partition(marks[1])[2]
+    PAGE.write_text(f"{before}{marks[0]}\n{tables}\n\n{marks[1]}{after}", encoding="utf-8")
