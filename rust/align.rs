@@ -3,7 +3,8 @@
 //! Both texts are walked once, side by side. A *place* is a sync point: both sides have consumed the
 //! same text and stand between two tokens. At a place the specials are paired by role and the one
 //! space is settled; from there a chunk runs to the next place. Where the bytes differ, where one side
-//! ends before the other, and at an opaque token, the rest of the segment is one difference.
+//! ends before the other, and at an opaque token, a difference begins; it ends at the place that
+//! [`resync`](crate::resync) finds, or at the end of the segment, which is a place like others.
 //!
 //! Every loop moves forward over tokens or bytes that it has not seen, except for the measuring of
 //! runs of spaces, which remembers how far it looked: the walk is linear whatever the input.
@@ -14,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::resync::{Search, Text};
 use crate::vocabulary::{Kind, Vocabulary};
 
 /// What makes a teacher token and a student token the same token of the text.
@@ -187,12 +189,17 @@ pub fn align_segments(
         student: Cursor::new(&aligner.student, student),
         found,
         counts,
+        search: None,
     };
     walk.pass_place(true);
-    while walk.take_chunk() {
-        walk.pass_place(false);
+    loop {
+        while walk.take_chunk() {
+            walk.pass_place(false);
+        }
+        if !walk.take_difference() {
+            break;
+        }
     }
-    walk.take_difference();
 }
 
 /// Records a segment that has no counterpart; the empty side stands where it is given.
@@ -239,11 +246,15 @@ struct Walk<'a> {
     student: Cursor<'a>,
     found: &'a mut Found,
     counts: &'a mut Counts,
+    /// Made at the first difference.
+    search: Option<Search>,
 }
 
 impl Walk<'_> {
     /// Passes the tokens of zero width that stand here, pairs them by role, settles the one space.
     fn pass_place(&mut self, segment_starts: bool) {
+        self.teacher.unpaired = self.teacher.at;
+        self.student.unpaired = self.student.at;
         let text_goes_on = self.teacher.take_up() & self.student.take_up();
         if text_goes_on && !segment_starts {
             return;
@@ -278,6 +289,8 @@ impl Walk<'_> {
             };
             let ahead = students[next..].iter().position(shares).expect("the last of a role is ahead");
             self.push_pair(teacher, students[next + ahead], PairKind::Role);
+            self.teacher.unpaired = teacher + 1;
+            self.student.unpaired = students[next + ahead] + 1;
             next += ahead + 1;
         }
         self.teacher.at > start || self.student.at > others_start
@@ -319,6 +332,7 @@ impl Walk<'_> {
             return false;
         }
         let (teacher_start, student_start) = (self.teacher.at, self.student.at);
+        let before = (self.teacher.stand(), self.student.stand());
         let space = self.teacher.held_space || self.student.held_space;
         let mut bytes = 0;
         let mut encloses = false;
@@ -346,8 +360,8 @@ impl Walk<'_> {
                 break;
             }
         }
-        self.teacher.at = teacher_start;
-        self.student.at = student_start;
+        self.teacher.stand_at(before.0);
+        self.student.stand_at(before.1);
         false
     }
 
@@ -374,12 +388,53 @@ impl Walk<'_> {
         }
     }
 
-    /// What is left of the segment is one difference.
-    fn take_difference(&mut self) {
-        let teachers = self.teacher.columns(self.teacher.at..self.teacher.tokens.len());
-        let students = self.student.columns(self.student.at..self.student.tokens.len());
-        if !(teachers.is_empty() && students.is_empty()) {
-            self.found.differences.push(teachers, students);
+    /// Takes the difference that begins here and the chunk behind it; false where it reaches the end.
+    fn take_difference(&mut self) -> bool {
+        if self.teacher.has_ended() && self.student.has_ended() {
+            return false;
+        }
+        self.counts.teacher_bytes += i64::from(self.teacher.take_space_back());
+        self.counts.student_bytes += i64::from(self.student.take_space_back());
+        let (teacher, student) = (self.teacher.at, self.student.at);
+        while let Some((teacher_end, student_end)) = self.next_place() {
+            let before = (self.found.pairs.kind.len(), *self.counts);
+            let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
+            self.pass_place(true);
+            if self.take_chunk() {
+                self.push_difference((teacher, student), ends);
+                self.pass_place(false);
+                return true;
+            }
+            // The one space was set aside, and the texts agree no more.
+            self.found.pairs.truncate(before.0);
+            *self.counts = before.1;
+            self.teacher.take_space_back();
+            self.student.take_space_back();
+        }
+        let (teacher_end, student_end) = (self.teacher.last_place(), self.student.last_place());
+        let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
+        self.push_difference((teacher, student), ends);
+        self.pass_place(true);
+        false
+    }
+
+    /// The next tokens with which alignment can resume.
+    fn next_place(&mut self) -> Option<(usize, usize)> {
+        if self.search.is_none() {
+            let (teacher, student) = (self.teacher.text(), self.student.text());
+            let place = [self.teacher.offset(&teacher), self.student.offset(&student)];
+            self.search = Some(Search::new(teacher, student, place));
+        }
+        let search = self.search.as_mut().expect("made above");
+        let place = [self.teacher.offset(search.teacher()), self.student.offset(search.student())];
+        let [teacher, student] = search.next(place)?;
+        Some((self.teacher.token(teacher), self.student.token(student)))
+    }
+
+    fn push_difference(&mut self, starts: (usize, usize), ends: (usize, usize)) {
+        let (teacher, student) = (starts.0.min(ends.0)..ends.0, starts.1.min(ends.1)..ends.1);
+        if !(teacher.is_empty() && student.is_empty()) {
+            self.found.differences.push(self.teacher.columns(teacher), self.student.columns(student));
         }
     }
 }
@@ -411,7 +466,14 @@ struct Cursor<'a> {
     /// How far the run of spaces at hand reaches, up to the next special and through specials.
     spaces_to_special_end: usize,
     all_spaces_end: usize,
+    /// The first token of zero width at this place that is behind those in pairs.
+    unpaired: usize,
+    /// The first token of the text in which is searched.
+    searched_from: usize,
 }
+
+/// What a cursor goes back to where there is no chunk.
+type Stand<'a> = (usize, &'a [u8], bool, usize);
 
 impl<'a> Cursor<'a> {
     fn new(vocabulary: &'a Vocabulary, segment: Segment<'a>) -> Self {
@@ -425,7 +487,64 @@ impl<'a> Cursor<'a> {
             position: 0,
             spaces_to_special_end: 0,
             all_spaces_end: 0,
+            unpaired: 0,
+            searched_from: 0,
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.at == self.tokens.len()
+    }
+
+    fn stand(&self) -> Stand<'a> {
+        (self.at, self.rest, self.held_space, self.position)
+    }
+
+    fn stand_at(&mut self, stand: Stand<'a>) {
+        (self.at, self.rest, self.held_space, self.position) = stand;
+    }
+
+    // ---- Searching: the text from the token at hand on, and back to tokens -----------------------------
+
+    fn text(&mut self) -> Text {
+        self.searched_from = self.at;
+        let mut text = Text::new();
+        for at in self.at..self.tokens.len() {
+            if self.kind(at) == Some(Kind::Opaque) {
+                text.push_unknown();
+            } else {
+                text.push(self.bytes(at));
+            }
+        }
+        text
+    }
+
+    /// Where in the text the cursor stands.
+    fn offset(&self, text: &Text) -> usize {
+        text.start_of(self.at - self.searched_from) + (self.bytes(self.at).len() - self.rest.len())
+    }
+
+    /// The token of the row; not one that has been passed.
+    fn token(&self, of_text: usize) -> usize {
+        (self.searched_from + of_text).max(self.at)
+    }
+
+    /// The place at the end of the text: the first token of zero width behind the last other one.
+    fn last_place(&self) -> usize {
+        let other = |at: &usize| !self.bytes(*at).is_empty() || self.kind(*at) == Some(Kind::Opaque);
+        (self.at..self.tokens.len()).rev().find(other).map_or(self.at, |at| at + 1)
+    }
+
+    /// Goes to the token with which a difference ends, and returns it. Where the text stands still, the
+    /// specials that found no partner before the difference stand behind it as well.
+    fn jump(&mut self, at: usize) -> usize {
+        let at = if at == self.at { self.unpaired } else { at };
+        let skipped: usize = (self.at + 1..at).map(|at| self.bytes(at).len()).sum();
+        // A token of unknown bytes counts one, so that no run of spaces reaches over it.
+        self.position += if at > self.at { self.rest.len().max(1) + skipped } else { 0 };
+        self.at = at;
+        self.take_up();
+        at
     }
 
     fn kind(&self, at: usize) -> Option<Kind> {
@@ -491,9 +610,20 @@ impl<'a> Cursor<'a> {
         let was_all = self.rest.is_empty();
         if was_all {
             self.at += 1;
+            self.unpaired = self.at;
             self.pass_zero_width();
         }
         was_all
+    }
+
+    /// Gives the token at hand its space back, which agrees with nothing after all; says whether it had one.
+    fn take_space_back(&mut self) -> bool {
+        let held = self.held_space;
+        if held {
+            self.position -= 1;
+            self.take_up();
+        }
+        held
     }
 
     /// How many spaces stand here before the next special or anything else.
@@ -543,6 +673,14 @@ fn column_number(column: usize) -> i32 {
 
 fn length_as_count(length: usize) -> i64 {
     i64::try_from(length).expect("a length fits i64")
+}
+
+impl Pairs {
+    fn truncate(&mut self, length: usize) {
+        self.teacher.truncate(length);
+        self.student.truncate(length);
+        self.kind.truncate(length);
+    }
 }
 
 impl Ranges {

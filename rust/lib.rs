@@ -3,6 +3,7 @@
 //! * [`vocabulary`]: token bytes in one arena, kinds and roles
 //! * [`decode`]: vocabulary spelling -> bytes, per decoder step
 //! * [`align`]: one pair of sequences -> pairs, chunks and differences
+//! * [`resync`]: what to do where the two texts differ
 //! * [`batch`]: many rows, serial or in the pool
 //! * [`pool`]: this process's thread pool
 //! * [`error`]: errors as data
@@ -14,6 +15,7 @@ pub mod batch;
 pub mod decode;
 pub mod error;
 pub mod pool;
+pub mod resync;
 pub mod vocabulary;
 
 #[cfg(feature = "python")]

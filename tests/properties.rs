@@ -344,12 +344,47 @@ proptest! {
     }
 
     #[test]
-    fn a_row_has_at_most_one_difference_and_it_reaches_to_the_end_of_both_sides(row in any_row()) {
-        let differences = ranges(&align(&row).found.differences);
-        prop_assert!(differences.len() <= 1);
-        for (teacher, student) in differences {
-            prop_assert_eq!(teacher.end, row.teacher.columns().end);
-            prop_assert_eq!(student.end, row.student.columns().end);
+    fn differences_are_in_order_and_apart_from_each_other_and_from_chunks(row in any_row()) {
+        let batch = align(&row);
+        let mut all = ranges(&batch.found.chunks);
+        all.extend(ranges(&batch.found.differences));
+        all.sort_by_key(|(teacher, student)| (teacher.start + student.start, teacher.end + student.end));
+        for neighbours in all.windows(2) {
+            prop_assert!(neighbours[0].0.end <= neighbours[1].0.start, "{all:?}");
+            prop_assert!(neighbours[0].1.end <= neighbours[1].1.start, "{all:?}");
+        }
+        let differences = ranges(&batch.found.differences);
+        prop_assert!(differences.iter().all(|(teacher, student)| !(teacher.is_empty() && student.is_empty())));
+    }
+
+    #[test]
+    fn a_common_ending_that_stands_nowhere_else_is_found_whole(
+        row in any_row(),
+        (teacher_tail, student_tail) in "[0-9]{32,80}".prop_flat_map(|text| {
+            (tokenization(text.clone().into_bytes()), tokenization(text.into_bytes()))
+        }),
+    ) {
+        // Digits stand in no head.
+        let followed_by = |side: &Side, tail: &[Token]| {
+            let head: Vec<Token> = side.columns().map(|column| side.token(column).clone()).collect();
+            side_of(&[head, tail.to_vec()].concat())
+        };
+        let whole = Row {
+            teacher: followed_by(&row.teacher, &teacher_tail),
+            student: followed_by(&row.student, &student_tail),
+        };
+        let tails = Row { teacher: side_of(&teacher_tail), student: side_of(&student_tail) };
+        let shift = |by: &Side, columns: Range<i32>| {
+            let length = i32::try_from(by.ids.len()).expect("a short row");
+            columns.start + length..columns.end + length
+        };
+        let expected: Vec<_> = ranges(&align(&tails).found.chunks)
+            .into_iter()
+            .map(|(teacher, student)| (shift(&row.teacher, teacher), shift(&row.student, student)))
+            .collect();
+        let found = ranges(&align(&whole).found.chunks);
+        for chunk in &expected {
+            prop_assert!(found.contains(chunk), "{chunk:?} of {expected:?} is not in {found:?}");
         }
     }
 
@@ -366,12 +401,14 @@ proptest! {
 
     #[test]
     fn counts_are_the_selected_text_less_what_was_set_aside(row in any_row()) {
-        let counts = align(&row).counts[0];
+        let batch = align(&row);
+        let counts = batch.counts[0];
         let bytes = |side: &Side| number(side.bytes(&side.columns()).len());
         let special = |side: &Side, column| kind_of(side.token(column)) == Kind::Special;
         let specials = |side: &Side| side.columns().filter(|column| special(side, *column)).count();
-        // One space for the start and one for every special, at most.
-        let most = 1 + number(specials(&row.teacher) + specials(&row.student));
+        // One space for the start, one for every special and one for every difference, at most.
+        let differences = batch.found.differences.teacher_start.len();
+        let most = 1 + number(differences + specials(&row.teacher) + specials(&row.student));
         let aside = bytes(&row.teacher) - counts.teacher_bytes + bytes(&row.student) - counts.student_bytes;
         prop_assert!((0..=most).contains(&aside), "{aside} bytes set aside");
         prop_assert!(counts.teacher_bytes <= bytes(&row.teacher));
@@ -743,4 +780,56 @@ fn a_run_of_spaces_over_a_whole_row_is_linear() {
 fn the_same_token_many_times_is_linear() {
     let (teacher, student) = twice(&repeated(&[piece("a")], 1_000_000));
     assert_eq!(ends_soon(teacher, student).counts[0].exact, 1_000_000);
+}
+
+#[test]
+fn texts_that_never_agree_are_linear() {
+    let batch = ends_soon(repeated(&[piece("a")], 1_000_000), repeated(&[piece("b")], 1_000_000));
+    assert_eq!(ranges(&batch.found.differences), [(0..1_000_000, 0..1_000_000)]);
+}
+
+#[test]
+fn texts_that_agree_in_short_runs_everywhere_are_linear() {
+    // Each period has the other's letters, in another order: runs of one and two bytes at every place.
+    let batch = ends_soon(
+        repeated(&[piece("a"), piece("b"), piece("c")], MANY),
+        repeated(&[piece("a"), piece("c"), piece("b")], MANY),
+    );
+    assert_eq!(batch.counts[0].role, 0);
+}
+
+#[test]
+fn a_difference_in_every_word_is_linear() {
+    let words = |odd: &str| -> Vec<Token> {
+        repeated(&[piece(" never"), piece(" the"), piece(odd), piece(" same"), piece(" word")], MANY / 5)
+    };
+    let batch = ends_soon(words(" x"), words(" yz"));
+    assert!(batch.counts[0].exact >= number(MANY / 5 * 4 - 4), "{:?}", batch.counts[0]);
+}
+
+#[test]
+fn a_period_of_which_one_side_has_less_is_linear() {
+    let mut teacher = repeated(&[piece("ab"), piece("ba"), piece(" ")], MANY);
+    teacher.insert(0, piece("x"));
+    let mut student = repeated(&[piece("ab"), piece("ba"), piece(" ")], MANY / 2);
+    student.insert(0, piece("y"));
+    let batch = ends_soon(teacher, student);
+    assert_eq!(batch.counts[0].exact, number(MANY / 2 * 3));
+}
+
+#[test]
+fn opaque_tokens_between_all_others_are_linear() {
+    let (teacher, student) = twice(&repeated(&[piece("some text"), Token::Opaque], MANY));
+    assert_eq!(ends_soon(teacher, student).counts[0].exact, number(MANY));
+}
+
+#[test]
+fn blocks_in_another_order_are_linear() {
+    // Of ten thousand blocks that stand once on each side, the orders have only few neighbours in common.
+    let block = |number: usize| piece(&format!("block number {number:05} and its thirty-two bytes;"));
+    let blocks = 10_007;
+    let teacher: Vec<Token> = (0..blocks).map(block).collect();
+    let student: Vec<Token> = (0..blocks).map(|index| block(index * 5_003 % blocks)).collect();
+    let batch = ends_soon(teacher, student);
+    assert!(batch.counts[0].exact > 1);
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby, pairwise, takewhile, zip_longest
+from itertools import accumulate, groupby, pairwise, product, takewhile, zip_longest
 from typing import TYPE_CHECKING
 
 from dskd.alignment import PairKind
@@ -49,8 +49,9 @@ def align(
     """Aligns one row by the definition: settle the one spaces, compute all spans, intersect them.
 
     The k-th segment of one side is aligned with the k-th of the other; what one side has more is a
-    difference each. Where two texts differ, what they share at their beginning is aligned and the rest of
-    the segment is one difference.
+    difference each. Where two texts differ, alignment resumes at the nearest place from which they agree
+    again (`_next_place`). The core looks for such places in another way: the two are equal wherever the texts
+    are, up to the first difference where they are not, and behind it the core finds about as much.
     """
     row = Row()
     teacher_segments = _segments(teacher_ids, teacher_mask)
@@ -61,8 +62,7 @@ def align(
             _side(student, student_ids, student_segments, index),
         )
         if index < min(len(teacher_segments), len(student_segments)):
-            _settle_one_spaces(*sides)
-            _intersect(*sides, row)
+            _align_segment(*sides, row)
         elif sides[0].tokens or sides[1].tokens:
             row.differences.append((*sides[0].columns(0), *sides[1].columns(0)))
         for name, side in zip(("teacher", "student"), sides, strict=True):
@@ -119,9 +119,18 @@ class _Side:
             else:
                 self.next_text[start], self.last_text[end] = index, index
 
-    def columns(self, start: int) -> tuple[int, int]:
-        """The columns from this token to the segment's end."""
-        return self.column + start, self.column + len(self.tokens)
+    def columns(self, start: int, end: int | None = None) -> tuple[int, int]:
+        """The columns from this token to that one, or to the segment's end."""
+        return self.column + start, self.column + (len(self.tokens) if end is None else end)
+
+    def rest(self, start: int) -> _Side:
+        """The side from this token on."""
+        return _Side(self.tokens[start:], self.column + start)
+
+    def last_place(self) -> int:
+        """The first of the tokens without text with which the side ends."""
+        text = [index for index, token in enumerate(self.tokens) if token.text or token.opaque]
+        return text[-1] + 1 if text else 0
 
     def is_after_special(self, index: int) -> bool:
         """Whether a special is among the tokens without text just before this one."""
@@ -140,8 +149,14 @@ class _Side:
     def set_space_aside(self, index: int) -> None:
         """Takes the first byte, a space, off this token; it counts nowhere."""
         self.tokens[index].text = self.tokens[index].text[1:]
-        self.tokens[index].held_space = bool(self.tokens[index].text)
+        self.tokens[index].held_space = True
         self.read()
+
+    def take_space_back(self, index: int) -> None:
+        """Gives this token, behind which the texts do not agree after all, its space back."""
+        if index < len(self.tokens) and self.tokens[index].held_space:
+            self.tokens[index].text = b" " + self.tokens[index].text
+            self.tokens[index].held_space = False
 
 
 def _segments(ids: Sequence[int], mask: Sequence[bool] | None) -> list[tuple[int, int]]:
@@ -171,6 +186,89 @@ def _token(vocabulary: Vocabulary, token_id: int) -> _Token:
         special=kind == Kind.SPECIAL,
         roles=vocabulary.roles.get(token_id, frozenset()) - {"pad", "unk"},
     )
+
+
+def _align_segment(teacher: _Side, student: _Side, row: Row) -> None:
+    """Aligns what agrees, passes a difference, goes on behind it."""
+    while True:
+        _settle_one_spaces(teacher, student)
+        start = _intersect(teacher, student, row)
+        if start == (len(teacher.tokens), len(student.tokens)):
+            return
+        teacher.take_space_back(start[0])
+        student.take_space_back(start[1])
+        unpaired = (_unpaired(teacher, start[0], 0, row), _unpaired(student, start[1], 1, row))
+        ahead = _next_place(teacher.rest(start[0]), student.rest(start[1]))
+        if ahead is None:
+            ahead = teacher.rest(start[0]).last_place(), student.rest(start[1]).last_place()
+        # Where a text stands still, the specials without a partner stand behind the difference as well.
+        places = zip(start, ahead, unpaired, strict=True)
+        ends = [at + skipped if skipped else without for at, skipped, without in places]
+        starts = [min(both) for both in zip(start, ends, strict=True)]
+        if starts != ends:
+            row.differences.append(
+                (*teacher.columns(starts[0], ends[0]), *student.columns(starts[1], ends[1]))
+            )
+        teacher, student = teacher.rest(ends[0]), student.rest(ends[1])
+
+
+def _unpaired(side: _Side, start: int, index: int, row: Row) -> int:
+    """The first of the tokens without text before this one, behind those in pairs and the one space."""
+    paired = {pair[index] for pair in row.pairs}
+    while start > 0 and not side.tokens[start - 1].text and not side.tokens[start - 1].opaque:
+        if side.column + start - 1 in paired or side.tokens[start - 1].held_space:
+            break
+        start -= 1
+    return start
+
+
+_NEAR = (64, 8)
+"""So many bytes may be skipped on a side if so many agree behind them ..."""
+_FAR = 32
+"""... and any number if so many do, or all to the end of both texts."""
+
+
+def _next_place(teacher: _Side, student: _Side) -> tuple[int, int] | None:
+    """The tokens with which alignment resumes: the nearest place behind which the texts agree long enough.
+
+    Of all places where at least one chunk follows the one before which least is skipped. A space before one
+    of the two is the one space that will be set aside.
+    """
+    texts = _units(teacher, -1), _units(student, -2)
+    starts = [_token_starts(side) for side in (teacher, student)]
+    places = sorted(product(*starts), key=lambda place: (sum(place), abs(place[0] - place[1]), place))
+    for place in places[1:]:
+        for space in ((0, 0), (1, 0), (0, 1)):
+            if all(texts[side][at : at + 1] == [0x20] for side, at in enumerate(place) if space[side]):
+                behind = (place[0] + space[0], place[1] + space[1])
+                agreed = _agreement(texts[0][behind[0] :], texts[1][behind[1] :])
+                ends = {start - behind[0] for start in starts[0]} & {start - behind[1] for start in starts[1]}
+                to_end = (behind[0] + agreed, behind[1] + agreed) == (len(texts[0]), len(texts[1]))
+                near = agreed >= _NEAR[1] and max(place) <= _NEAR[0]
+                if (near or agreed >= _FAR or to_end) and any(0 < end <= agreed for end in ends):
+                    return starts[0][place[0]], starts[1][place[1]]
+    return None
+
+
+def _units(side: _Side, unknown: int) -> list[int]:
+    """The bytes of a text, and for each opaque token one number that is no byte."""
+    return [unit for token in side.tokens for unit in ([unknown] if token.opaque else token.text)]
+
+
+def _token_starts(side: _Side) -> dict[int, int]:
+    """For every place between two tokens the first token that stands there."""
+    starts: dict[int, int] = {}
+    at = 0
+    for index, token in enumerate(side.tokens):
+        starts.setdefault(at, index)
+        at += 1 if token.opaque else len(token.text)
+    starts.setdefault(at, len(side.tokens))
+    return starts
+
+
+def _agreement(teacher: list[int], student: list[int]) -> int:
+    """How many units the two have in common at their beginning."""
+    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(teacher, student, strict=False)))
 
 
 def _sync_points(teacher: _Side, student: _Side) -> list[int]:
@@ -211,8 +309,12 @@ def _one_space_at(teacher: _Side, student: _Side, place: int) -> _Side | None:
     return teacher if longer == 1 else student
 
 
-def _intersect(teacher: _Side, student: _Side, row: Row) -> None:
-    """Specials pair at sync points, chunks lie between neighbouring ones, a difference follows the last."""
+def _intersect(teacher: _Side, student: _Side, row: Row) -> tuple[int, int]:
+    """Specials pair at sync points, chunks lie between neighbouring ones.
+
+    Returns:
+        The tokens that follow the last sync point.
+    """
     places = _sync_points(teacher, student)
     for place, next_place in zip_longest(places, places[1:]):
         for pair in _role_pairs(teacher, student, place):
@@ -220,8 +322,7 @@ def _intersect(teacher: _Side, student: _Side, row: Row) -> None:
         start = (teacher.next_text[place], student.next_text[place])
         if next_place is not None:
             _add_chunk(row, teacher, student, start, next_place)
-        elif start != (len(teacher.tokens), len(student.tokens)):
-            row.differences.append((*teacher.columns(start[0]), *student.columns(start[1])))
+    return start
 
 
 def _add_chunk(row: Row, teacher: _Side, student: _Side, start: tuple[int, int], place: int) -> None:

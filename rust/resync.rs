@@ -1,0 +1,623 @@
+//! Where two texts differ: the next place from which they agree again.
+//!
+//! Looked for are *runs*, stretches of bytes that are the same on both sides. A short one is believed
+//! close by, a long one at any distance, and whatever reaches the end of both texts:
+//!
+//! 1. Once a segment, what both texts end with is set apart, and *anchors* are found before it: common
+//!    runs of 16 bytes and more, by the hashes of blocks. Of these the best chain is kept, rising on both
+//!    sides; a byte counts for it, distance against it, so that far away a run needs 32 bytes.
+//! 2. From a difference to the next anchor the shortest edit script is followed (Myers 1986) until it has led
+//!    to 8 bytes that agree, to the anchor, or over so many short runs that they cannot be chance. Changed
+//!    accents, changed white space and edited words are found so, with all the runs between them.
+//! 3. In a run alignment resumes at the first place that is a token boundary on both sides, or would be but
+//!    for the one space, and has such a boundary behind it.
+//!
+//! Each step has a bound for its work, and what is searched in vain is skipped: all is linear in the
+//! bytes. The two sides are told apart by their content and not by their names, so that swapping
+//! them swaps the result.
+
+#![forbid(unsafe_code)]
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+/// Blocks whose hashes are looked for: how many bytes they have and how far they lie apart. Every run of
+/// `size + stride - 1` bytes has one. Where all small ones are frequent, in tables, large ones are not.
+const BLOCKS: [Block; 2] = [Block { size: 12, stride: 4 }, Block { size: 32, stride: 16 }];
+/// Blocks that stand at more places than this say nothing about where they belong.
+const MOST_PLACES: usize = 4;
+/// Shortest anchor.
+const ANCHOR: usize = 16;
+/// Among how many anchors the best predecessor of an anchor is looked for: those just before it, and the
+/// last ones of the best chains so far, since repetitive text has hundreds of short runs between long ones.
+const LOOK_BACK: usize = 32;
+const LEADERS: usize = 16;
+/// Bytes skipped that cost a chain as much as one byte more that agrees, and the highest cost.
+const SKIPPED_A_BYTE: usize = 8;
+const MOST_COST: usize = 31;
+/// Bytes compared in looking for anchors, for each byte of text.
+const COMPARED_A_BYTE: usize = 32;
+
+/// Most insertions and deletions of an edit script.
+const EDITS: usize = 256;
+/// Bytes beyond chance that agree along an edit script of so many edits where every word was changed, as by a
+/// change of normal form. Between NFD and NFC of Vietnamese there were 24 to 113, between texts that have
+/// nothing to do with each other at most 13.
+const DENSE: usize = 18;
+/// How far an edit script is followed on each side.
+const WINDOW: usize = 1024;
+/// Bytes that agree behind an edit script, at which it is believed.
+const AGREES: usize = 8;
+/// ... and one more for each so many edits.
+const LONGER_AN_EDIT: usize = 16;
+/// Shortest run that is used inside an edit script.
+const INSIDE: usize = 2;
+/// How far back a run is followed for a token boundary.
+const BACK: usize = 64;
+
+/// The bytes of a text from a token on; a token of unknown bytes is one unit that equals nothing.
+#[derive(Debug, Default)]
+pub struct Text {
+    units: Vec<u16>,
+    /// Where each token begins, and where the last one ends.
+    starts: Vec<usize>,
+}
+
+/// What stands for unknown bytes.
+const UNKNOWN: u16 = 1 << 8;
+
+impl Text {
+    /// No text yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { units: Vec::new(), starts: vec![0] }
+    }
+
+    /// Adds a token.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.units.extend(bytes.iter().map(|byte| u16::from(*byte)));
+        self.starts.push(self.units.len());
+    }
+
+    /// Adds a token whose bytes are unknown.
+    pub fn push_unknown(&mut self) {
+        self.units.push(UNKNOWN);
+        self.starts.push(self.units.len());
+    }
+
+    /// Where this token begins.
+    #[must_use]
+    pub fn start_of(&self, token: usize) -> usize {
+        self.starts[token]
+    }
+
+    /// The first token that stands at the end of the text: one of zero width, or the end itself.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.first_at(self.units.len())
+    }
+
+    /// The first token that begins here or behind.
+    fn first_at(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start < offset)
+    }
+}
+
+/// Whether two units are the same known byte.
+fn agree(one: u16, other: u16) -> bool {
+    one == other && one != UNKNOWN
+}
+
+/// A stretch that is the same on both sides: where it begins, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    at: [usize; 2],
+    length: usize,
+}
+
+impl Run {
+    fn end(&self) -> [usize; 2] {
+        self.at.map(|at| at + self.length)
+    }
+
+    /// Whether nothing of it lies behind this place.
+    fn is_before(&self, place: [usize; 2]) -> bool {
+        self.end()[0] <= place[0] || self.end()[1] <= place[1]
+    }
+
+    /// Without what lies before this place.
+    fn clipped(self, place: [usize; 2]) -> Self {
+        let cut = place[0].saturating_sub(self.at[0]).max(place[1].saturating_sub(self.at[1]));
+        let cut = cut.min(self.length);
+        Self { at: self.at.map(|at| at + cut), length: self.length - cut }
+    }
+}
+
+/// The search in one segment.
+#[derive(Debug)]
+pub struct Search {
+    sides: [Text; 2],
+    /// Whether the teacher's text is the second of the sides.
+    swapped: bool,
+    /// Anchors ahead, the nearest last.
+    anchors: Vec<Run>,
+    /// Runs of the latest edit script, the nearest last.
+    near: Vec<Run>,
+}
+
+impl Search {
+    /// A search behind this place: offsets in the teacher's and in the student's text.
+    #[must_use]
+    pub fn new(teacher: Text, student: Text, place: [usize; 2]) -> Self {
+        let swapped = order(&teacher, &student, place) == Ordering::Greater;
+        let sides = if swapped { [student, teacher] } else { [teacher, student] };
+        let mut search = Self { sides, swapped, anchors: Vec::new(), near: Vec::new() };
+        search.anchors = search.find_anchors(search.named(place));
+        search
+    }
+
+    /// The teacher's text.
+    #[must_use]
+    pub fn teacher(&self) -> &Text {
+        &self.sides[usize::from(self.swapped)]
+    }
+
+    /// The student's text.
+    #[must_use]
+    pub fn student(&self) -> &Text {
+        &self.sides[usize::from(!self.swapped)]
+    }
+
+    /// The next place behind this one, in offsets, where alignment can resume: a token of each side.
+    pub fn next(&mut self, place: [usize; 2]) -> Option<[usize; 2]> {
+        let place = self.named(place);
+        let mut found = self.resume_near(place);
+        while found.is_none() {
+            while self.anchors.pop_if(|anchor| anchor.is_before(place)).is_some() {}
+            let end = self.anchors.last().map_or_else(|| self.ends(), |anchor| anchor.clipped(place).at);
+            self.near = self.follow_edits(place, end);
+            found = self.resume_near(place);
+            if found.is_none() {
+                self.near = vec![self.anchors.pop()?];
+                found = self.resume_near(place);
+            }
+        }
+        found.map(|tokens| self.named(tokens))
+    }
+
+    /// The next place in the runs at hand; those behind which alignment cannot resume are dropped.
+    fn resume_near(&mut self, place: [usize; 2]) -> Option<[usize; 2]> {
+        while let Some(run) = self.near.last() {
+            let tokens = if run.is_before(place) { None } else { self.resume_in(*run, place) };
+            if tokens.is_some() {
+                return tokens;
+            }
+            self.near.pop();
+        }
+        None
+    }
+
+    /// From the order of names to that of content, and back.
+    fn named(&self, both: [usize; 2]) -> [usize; 2] {
+        if self.swapped { [both[1], both[0]] } else { both }
+    }
+
+    fn ends(&self) -> [usize; 2] {
+        [self.sides[0].units.len(), self.sides[1].units.len()]
+    }
+
+    /// How far the texts agree from here, at most to `end`.
+    fn agreement(&self, at: [usize; 2], end: [usize; 2]) -> usize {
+        let [one, other] = [0, 1].map(|side| &self.sides[side].units[at[side]..end[side]]);
+        one.iter().zip(other).take_while(|(one, other)| agree(**one, **other)).count()
+    }
+
+    /// How far the texts agree before here, at most back to `start` and over at most so many bytes.
+    fn agreement_before(&self, at: [usize; 2], start: [usize; 2], most: usize) -> usize {
+        let [one, other] = [0, 1].map(|side| &self.sides[side].units[start[side]..at[side]]);
+        let both = one.iter().rev().zip(other.iter().rev());
+        both.take(most).take_while(|(one, other)| agree(**one, **other)).count()
+    }
+
+    /// How many bytes of a run are no spaces: in source code runs of spaces agree by chance.
+    fn without_spaces(&self, run: &Run) -> usize {
+        let units = &self.sides[0].units[run.at[0]..run.end()[0]];
+        units.iter().filter(|unit| **unit != u16::from(b' ')).count()
+    }
+
+    // ---- A run -> a place ----------------------------------------------------------------------------
+
+    /// The first place in a run, behind `place`, that is a boundary on both sides and has one behind it.
+    fn resume_in(&self, run: Run, place: [usize; 2]) -> Option<[usize; 2]> {
+        let run = run.clipped(place);
+        let back = self.agreement_before(run.at, place, BACK);
+        let run = Run { at: run.at.map(|at| at - back), length: run.length + back };
+        let here = [0, 1].map(|side| self.token_at(side, place[side]));
+        let mut shared = self.shared_boundaries(run, place);
+        let (tokens, _) = shared.find(|(tokens, _)| *tokens != here)?;
+        shared.any(|(_, exact)| exact).then_some(tokens)
+    }
+
+    /// The token that begins here, or within which this lies.
+    fn token_at(&self, side: usize, offset: usize) -> usize {
+        let text = &self.sides[side];
+        let first = text.first_at(offset);
+        if text.starts.get(first) == Some(&offset) { first } else { first - 1 }
+    }
+
+    /// The places in a run where a token begins on both sides, true, or would but for a space before one of
+    /// them, false; the run's end is one of them. A place is the first token that stands there on each side.
+    fn shared_boundaries(&self, run: Run, place: [usize; 2]) -> impl Iterator<Item = ([usize; 2], bool)> {
+        let mut at = [0, 1].map(|side| self.sides[side].first_at(run.at[side]));
+        std::iter::from_fn(move || {
+            loop {
+                let [one, other] = [0, 1].map(|side| self.boundary(side, at[side], run));
+                let (one, other) = (one?, other?);
+                let here = at;
+                for (side, offset) in [one, other].into_iter().enumerate() {
+                    if offset == one.min(other) {
+                        at[side] = self.sides[side].first_at(run.at[side] + offset + 1);
+                    }
+                }
+                let space =
+                    |side: usize, offset: usize| self.space_before(side, run.at[side] + offset, place);
+                match one.cmp(&other) {
+                    Ordering::Equal => return Some((here, true)),
+                    Ordering::Greater => {
+                        if let Some(token) = space(0, other) {
+                            return Some(([token, here[1]], false));
+                        }
+                    }
+                    Ordering::Less => {
+                        if let Some(token) = space(1, one) {
+                            return Some(([here[0], token], false));
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    /// Where in the run this token begins.
+    fn boundary(&self, side: usize, token: usize, run: Run) -> Option<usize> {
+        let offset = self.sides[side].starts.get(token)? - run.at[side];
+        (offset <= run.length).then_some(offset)
+    }
+
+    /// The first token at the place one space before this, if the space begins a token behind `place`.
+    fn space_before(&self, side: usize, offset: usize, place: [usize; 2]) -> Option<usize> {
+        let text = &self.sides[side];
+        let before = offset.checked_sub(1).filter(|before| *before >= place[side])?;
+        let token = text.first_at(before);
+        (text.starts[token] == before && text.units[before] == u16::from(b' ')).then_some(token)
+    }
+
+    // ---- Near: the shortest edit script --------------------------------------------------------------
+
+    /// The runs of the shortest edit script from `place` towards `end`, the nearest last; none if it leads
+    /// nowhere.
+    fn follow_edits(&self, place: [usize; 2], end: [usize; 2]) -> Vec<Run> {
+        let limit = [0, 1].map(|side| end[side].min(place[side] + WINDOW));
+        let mut script = Script { search: self, place, limit, reached: Vec::new() };
+        for edits in 0..=EDITS {
+            if let Some(diagonal) = script.extend(limit == end) {
+                return script.runs(diagonal);
+            }
+            if edits == EDITS / 2 && script.beyond_chance(&script.furthest_runs()) < DENSE / 6 {
+                return Vec::new();
+            }
+        }
+        script.dense_runs()
+    }
+}
+
+/// Furthest-reaching paths of ever more edits; `x` on the first side, `y = x - diagonal` on the second.
+struct Script<'a> {
+    search: &'a Search,
+    place: [usize; 2],
+    limit: [usize; 2],
+    /// For each number of edits the furthest `x` on its diagonals, -1 where there is none.
+    reached: Vec<Vec<i32>>,
+}
+
+impl Script<'_> {
+    fn sizes(&self) -> [i32; 2] {
+        [0, 1].map(|side| i32::try_from(self.limit[side] - self.place[side]).expect("a window is small"))
+    }
+
+    /// The furthest `x` after so many edits on this diagonal.
+    fn at(&self, edits: usize, diagonal: i32) -> i32 {
+        let edits_signed = i32::try_from(edits).expect("edits are few");
+        let index = usize::try_from(diagonal + edits_signed);
+        index.ok().and_then(|index| self.reached[edits].get(index)).copied().unwrap_or(-1)
+    }
+
+    /// Where the path to this diagonal stands after its last edit, before it goes on along a run.
+    fn after_edit(&self, edits: usize, diagonal: i32) -> i32 {
+        if edits == 0 {
+            return if diagonal == 0 { 0 } else { -1 };
+        }
+        let from_below = self.at(edits - 1, diagonal + 1);
+        let from_left = self.at(edits - 1, diagonal - 1);
+        let [width, height] = self.sizes();
+        let deleted = if from_left >= 0 && from_left < width { from_left + 1 } else { -1 };
+        let inserted = if from_below >= 0 && from_below - diagonal <= height { from_below } else { -1 };
+        deleted.max(inserted)
+    }
+
+    fn offsets(&self, x: i32, diagonal: i32) -> [usize; 2] {
+        let [x, y] = [x, x - diagonal].map(|at| usize::try_from(at).expect("inside the window"));
+        [self.place[0] + x, self.place[1] + y]
+    }
+
+    /// Takes one more edit on every diagonal; that of a path that can be believed, if there is one.
+    fn extend(&mut self, to_end: bool) -> Option<i32> {
+        let edits = self.reached.len();
+        let count = i32::try_from(edits).expect("edits are few");
+        let [width, height] = self.sizes();
+        let mut row = vec![-1; 2 * edits + 1];
+        let mut best: Option<(i32, i32, i32)> = None;
+        for diagonal in (-count..=count).step_by(2) {
+            let start = self.after_edit(edits, diagonal);
+            if start < 0 {
+                continue;
+            }
+            let at = self.offsets(start, diagonal);
+            let length = self.search.agreement(at, self.limit);
+            let x = start + i32::try_from(length).expect("a window is small");
+            row[usize::try_from(diagonal + count).expect("a diagonal of this row")] = x;
+            let agrees = || {
+                length >= AGREES + edits / LONGER_AN_EDIT
+                    && self.search.resume_in(Run { at, length }, self.place).is_some()
+            };
+            if to_end && x == width && x - diagonal == height {
+                best = Some((i32::MAX, 0, diagonal));
+            } else if agrees() {
+                best = best.max(Some((x - start, diagonal - 2 * start, diagonal)));
+            }
+        }
+        self.reached.push(row);
+        best.map(|(_, _, diagonal)| diagonal)
+    }
+
+    /// The runs of the path of all edits that ends on this diagonal, the nearest last.
+    fn runs(&self, mut diagonal: i32) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for edits in (0..self.reached.len()).rev() {
+            let start = self.after_edit(edits, diagonal);
+            let length = usize::try_from(self.at(edits, diagonal) - start).expect("runs go forward");
+            // The last run reaches to what is known to agree.
+            if length >= INSIDE || (length > 0 && edits + 1 == self.reached.len()) {
+                runs.push(Run { at: self.offsets(start, diagonal), length });
+            }
+            if edits > 0 {
+                let from_left = self.at(edits - 1, diagonal - 1);
+                let was_deleted = from_left >= 0 && from_left + 1 == start;
+                diagonal += if was_deleted { -1 } else { 1 };
+            }
+        }
+        runs
+    }
+
+    /// The runs of the path that reaches furthest, but for its last one, if they cannot be chance: text whose
+    /// every word was changed.
+    fn dense_runs(&self) -> Vec<Run> {
+        let mut runs = self.furthest_runs();
+        if self.beyond_chance(&runs) < DENSE {
+            return Vec::new();
+        }
+        if runs.len() > 1 {
+            runs.remove(0);
+        }
+        runs
+    }
+
+    /// The runs of the path that reaches furthest, the nearest last.
+    fn furthest_runs(&self) -> Vec<Run> {
+        let edits = self.reached.len() - 1;
+        let count = i32::try_from(edits).expect("edits are few");
+        let reached = (-count..=count).filter(|diagonal| self.at(edits, *diagonal) >= 0);
+        let furthest = reached.max_by_key(|diagonal| 2 * self.at(edits, *diagonal) - diagonal);
+        furthest.map_or_else(Vec::new, |diagonal| self.runs(diagonal))
+    }
+
+    /// How many bytes, the first ones of each run and spaces aside, agree in these runs.
+    fn beyond_chance(&self, runs: &[Run]) -> usize {
+        runs.iter().map(|run| self.search.without_spaces(run).saturating_sub(INSIDE)).sum()
+    }
+}
+
+// ---- Far: anchors ------------------------------------------------------------------------------------------
+
+impl Search {
+    /// The anchors behind this place, the nearest last.
+    fn find_anchors(&self, place: [usize; 2]) -> Vec<Run> {
+        let ends = self.ends();
+        let length = self.agreement_before(ends, place, usize::MAX);
+        let is_whole = (0..2).any(|side| length > 0 && place[side] + length == ends[side]);
+        let ending = Run { at: ends.map(|end| end - length), length };
+        let keeps = length >= AGREES || is_whole;
+        let limit = if keeps { ending.at } else { ends };
+        let mut anchors = best_chain(&self.common_runs(place, limit), place);
+        if keeps {
+            anchors.push(ending);
+        }
+        anchors.reverse();
+        anchors
+    }
+
+    /// Maximal common runs between these places, at least as long as an anchor, in the order in which they
+    /// begin on the second side.
+    fn common_runs(&self, place: [usize; 2], limit: [usize; 2]) -> Vec<Run> {
+        let [one, other] = [0, 1].map(|side| &self.sides[side].units[place[side]..limit[side]]);
+        let mut budget = COMPARED_A_BYTE * (one.len() + other.len());
+        let mut runs: Vec<Run> = Vec::new();
+        for block in BLOCKS.iter().filter(|block| block.size <= one.len().min(other.len())) {
+            let index = BlockIndex::new(one, *block);
+            for (at, hash) in hashes(other, block.size) {
+                for from in index.places(hash, one, &other[at..at + block.size]) {
+                    let here = [place[0] + from, place[1] + at];
+                    let covers = |run: &Run| !run.is_before(here) && is_on_diagonal(run, here);
+                    if runs.iter().rev().take(4 * MOST_PLACES).any(covers) {
+                        continue;
+                    }
+                    let back = self.agreement_before(here, place, usize::MAX);
+                    let length = back + self.agreement(here, limit);
+                    if length >= ANCHOR {
+                        runs.push(Run { at: here.map(|at| at - back), length });
+                    }
+                    budget = match budget.checked_sub(length) {
+                        Some(left) => left,
+                        None => return in_order(runs),
+                    };
+                }
+            }
+        }
+        in_order(runs)
+    }
+}
+
+fn is_on_diagonal(run: &Run, here: [usize; 2]) -> bool {
+    run.at[0] + here[1] == here[0] + run.at[1]
+}
+
+/// The runs by where they begin on the second side, without those within a run twice as long.
+fn in_order(mut runs: Vec<Run>) -> Vec<Run> {
+    runs.sort_unstable_by_key(|run| [run.at[1], run.at[0]]);
+    runs.dedup();
+    let mut cover = Run { at: [0, 0], length: 0 };
+    runs.retain(|run| {
+        let is_within = run.end()[1] <= cover.end()[1] && 2 * run.length <= cover.length;
+        if run.end()[1] > cover.end()[1] {
+            cover = *run;
+        }
+        !is_within
+    });
+    runs
+}
+
+/// The chain of runs, rising on both sides, in which most bytes agree and least is skipped.
+fn best_chain(runs: &[Run], place: [usize; 2]) -> Vec<Run> {
+    let mut scores: Vec<usize> = Vec::with_capacity(runs.len());
+    let mut before: Vec<Option<usize>> = Vec::with_capacity(runs.len());
+    let mut leaders: Vec<usize> = Vec::with_capacity(LEADERS + 1);
+    for (index, run) in runs.iter().enumerate() {
+        let mut best = (gain(place, run).unwrap_or(0), None);
+        for earlier in (index.saturating_sub(LOOK_BACK)..index).chain(leaders.iter().copied()) {
+            let rises = runs[earlier].at[0] < run.at[0] && runs[earlier].at[1] < run.at[1];
+            let gain = if rises { gain(runs[earlier].end(), run) } else { None };
+            if let Some(score) = gain.map(|gain| scores[earlier] + gain).filter(|score| *score > best.0) {
+                best = (score, Some(earlier));
+            }
+        }
+        scores.push(best.0);
+        before.push(best.1);
+        let rank = leaders.partition_point(|leader| scores[*leader] >= best.0);
+        leaders.insert(rank, index);
+        leaders.truncate(LEADERS);
+    }
+    let mut chain: Vec<Run> = Vec::new();
+    let mut at = leaders.first().copied().filter(|best| scores[*best] > 0);
+    while let Some(index) = at {
+        chain.push(runs[index]);
+        at = before[index];
+    }
+    chain.reverse();
+    chain
+}
+
+/// What a run adds to a chain that has come to this place; nothing if that is less than it costs.
+fn gain(place: [usize; 2], run: &Run) -> Option<usize> {
+    let clipped = run.clipped(place);
+    let skipped = clipped.at[0].saturating_sub(place[0]).max(clipped.at[1].saturating_sub(place[1]));
+    clipped.length.checked_sub((skipped / SKIPPED_A_BYTE).min(MOST_COST)).filter(|gain| *gain > 0)
+}
+
+/// A size of blocks.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    size: usize,
+    stride: usize,
+}
+
+/// Where the blocks of a text stand.
+struct BlockIndex {
+    block: Block,
+    /// The last block of each hash, and for each block the one before; one more than its number.
+    heads: Vec<u32>,
+    previous: Vec<u32>,
+    mask: u64,
+}
+
+impl BlockIndex {
+    /// The blocks of a text that has at least one.
+    fn new(units: &[u16], block: Block) -> Self {
+        let blocks = (units.len() - block.size) / block.stride + 1;
+        let size = (2 * blocks).next_power_of_two();
+        let mask = (size - 1) as u64;
+        let (mut heads, mut previous) = (vec![0; size], vec![0; blocks]);
+        for (at, hash) in hashes(units, block.size).filter(|(at, _)| at % block.stride == 0) {
+            let number = at / block.stride;
+            let Ok(next) = u32::try_from(number + 1) else { break };
+            previous[number] = std::mem::replace(&mut heads[slot(hash, mask)], next);
+        }
+        Self { block, heads, previous, mask }
+    }
+
+    /// The places of this block; none if there are too many.
+    fn places(&self, hash: u64, units: &[u16], block: &[u16]) -> impl Iterator<Item = usize> {
+        let mut found = [0; MOST_PLACES];
+        let (mut count, mut looked_at) = (0, 0);
+        let mut head = self.heads[slot(hash, self.mask)];
+        while head != 0 && count <= MOST_PLACES && looked_at < 4 * MOST_PLACES {
+            let at = (head as usize - 1) * self.block.stride;
+            if &units[at..at + block.len()] == block {
+                if let Some(place) = found.get_mut(count) {
+                    *place = at;
+                }
+                count += 1;
+            }
+            looked_at += 1;
+            head = self.previous[head as usize - 1];
+        }
+        let too_many = count > MOST_PLACES || head != 0;
+        found.into_iter().take(if too_many { 0 } else { count })
+    }
+}
+
+fn slot(hash: u64, mask: u64) -> usize {
+    usize::try_from((hash >> 20) & mask).expect("a slot is an index")
+}
+
+/// The hash of every block of this size, by the place where it begins; those with unknown bytes have none.
+fn hashes(units: &[u16], size: usize) -> impl Iterator<Item = (usize, u64)> {
+    const BASE: u64 = 0x9E37_79B9_7F4A_7C15;
+    let highest = (1..size).fold(1_u64, |power, _| power.wrapping_mul(BASE));
+    let mut hash = 0_u64;
+    let mut known = 0;
+    units.iter().enumerate().filter_map(move |(at, unit)| {
+        if at >= size {
+            hash = hash.wrapping_sub(highest.wrapping_mul(u64::from(units[at - size]) + 1));
+        }
+        hash = hash.wrapping_mul(BASE).wrapping_add(u64::from(*unit) + 1);
+        known = if *unit == UNKNOWN { 0 } else { known + 1 };
+        (known >= size).then(|| (at + 1 - size, mixed(hash)))
+    })
+}
+
+/// The same number, with every bit depending on all.
+fn mixed(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    hash ^ (hash >> 32)
+}
+
+/// Which of the two texts comes first, by what stands behind this place: bytes, then token boundaries.
+fn order(teacher: &Text, student: &Text, place: [usize; 2]) -> Ordering {
+    let behind = |text: &Text, place: usize| Range { start: place, end: text.units.len() };
+    let units = teacher.units[behind(teacher, place[0])].cmp(&student.units[behind(student, place[1])]);
+    let boundaries = |text: &Text, place: usize| {
+        let first = text.first_at(place);
+        text.starts[first..].iter().map(|start| start - place).collect::<Vec<_>>()
+    };
+    units.then_with(|| boundaries(teacher, place[0]).cmp(&boundaries(student, place[1])))
+}
