@@ -218,9 +218,9 @@ def test_a_model_file_that_is_none(tmp_path: Path) -> None:
     assert "is no SentencePiece model: " in refusal(tmp_path)
 
 
-def test_a_family_that_is_not_supported(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_read_exactly(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "words", tokenizers.Tokenizer(models.WordPiece({"a": 0, "</s>": 1})))
-    assert refusal(folder).startswith("words: WordPiece tokenizers are not supported yet")
+    assert refusal(folder).startswith("words: this WordPiece tokenizer has no decoder")
 
 
 def test_a_sentencepiece_model_reads_no_special_tokens(model: Path) -> None:
