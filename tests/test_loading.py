@@ -120,6 +120,18 @@ def test_a_model_file_is_read_by_sentencepiece(model: Path) -> None:
     assert (loaded.name, loaded.eos) == ("tiny.model", "</s>")
 
 
+def test_a_folder_with_a_slow_tokenizer_is_read_by_transformers(tmp_path: Path, model: Path) -> None:
+    tokenizer = transformers.PLBartTokenizer(vocab_file=str(model))
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path))
+    ids = loaded.encode("Hello world</s>")
+    assert ids == [token_id + 1 for token_id in load_tokenizer(str(model)).encode("Hello world</s>")]
+    text = b"".join(loaded.vocabulary.token_bytes(token_id) or b"" for token_id in ids)
+    assert text == b" Hello world</s>"
+    assert loaded.spellings(ids) == tokenizer.convert_ids_to_tokens(ids)
+    assert loaded.eos == "</s>"
+
+
 @pytest.mark.parametrize("file", ["tokenizer.model", "tokenizer.model.v1", "spiece.model"])
 def test_a_folder_with_a_model_alone_is_read_by_sentencepiece(tmp_path: Path, model: Path, file: str) -> None:
     shutil.copy(model, tmp_path / file)

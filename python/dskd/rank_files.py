@@ -72,7 +72,7 @@ class _Tokens:
 
     def pieces(self) -> Pieces:
         """All of them; an id between them that the file does not have is opaque."""
-        slots = max(self._bytes) + 1
+        slots = max(self._bytes, default=-1) + 1
         tokens = [self._bytes.get(token_id) for token_id in range(slots)]
         return Pieces(tokens, [Kind.OPAQUE if token is None else Kind.NORMAL for token in tokens])
 
@@ -234,4 +234,8 @@ def _text(place: str, entry: _Json, key: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str):
         raise ValueError(f"{place} has {key} = {value!r}; it should be a string")  # noqa: TRY004 - a file
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} has {key} = {value!r}, which is not Unicode text") from error
     return value

@@ -63,7 +63,8 @@ class Vocabulary:
             tokenizer: a `tokenizers.Tokenizer`, a tokenizer of transformers (fast, or slow around a
                 SentencePiece model), a `tiktoken.Encoding`, or a `sentencepiece.SentencePieceProcessor`:
                 byte-level BPE, SentencePiece BPE and Unigram with and without byte fallback, WordPiece,
-                whole words.
+                whole words. What transformers does to a text that is decoded already
+                (`clean_up_tokenization_spaces`) does not count.
             size: how many slots the model has (`model.config.vocab_size`), where those are more than the
                 tokenizer defines; the surplus is opaque.
             roles: roles to add to those that the tokenizer names; an id named here is special.
