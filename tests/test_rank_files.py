@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import functools
 import json
-from typing import TYPE_CHECKING, Any
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
 
 import assets
 from conftest import needs_assets
 from dskd import Aligner, Kind, Vocabulary
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RANK_FILES = {
     "tekken": "tekken.json",
@@ -224,6 +226,7 @@ LIMIT = 65_535
         (["1 'a' 1", "2 b'é' 2"], "line 2: .* is no literal of text or bytes"),
         (["1 'a' 1", "2 'a' + 'b' 2"], "line 2: .* is no literal of text or bytes"),
         (["1 'a' 1", "2 'a', 'b' 2"], "line 2: .* is no literal of text or bytes"),
+        (["1 'a' 1", f"2 'a'{'+(' * 60_000}'b' 2"], "line 2: .* is no literal of text or bytes"),
         (["1 'a' 1", b"2 '\xff' 1"], "line 2: .* is no literal of text or bytes"),
         (["1 'a' 1", "99999999 'b' 1"], "line 2: id 99999999; ids end at 16777215"),
     ],
@@ -287,6 +290,41 @@ def test_a_json_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
         file.truncate(1 << 29)  # a hole, which takes no disk
     with pytest.raises(ValueError, match=r"has 536870912 bytes, and a tekken\.json has 268435456 at most"):
         Vocabulary.from_file(path)
+
+
+LINES = st.one_of(
+    st.binary(max_size=20),
+    st.builds("{} {}".format, st.sampled_from(["YQ==", "Yg==", "x", "", "=", "4pY="]), st.integers(-1, 5)),
+    st.builds(
+        "{} {} {}".format,
+        st.integers(0, 5),
+        st.sampled_from(["'a'", "b'\\xff'", '"é"', "'", "b''", "'\\N{DOG}'", "'a' 'b'"]),
+        st.integers(0, 3),
+    ),
+)
+
+
+@given(st.lists(LINES, max_size=4))
+def test_any_file_is_a_vocabulary_or_a_value_error(lines: list[str | bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ValueError):
+        assert 0 < len(Vocabulary.from_file(written(Path(folder), *lines))) <= 6
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 9) | st.sampled_from(["YQ==", "<s>", "\ud800", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["rank", "token_bytes", "token_str"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+CONFIG = st.fixed_dictionaries({"default_vocab_size": JSON, "default_num_special_tokens": JSON})
+
+
+@given(st.fixed_dictionaries({"config": CONFIG | JSON, "vocab": JSON}, optional={"special_tokens": JSON}))
+def test_any_tekken_is_a_vocabulary_or_a_value_error(contents: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ValueError):
+        Vocabulary.from_file(tekken(Path(folder), **contents))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -360,6 +360,27 @@ def test_of_a_piece_that_a_unigram_model_has_twice_both_ids_have_the_bytes() -> 
     assert vocabulary.canonical_ids.tolist() == [-1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "name", ["T5", "XLMRoberta", "MBart", "DebertaV2", "BigBird", "XLNet", "Camembert", "Llama", "Gemma"]
+)
+def test_what_transformers_makes_of_a_sentencepiece_model_adds_what_its_decoder_adds(
+    name: str, tmp_path: Path
+) -> None:
+    options = {} if name in {"Llama", "Gemma"} else {"model_type": "unigram", "byte_fallback": False}
+    model = sentencepiece_model(**options).serialized_model_proto()
+    for file in ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "spm.model"):
+        (tmp_path / file).write_bytes(model)
+    tokenizer = getattr(transformers, f"{name}Tokenizer").from_pretrained(tmp_path)
+    vocabulary, decode = Vocabulary.from_tokenizer(tokenizer), tokenizer.backend_tokenizer.decode
+    text = "the cats it's 2026! Hello"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert text_of(vocabulary, ids) == text.encode()
+    for token_id in range(len(vocabulary)):
+        if vocabulary.kind(token_id) in {Kind.NORMAL, Kind.USER_DEFINED}:
+            added = (vocabulary.token_bytes(token_id) or b"").decode()
+            assert decode([*ids, token_id]) == text + added
+
+
 # ---- Slow tokenizers of transformers ----------------------------------------------------------------------
 
 
@@ -389,9 +410,17 @@ def test_a_slow_tokenizer_around_a_sentencepiece_model_is_read_through_it(name: 
 
 
 def test_a_slow_tokenizer_without_a_model_to_read_is_refused_by_its_class() -> None:
-    message = r"cannot read a transformers\..*ByT5Tokenizer: it decodes in Python, .* Vocabulary\.from_bytes"
+    message = r"cannot read a transformers\..*ByT5Tokenizer: it decodes in Python, .*Vocabulary\.from_bytes"
     with pytest.raises(TypeError, match=message):
         Vocabulary.from_tokenizer(transformers.ByT5Tokenizer())
+
+
+def test_a_spelling_that_is_no_unicode_text_is_refused_by_its_id(model_file: str) -> None:
+    tokenizer: Any = transformers.SiglipTokenizer(vocab_file=model_file)
+    vocabulary = {**tokenizer.get_vocab(), "\ud800": 700}
+    tokenizer.get_vocab = lambda: vocabulary
+    with pytest.raises(ValueError, match=r"token 700 is spelled '\\ud800', which is not Unicode text"):
+        Vocabulary.from_tokenizer(tokenizer)
 
 
 # ---- tiktoken ---------------------------------------------------------------------------------------------

@@ -25,26 +25,27 @@ __all__ = ["decoder_steps"]
 _Json = dict[str, Any]
 
 
-def decoder_steps(model: Any, decoder: Any, *, byte_fallback: bool) -> tuple[tuple[Step, ...], bool]:
-    """The steps of a decoder, and whether it drops a space at the start of a text.
+def decoder_steps(tokenizer: Any, *, byte_fallback: bool) -> tuple[tuple[Step, ...], bool]:
+    """The steps of a tokenizer's decoder, and whether it drops a space at the start of a text.
 
     Args:
-        model: the model of the tokenizer, one of `tokenizers.models`.
-        decoder: its decoder, or None.
-        byte_fallback: whether the model writes what it does not know as bytes.
+        tokenizer: a `tokenizers.Tokenizer`.
+        byte_fallback: whether its model writes what it does not know as bytes.
 
     Raises:
         ValueError: what a token adds to the text cannot be read from the token alone; the step is named.
     """
+    model = tokenizer.model
     name = type(model).__name__
     if getattr(model, "end_of_word_suffix", None):
         raise ValueError(
             f"{name} with the word suffix {model.end_of_word_suffix!r} cannot be read exactly: "
             f"{_SPACE_BEHIND}"
         )
+    decoder = _decoder_of(tokenizer)
     if decoder is None:
         return _without_decoder(name)
-    steps, dummy_prefix = _steps_of(_state_of(decoder))
+    steps, dummy_prefix = _steps_of(decoder)
     prefix = getattr(model, "continuing_subword_prefix", None)
     if prefix and ("word", prefix, "") not in steps:
         raise ValueError(
@@ -75,11 +76,12 @@ def _without_decoder(name: str) -> tuple[tuple[Step, ...], bool]:
     )
 
 
-def _state_of(decoder: Any) -> _Json:
+def _decoder_of(tokenizer: Any) -> _Json | None:
     try:
-        state: _Json = json.loads(decoder.__getstate__())
+        decoder = tokenizer.decoder
+        state: _Json | None = None if decoder is None else json.loads(decoder.__getstate__())
     except Exception as error:  # tokenizers raises nothing narrower
-        raise ValueError(f"the decoder {decoder!r} is made in Python and cannot be read") from error
+        raise ValueError(f"the decoder is made in Python and cannot be read: {error}") from error
     return state
 
 

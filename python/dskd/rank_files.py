@@ -135,9 +135,13 @@ def _read_rwkv_line(place: str, line: bytes) -> tuple[int, bytes]:
 def _literal(place: str, text: bytes) -> bytes:
     try:
         value = ast.literal_eval(text.decode())
-        return value.encode() if isinstance(value, str) else bytes(value)
-    except (ValueError, SyntaxError, TypeError) as error:  # UnicodeError is a ValueError
+        token = value.encode() if isinstance(value, str) else value
+    # Of a line as long as a hostile file likes, the parser runs out of stack; UnicodeError is a ValueError.
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{place}: {_shown(text)} is no literal of text or bytes ({error})") from error
+    if not isinstance(token, bytes):
+        raise ValueError(f"{place}: {_shown(text)} is no literal of text or bytes")  # noqa: TRY004 - a file
+    return token
 
 
 _KINDS_OF_LINE: tuple[tuple[bytes, Callable[[str, bytes], tuple[int, bytes]]], ...] = (

@@ -53,7 +53,7 @@ def read_tokenizer(tokenizer: Any) -> Pieces:
 def _from_tokenizers(tokenizer: Any) -> Pieces:
     """From a `tokenizers.Tokenizer`; the only role it names is the model's unknown token."""
     spelled, unknown, byte_fallback = _model_of(tokenizer)
-    steps, dummy_prefix = decoder_steps(tokenizer.model, tokenizer.decoder, byte_fallback=byte_fallback)
+    steps, dummy_prefix = decoder_steps(tokenizer, byte_fallback=byte_fallback)
     added = tokenizer.get_added_tokens_decoder()
     slots = _slots([*(token_id for _, token_id in spelled), *added])
     spellings: list[str | None] = [None] * slots
@@ -117,6 +117,7 @@ def _from_slow(tokenizer: Any) -> Pieces:
     spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * slots
     for spelling, token_id in vocabulary.items():
+        _refuse_second(spellings[token_id], spelling, token_id)
         spellings[token_id] = spelling
         kinds[token_id] = model.kinds[index[spelling]] if spelling in index else Kind.USER_DEFINED
     for token_id, token in tokenizer.added_tokens_decoder.items():
