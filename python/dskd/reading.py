@@ -73,9 +73,8 @@ def _from_tokenizers(tokenizer: Any) -> Pieces:
 def _model_of(tokenizer: Any) -> tuple[list[tuple[str, int]], int | None, bool]:
     """The spellings of a model with their ids, its unknown token's id, and whether it falls back to bytes."""
     model = tokenizer.model
-    if (
-        type(model).__name__ == "Unigram"
-    ):  # shows what it has to nobody but pickle; a piece may be there twice
+    if type(model).__name__ == "Unigram":
+        # It shows its unknown token to nobody but pickle, and get_vocab hides a piece that it has twice.
         state = json.loads(model.__getstate__())
         pieces = [(spelling, token_id) for token_id, (spelling, _) in enumerate(state["vocab"])]
         return pieces, state["unk_id"], bool(state.get("byte_fallback"))
