@@ -215,6 +215,11 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
     )
 
 
+def test_a_rank_file_which_cannot_encode(tmp_path: Path) -> None:
+    (tmp_path / "cl100k.tiktoken").write_text("IQ== 0\n", encoding="utf-8")
+    assert "only dskd.Vocabulary.from_file reads it" in refusal(tmp_path / "cl100k.tiktoken")
+
+
 def test_a_json_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert "config.json is no tokenizer.json that tokenizers can read:" in refusal(tmp_path / "config.json")

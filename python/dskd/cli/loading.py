@@ -114,7 +114,10 @@ def _load_file(path: Path, name: str, parse_special: bool) -> LoadedTokenizer:
         return _load_with_tokenizers(path, name, parse_special)
     if ".model" in path.suffixes:
         return _load_with_sentencepiece(path, name, parse_special)
-    raise TokenizerError(f"{path} is neither a tokenizer.json (*.json) nor a SentencePiece model (*.model)")
+    raise TokenizerError(
+        f"{path} is neither a tokenizer.json (*.json) nor a SentencePiece model (*.model); a rank file says "
+        "nothing of how text is split, and only dskd.Vocabulary.from_file reads it"
+    )
 
 
 def _load_with_tokenizers(path: Path, name: str, parse_special: bool) -> LoadedTokenizer:
