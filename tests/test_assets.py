@@ -103,6 +103,26 @@ def test_mistral_is_a_sentencepiece_model_that_gives_the_text_back(name: str) ->
     assert [processor.decode(processor.encode(text)) for text in TEXTS] == TEXTS
 
 
+@fetches
+@pytest.mark.parametrize(
+    ("name", "file", "sha256"),
+    [
+        (
+            "cl100k",
+            "cl100k.tiktoken",
+            "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+        ),
+        ("o200k", "o200k.tiktoken", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"),
+    ],
+)
+def test_a_converted_rank_file_is_the_published_one(name: str, file: str, sha256: str) -> None:
+    """The hashes are those by which tiktoken checks what it downloads."""
+    folder = needs_assets(lambda: assets.tokenizer(name))
+    assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == sha256
+    special = json.loads((folder / "special_tokens.json").read_text(encoding="utf-8"))
+    assert special["<|endoftext|>"] == {"cl100k": 100257, "o200k": 199999}[name]
+
+
 ROLES = {
     "gpt2": {"bos": "<|endoftext|>", "eos": "<|endoftext|>"},
     "qwen2": {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": "<|endoftext|>"},
@@ -217,6 +237,7 @@ def write_gguf(
 def test_every_source_is_among_the_members_of_its_package() -> None:
     for name, source in TOKENIZERS.items():
         wanted = {member for member, _ in source.copies} | ({source.gguf} if source.gguf else set())
+        wanted |= {f"{source.ranks}.vocab", f"{source.ranks}.special"} if source.ranks else set()
         wanted |= {f"{source.golden}.inp", f"{source.golden}.out"} if source.golden else set()
         assert wanted, name
         assert wanted <= set(source.package.members), name

@@ -120,6 +120,18 @@ def test_a_model_file_is_read_by_sentencepiece(model: Path) -> None:
     assert (loaded.name, loaded.eos) == ("tiny.model", "</s>")
 
 
+def test_a_folder_with_a_slow_tokenizer_is_read_by_transformers(tmp_path: Path, model: Path) -> None:
+    tokenizer = transformers.PLBartTokenizer(vocab_file=str(model))
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path))
+    ids = loaded.encode("Hello world</s>")
+    assert ids == [token_id + 1 for token_id in load_tokenizer(str(model)).encode("Hello world</s>")]
+    text = b"".join(loaded.vocabulary.token_bytes(token_id) or b"" for token_id in ids)
+    assert text == b" Hello world</s>"
+    assert loaded.spellings(ids) == tokenizer.convert_ids_to_tokens(ids)
+    assert loaded.eos == "</s>"
+
+
 @pytest.mark.parametrize("file", ["tokenizer.model", "tokenizer.model.v1", "spiece.model"])
 def test_a_folder_with_a_model_alone_is_read_by_sentencepiece(tmp_path: Path, model: Path, file: str) -> None:
     shutil.copy(model, tmp_path / file)
@@ -203,6 +215,11 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
     )
 
 
+def test_a_rank_file_which_cannot_encode(tmp_path: Path) -> None:
+    (tmp_path / "cl100k.tiktoken").write_text("IQ== 0\n", encoding="utf-8")
+    assert "only dskd.Vocabulary.from_file reads it" in refusal(tmp_path / "cl100k.tiktoken")
+
+
 def test_a_json_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert "config.json is no tokenizer.json that tokenizers can read:" in refusal(tmp_path / "config.json")
@@ -218,9 +235,9 @@ def test_a_model_file_that_is_none(tmp_path: Path) -> None:
     assert "is no SentencePiece model: " in refusal(tmp_path)
 
 
-def test_a_family_that_is_not_supported(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_read_exactly(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "words", tokenizers.Tokenizer(models.WordPiece({"a": 0, "</s>": 1})))
-    assert refusal(folder).startswith("words: WordPiece tokenizers are not supported yet")
+    assert refusal(folder).startswith("words: this WordPiece tokenizer has no decoder")
 
 
 def test_a_sentencepiece_model_reads_no_special_tokens(model: Path) -> None:

@@ -98,9 +98,21 @@ def test_spans_equal_their_definition(tokens: list[bytes | None], data: st.DataO
 
 
 STEPS = st.lists(
-    st.sampled_from([("replace", "▁", " "), ("byte_level", "", ""), ("byte_fallback", "", "")]), max_size=3
+    st.sampled_from(
+        [
+            ("replace", "▁", " "),
+            ("replace", " .", "."),
+            ("byte_level", "", ""),
+            ("byte_fallback", "", ""),
+            ("word", "##", ""),
+            ("word", "", ""),
+        ]
+    ),
+    max_size=3,
 )
-SPELLINGS = st.text("aé▁Ġ<0xE2>\n好", max_size=6) | st.sampled_from(["<0xE2>", "<0x0a>", "<0xGG>", "Ċ", "▁▁"])
+SPELLINGS = st.text("aé▁Ġ<0xE2>\n好", max_size=6) | st.sampled_from(
+    ["<0xE2>", "<0x0a>", "<0xGG>", "Ċ", "▁▁", "##a", "####", ".", ""]
+)
 
 
 @given(SPELLINGS, st.sampled_from([Kind.NORMAL, Kind.USER_DEFINED, Kind.UNUSED]), STEPS)

@@ -5,9 +5,10 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_ENTRIES", "Aligner", "Vocabulary", "__version__"]
+__all__ = ["MAX_ENTRIES", "MAX_TOKEN_BYTES", "Aligner", "Vocabulary", "__version__"]
 
 MAX_ENTRIES: int
+MAX_TOKEN_BYTES: int
 __version__: str
 
 @final

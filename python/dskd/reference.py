@@ -405,12 +405,15 @@ def token_bytes(spelling: str, kind: Kind, steps: Sequence[tuple[str, str, str]]
     """What a token adds to the text, from its spelling and the steps of its tokenizer's decoder.
 
     Only normal tokens go through the byte-level table and the byte fallback; a user-defined one is its
-    content, with `▁` read as the decoder reads it.
+    content, with `▁` and the space before a word read as the decoder reads them.
     """
     alphabet = byte_level_alphabet()
     for name, old, new in steps:
         if name == "replace":
             spelling = spelling.replace(old, new)
+        elif name == "word":
+            goes_on = old != "" and spelling.startswith(old)
+            spelling = spelling.removeprefix(old) if goes_on else f" {spelling}"
         elif kind not in {Kind.NORMAL, Kind.BYTE}:
             continue
         elif name == "byte_level" and all(character in alphabet for character in spelling):

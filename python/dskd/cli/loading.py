@@ -114,7 +114,10 @@ def _load_file(path: Path, name: str, parse_special: bool) -> LoadedTokenizer:
         return _load_with_tokenizers(path, name, parse_special)
     if ".model" in path.suffixes:
         return _load_with_sentencepiece(path, name, parse_special)
-    raise TokenizerError(f"{path} is neither a tokenizer.json (*.json) nor a SentencePiece model (*.model)")
+    raise TokenizerError(
+        f"{path} is neither a tokenizer.json (*.json) nor a SentencePiece model (*.model); a rank file says "
+        "nothing of how text is split, and only dskd.Vocabulary.from_file reads it"
+    )
 
 
 def _load_with_tokenizers(path: Path, name: str, parse_special: bool) -> LoadedTokenizer:
@@ -130,6 +133,8 @@ def _load_with_tokenizers(path: Path, name: str, parse_special: bool) -> LoadedT
 def _load_with_transformers(source: str, name: str, parse_special: bool) -> LoadedTokenizer:
     tokenizer = _pretrained(source)
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return _from_slow(tokenizer, name, parse_special)
     return _from_tokenizers(tokenizer, backend, name, tokenizer.eos_token, parse_special)
 
 
@@ -170,6 +175,19 @@ def _from_tokenizers(
         return [backend.id_to_token(token_id) for token_id in ids]
 
     return LoadedTokenizer(name, vocabulary, eos, encode_batch, spellings)
+
+
+def _from_slow(tokenizer: Any, name: str, parse_special: bool) -> LoadedTokenizer:
+    """From a tokenizer of transformers that encodes in Python."""
+    vocabulary = _vocabulary(tokenizer, name)
+
+    def encode_batch(texts: list[str]) -> list[list[int]]:
+        options = {"add_special_tokens": False, "split_special_tokens": not parse_special}
+        return [tokenizer.encode(text, **options) for text in texts]
+
+    return LoadedTokenizer(
+        name, vocabulary, tokenizer.eos_token, encode_batch, tokenizer.convert_ids_to_tokens
+    )
 
 
 def _load_with_sentencepiece(path: Path, name: str, parse_special: bool) -> LoadedTokenizer:
