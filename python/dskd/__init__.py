@@ -17,6 +17,7 @@ from dskd.alignment import (
     align,
     set_tokenizers,
 )
+from dskd.overlaps import Overlaps
 from dskd.ragged import Ragged
 from dskd.vocabulary import Kind, Vocabulary
 from dskd.vocabulary_map import VocabularyMap
@@ -27,6 +28,7 @@ __all__ = [
     "Chunks",
     "Counts",
     "Kind",
+    "Overlaps",
     "PairKind",
     "Pairs",
     "Predicting",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import operator
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dskd import _core
+from dskd.overlaps import Overlaps, Tokens, byte_lengths, overlaps
 from dskd.ragged import Ragged, RowsLike, boolean_rows, integer_rows
 from dskd.vocabulary import Vocabulary
 from dskd.vocabulary_map import VocabularyMap, vocabulary_map
@@ -193,6 +194,8 @@ class Alignment:
         counts: numerators and denominators, a row each.
         teacher_lengths: int64 `[rows]`, ids in each teacher row.
         student_lengths: int64 `[rows]`, ids in each student row.
+
+    What needs the ids again (`overlaps`, a pickle) reads them where they were given: they are not copied.
     """
 
     pairs: Pairs
@@ -201,6 +204,8 @@ class Alignment:
     counts: Counts
     teacher_lengths: npt.NDArray[np.int64]
     student_lengths: npt.NDArray[np.int64]
+    _teacher: Tokens = field(repr=False)
+    _student: Tokens = field(repr=False)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -220,6 +225,8 @@ class Alignment:
             counts=Counts(*(getattr(self.counts, item.name)[index : index + 1] for item in fields(Counts))),
             teacher_lengths=self.teacher_lengths[index : index + 1],
             student_lengths=self.student_lengths[index : index + 1],
+            _teacher=self._teacher.row(index),
+            _student=self._student.row(index),
         )
 
     def __iter__(self) -> Iterator[Alignment]:
@@ -267,6 +274,23 @@ class Alignment:
         kind = self.pairs.kind.astype(np.int64)
         return Predicting(row[keep], teacher[keep], student[keep], kind[keep], int((~keep).sum()))
 
+    def overlaps(self, side: str) -> Overlaps:
+        """For each token of a side the columns of the other side with which it shares bytes of common text.
+
+        The offset map between two vocabularies: a token in a pair EXACT or SPACE has exactly its partner; a
+        token without text, of unknown text, in a difference or not selected has the empty range. It is
+        worked out anew at every call, from the ids where they were given.
+
+        Args:
+            side: "teacher" or "student", whose tokens are mapped.
+
+        Raises:
+            ValueError: `side` is neither; or the ids were written to since they were aligned.
+        """
+        if side not in {"teacher", "student"}:
+            raise ValueError(f'side={side!r}; it is "teacher" or "student"')
+        return overlaps(self.chunks, self.counts.chunk_bytes, self._teacher, self._student, side)
+
 
 class Aligner:
     """Aligns token ids of a teacher with those of a student; built once, immutable, thread-safe.
@@ -280,13 +304,14 @@ class Aligner:
         ValueError: a tokenizer's family cannot be read exactly.
     """
 
-    __slots__ = ("_core", "_map", "_student", "_teacher")
+    __slots__ = ("_core", "_lengths", "_map", "_student", "_teacher")
 
     def __init__(self, teacher: Any, student: Any) -> None:
         """See the class."""
         self._teacher = _vocabulary_of(teacher)
         self._student = _vocabulary_of(student)
         self._core = _core.Aligner(self._teacher.core, self._student.core)
+        self._lengths = (byte_lengths(self._teacher), byte_lengths(self._student))
         self._map: VocabularyMap | None = None
 
     @property
@@ -349,7 +374,11 @@ class Aligner:
             student_selected,
             threads,
         )
-        return _alignment(found, teacher.lengths(), student.lengths())
+        return _alignment(
+            found,
+            Tokens(teacher.values, teacher.offsets, self._lengths[0]),
+            Tokens(student.values, student.offsets, self._lengths[1]),
+        )
 
     def __reduce__(self) -> tuple[type[Self], tuple[Vocabulary, Vocabulary]]:
         """Pickled as its two vocabularies."""
@@ -493,12 +522,9 @@ def _processors() -> int:
 _imported_in = os.getpid()
 
 
-def _alignment(
-    found: dict[str, npt.NDArray[Any]],
-    teacher_lengths: npt.NDArray[np.int64],
-    student_lengths: npt.NDArray[np.int64],
-) -> Alignment:
-    for array in (*found.values(), teacher_lengths, student_lengths):
+def _alignment(found: dict[str, npt.NDArray[Any]], teacher: Tokens, student: Tokens) -> Alignment:
+    lengths = (np.diff(teacher.offsets), np.diff(student.offsets))
+    for array in (*found.values(), *lengths, teacher.offsets, student.offsets):
         array.flags.writeable = False
     ends = ("teacher_start", "teacher_end", "student_start", "student_end", "offsets")
     return Alignment(
@@ -506,8 +532,10 @@ def _alignment(
         chunks=Chunks(*(found[f"chunk_{name}"] for name in (*ends, "encloses"))),
         differences=Ranges(*(found[f"difference_{name}"] for name in ends)),
         counts=Counts(*(found[item.name] for item in fields(Counts))),
-        teacher_lengths=teacher_lengths,
-        student_lengths=student_lengths,
+        teacher_lengths=lengths[0],
+        student_lengths=lengths[1],
+        _teacher=teacher,
+        _student=student,
     )
 
 
