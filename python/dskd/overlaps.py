@@ -107,7 +107,7 @@ def places_in(
 
 @dataclass(frozen=True, slots=True)
 class _Spelled:
-    """The tokens of one side that are in chunks, and where their bytes lie in the text of all chunks."""
+    """The tokens of one side that are in chunks, and how many bytes of the text of all chunks each has."""
 
     places: _Indices
     columns: _Indices
@@ -116,14 +116,6 @@ class _Spelled:
     firsts: _Indices
     """Which of these tokens is the first of each chunk."""
 
-    @property
-    def ends(self) -> _Indices:
-        return np.cumsum(self.lengths)
-
-    @property
-    def starts(self) -> _Indices:
-        return self.ends - self.lengths
-
     def chunk_lengths(self) -> _Indices:
         return np.add.reduceat(self.lengths, self.firsts) if len(self.firsts) else self.firsts
 
@@ -131,9 +123,10 @@ class _Spelled:
 def overlaps(chunks: Chunks, chunk_bytes: _Indices, teacher: Tokens, student: Tokens, side: str) -> Overlaps:
     """For every token of one side the columns of the other with which it shares bytes of common text.
 
-    Both sides have the same text in the same chunks, so places in the text of all chunks together say
-    which tokens meet. Only the one space is in one side's tokens alone: where a chunk is one byte longer
-    there, its first token lost that byte.
+    Both sides have the same text in the same chunks, so the bytes of all chunks, one after the other, say
+    which tokens meet: the range runs from the other token that has the first byte to the one that has the
+    last. Only the one space is on one side alone: where a chunk is one byte longer there, its first token
+    lost that byte.
 
     Args:
         chunks: the chunks of all rows.
@@ -153,11 +146,11 @@ def overlaps(chunks: Chunks, chunk_bytes: _Indices, teacher: Tokens, student: To
     _refuse_other_lengths(chunks, chunk_bytes, *sides)
     (mapped, others), tokens = (sides, teacher) if side == "teacher" else (sides[::-1], student)
     has_text = mapped.lengths > 0
-    first = np.searchsorted(others.ends, mapped.starts[has_text], side="right")
-    last = np.searchsorted(others.starts, mapped.ends[has_text], side="left") - 1
+    places, ends = mapped.places[has_text], np.cumsum(mapped.lengths)[has_text]
+    column_of_byte = np.repeat(others.columns.astype(np.int32), others.lengths)
     start, end = np.zeros((2, len(tokens)), dtype=np.int32)
-    start[mapped.places[has_text]] = others.columns[first]
-    end[mapped.places[has_text]] = others.columns[last] + 1
+    start[places] = column_of_byte[ends - mapped.lengths[has_text]]
+    end[places] = column_of_byte[ends - 1] + 1
     for array in (start, end):
         array.flags.writeable = False
     return Overlaps(start, end, tokens.offsets)
