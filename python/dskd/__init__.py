@@ -19,6 +19,7 @@ from dskd.alignment import (
 )
 from dskd.overlaps import Overlaps
 from dskd.ragged import Ragged
+from dskd.student_values import StudentValues
 from dskd.vocabulary import Kind, Vocabulary
 from dskd.vocabulary_map import VocabularyMap
 
@@ -34,6 +35,7 @@ __all__ = [
     "Predicting",
     "Ragged",
     "Ranges",
+    "StudentValues",
     "Vocabulary",
     "VocabularyMap",
     "__version__",

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dskd import _core
-from dskd.overlaps import Overlaps, Tokens, byte_lengths, overlaps
-from dskd.ragged import Ragged, RowsLike, boolean_rows, integer_rows
+from dskd.overlaps import Overlaps, Tokens, byte_lengths, overlaps, rows_of
+from dskd.ragged import Ragged, RowsLike, boolean_rows, float_rows, integer_rows, masked_integer_rows
+from dskd.student_values import StudentValues, student_values
 from dskd.vocabulary import Vocabulary
 from dskd.vocabulary_map import VocabularyMap, vocabulary_map
 
@@ -261,7 +262,7 @@ class Alignment:
         Raises:
             ValueError: a mask has another shape than the ids; the row is named.
         """
-        row = np.repeat(np.arange(len(self)), np.diff(self.pairs.offsets))
+        row = rows_of(self.pairs.offsets)
         teacher = self.pairs.teacher.astype(np.int64) - 1
         student = self.pairs.student.astype(np.int64) - 1
         keep = (teacher >= 0) & (student >= 0)
@@ -290,6 +291,25 @@ class Alignment:
         if side not in {"teacher", "student"}:
             raise ValueError(f'side={side!r}; it is "teacher" or "student"')
         return overlaps(self.chunks, self.counts.chunk_bytes, self._teacher, self._student, side)
+
+    def to_student(self, values: RowsLike) -> StudentValues:
+        """Log-probabilities of the teacher's tokens, carried to the student's tokens of the same text.
+
+        Summed over a chunk's teacher tokens and spread evenly over its student tokens; specials that pair
+        are carried one to one. Chunks that enclose a token without text, differences and what was not
+        selected are not covered. In a row, what the covered student tokens add up to is what the teacher
+        tokens that were carried add up to. A value that is not finite reaches its own chunk only.
+
+        Args:
+            values: floats of any type shaped as the teacher's ids: the log-probability of the token *at*
+                each position. What stands at a position that is not carried does not matter (NaN, say).
+
+        Raises:
+            TypeError: the values are not floats.
+            ValueError: they have another shape than the teacher's ids; the row is named.
+        """
+        flat = float_rows(values, "values", Ragged(self._teacher.ids, self._teacher.offsets))
+        return student_values(self.chunks, self.pairs, self._teacher, self._student, flat)
 
 
 class Aligner:
@@ -499,8 +519,9 @@ def _side(
         return rows, rows.values != IGNORED_LABEL
     if ids is None:
         raise TypeError(f"give {side}_ids or {side}_labels")
-    rows = integer_rows(ids, f"{side}_ids")
-    return rows, None if mask is None else boolean_rows(mask, f"{side}_mask", rows)
+    if mask is None:
+        return integer_rows(ids, f"{side}_ids"), None
+    return masked_integer_rows(ids, f"{side}_ids", mask, f"{side}_mask")
 
 
 def _thread_count(num_threads: int | None) -> int:

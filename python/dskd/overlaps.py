@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dskd.alignment import Chunks
     from dskd.vocabulary import Vocabulary
 
-__all__ = ["Overlaps", "Tokens", "byte_lengths", "columns_in", "overlaps", "places_in"]
+__all__ = ["Overlaps", "Tokens", "byte_lengths", "columns_in", "overlaps", "places_in", "rows_of"]
 
 _Indices = npt.NDArray[np.int64]
 
@@ -90,19 +90,24 @@ def columns_in(start: npt.NDArray[np.int32], end: npt.NDArray[np.int32]) -> _Ind
     return columns
 
 
+def rows_of(offsets: _Indices) -> _Indices:
+    """The row of each item of rows with these offsets."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
 def places_in(
-    start: npt.NDArray[np.int32], end: npt.NDArray[np.int32], rows: npt.NDArray[np.int64], tokens: Tokens
+    start: npt.NDArray[np.int32], end: npt.NDArray[np.int32], row: _Indices, tokens: Tokens
 ) -> _Indices:
-    """As `columns_in`, for ranges in rows that begin at `rows`: indices into the tokens of all rows.
+    """The tokens of these ranges, one range after the other, as indices into the tokens of all rows.
 
     Args:
         start: the first column of each range.
         end: one past its last column.
-        rows: int64 `[rows + 1]`, which ranges each row has.
-        tokens: the tokens of the same rows.
+        row: the row of each range.
+        tokens: the tokens of all rows.
     """
-    row_starts = np.repeat(tokens.offsets[:-1], np.diff(rows))
-    return columns_in(start, end) + np.repeat(row_starts, end - start)
+    row_starts = np.repeat(tokens.offsets[row], end - start)
+    return columns_in(start, end) + row_starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +162,9 @@ def overlaps(chunks: Chunks, chunk_bytes: _Indices, teacher: Tokens, student: To
 
 
 def _spelled(
-    start: npt.NDArray[np.int32], end: npt.NDArray[np.int32], rows: _Indices, tokens: Tokens
+    start: npt.NDArray[np.int32], end: npt.NDArray[np.int32], offsets: _Indices, tokens: Tokens
 ) -> _Spelled:
-    places = places_in(start, end, rows, tokens)
+    places = places_in(start, end, rows_of(offsets), tokens)
     sizes = (end - start).astype(np.int64)
     return _Spelled(places, columns_in(start, end), tokens.lengths(places), np.cumsum(sizes) - sizes)
 
