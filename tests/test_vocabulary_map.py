@@ -217,7 +217,7 @@ def test_a_vocabulary_maps_to_itself_by_canonical_ids(entries: list[Entry]) -> N
 
 
 def prefixes(teacher: Vocabulary, student: Vocabulary) -> list[int]:
-    return vocabulary_map(teacher, student).teacher_to_student_prefix.tolist()
+    return [int(token) for token in vocabulary_map(teacher, student).teacher_to_student_prefix]
 
 
 def test_a_token_maps_to_the_longest_token_with_which_it_begins() -> None:

@@ -20,12 +20,14 @@ from dskd.alignment import (
 from dskd.overlaps import Overlaps
 from dskd.ragged import Ragged
 from dskd.student_values import StudentValues
+from dskd.tensors import AlignmentTensors, PredictingTensors
 from dskd.vocabulary import Kind, Vocabulary
 from dskd.vocabulary_map import VocabularyMap
 
 __all__ = [
     "Aligner",
     "Alignment",
+    "AlignmentTensors",
     "Chunks",
     "Counts",
     "Kind",
@@ -33,6 +35,7 @@ __all__ = [
     "PairKind",
     "Pairs",
     "Predicting",
+    "PredictingTensors",
     "Ragged",
     "Ranges",
     "StudentValues",

@@ -16,11 +16,14 @@ from dskd import _core
 from dskd.overlaps import Overlaps, Tokens, byte_lengths, overlaps, rows_of
 from dskd.ragged import Ragged, RowsLike, boolean_rows, float_rows, integer_rows, masked_integer_rows
 from dskd.student_values import StudentValues, student_values
+from dskd.tensors import AlignmentTensors, PredictingTensors, alignment_tensors, predicting_tensors
 from dskd.vocabulary import Vocabulary
 from dskd.vocabulary_map import VocabularyMap, vocabulary_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 __all__ = [
     "Aligner",
@@ -183,6 +186,14 @@ class Predicting:
         """The number of pairs that are predicted."""
         return len(self.row)
 
+    def to(self, device: torch.device | str | int) -> PredictingTensors:
+        """The same in torch tensors on a device.
+
+        Raises:
+            ImportError: there is no torch.
+        """
+        return predicting_tensors(self, device)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
@@ -310,6 +321,14 @@ class Alignment:
         """
         flat = float_rows(values, "values", Ragged(self._teacher.ids, self._teacher.offsets))
         return student_values(self.chunks, self.pairs, self._teacher, self._student, flat)
+
+    def to(self, device: torch.device | str | int) -> AlignmentTensors:
+        """Its arrays as torch tensors on a device: the same attributes, of the same types.
+
+        Raises:
+            ImportError: there is no torch.
+        """
+        return alignment_tensors(self, device)
 
 
 class Aligner:
