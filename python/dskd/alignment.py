@@ -398,8 +398,9 @@ class Aligner:
 
         Raises:
             TypeError: ids are not integers, a mask is not boolean, or a tensor is not on the CPU.
-            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids, or
-                the sides have different numbers of rows; side, row and position are named.
+            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids, the
+                sides have different numbers of rows, or a row has more than 2**31 - 1 ids; side, row and
+                position are named.
         """
         threads = _thread_count(num_threads)
         teacher, teacher_selected = _side("teacher", teacher_ids, teacher_mask, teacher_labels)
