@@ -17,8 +17,9 @@ WHEEL = $$(ls build/wheels/dskd-*.whl)
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(wildcard rust/*.rs) \
 	$(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 # What runs where there is numpy, pytest and hypothesis and nothing else.
-CORE_TESTS := tests/test_align.py tests/test_import.py tests/test_ragged.py tests/test_reference.py \
-	tests/test_vocabulary.py tests/test_vocabulary_map.py
+CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.py tests/test_overlaps.py \
+	tests/test_ragged.py tests/test_reference.py tests/test_to_student.py tests/test_vocabulary.py \
+	tests/test_vocabulary_map.py
 
 .PHONY: demo test test-rust test-core test-full lint format bench proof clean
 .DELETE_ON_ERROR:

@@ -37,7 +37,7 @@ def fill_hub_cache(cache: Path) -> None:
 
 
 def test_the_readme_has_python_blocks() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))

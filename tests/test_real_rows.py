@@ -10,8 +10,8 @@ import tokenizers
 
 import assets
 from conftest import needs_assets
-from dskd import Aligner
-from sides import Side, by_reference, in_lists
+from dskd import Aligner, reference
+from sides import Side, by_reference, in_lists, tuples
 
 ROWS = 500
 
@@ -58,6 +58,24 @@ def test_core_equals_reference_on_real_rows(teacher: str, student: str) -> None:
         sides = Side(core.teacher, teacher_ids[index]), Side(core.student, student_ids[index])
         assert in_lists(row) == by_reference(*sides)
         assert len(row.differences) == 0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("teacher", "student"), [("byte-level", "sentencepiece"), ("sentencepiece", "byte-level")]
+)
+def test_overlaps_equal_reference_on_real_rows(teacher: str, student: str) -> None:
+    teacher_ids, student_ids = tokenized(teacher)[::10], tokenized(student)[::10]
+    core = aligner(teacher)
+    found = core.align(teacher_ids, student_ids)
+    sides = found.overlaps("teacher"), found.overlaps("student")
+    for index, ids in enumerate(zip(teacher_ids, student_ids, strict=True)):
+        row = reference.align(core.teacher, core.student, *ids)
+        for side, expected in zip(
+            sides, reference.overlaps(core.teacher, core.student, *ids, row), strict=True
+        ):
+            of_row = slice(*side.offsets[index : index + 2])
+            assert tuples(side.start[of_row], side.end[of_row]) == expected
 
 
 def test_all_text_of_real_rows_is_common_text() -> None:

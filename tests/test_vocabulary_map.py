@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_vocabularies_with_nothing_in_common_have_an_empty_overlap_of_pairs() ->
 
 # ---- against the definition ------------------------------------------------------------------------------
 
-TEXTS = st.sampled_from([b"", b"a", b"b", b"ab", b" ", b"\xff"])
+TEXTS = st.sampled_from([b"", b"a", b"b", b"ab", b"aba", b" ", b"\xff"])
 TEXT_KINDS = st.sampled_from([Kind.NORMAL, Kind.USER_DEFINED, Kind.BYTE, Kind.UNUSED])
 ROLES = st.tuples(
     st.sets(st.sampled_from(["bos", "eos", "pad", "unk"]), max_size=3),
@@ -212,10 +213,67 @@ def test_a_vocabulary_maps_to_itself_by_canonical_ids(entries: list[Entry]) -> N
     assert all(t == s for t, s in overlap)
 
 
+# ---- by the longest prefix -------------------------------------------------------------------------------
+
+
+def prefixes(teacher: Vocabulary, student: Vocabulary) -> list[int]:
+    return [int(token) for token in vocabulary_map(teacher, student).teacher_to_student_prefix]
+
+
+def test_a_token_maps_to_the_longest_token_with_which_it_begins() -> None:
+    teacher = Vocabulary.from_bytes([b"abcd", b"abx", b"b", b"xab", b"ab"])
+    student = Vocabulary.from_bytes([b"a", b"abcde", b"ab", b"abc", b"bc"])
+    assert prefixes(teacher, student) == [3, 2, -1, -1, 2]
+
+
+def test_tokens_without_bytes_begin_with_nothing() -> None:
+    teacher = Vocabulary.from_bytes([b"", None, b"a"])
+    student = Vocabulary.from_bytes([b"", None, b"a"])
+    assert prefixes(teacher, student) == [-1, -1, 2]
+
+
+def test_specials_map_by_role_and_not_by_the_prefix_of_their_literal() -> None:
+    teacher = Vocabulary.from_bytes([b"</s>", b"<s>"], roles={0: {"eos"}, 1: {"bos"}})
+    student = Vocabulary.from_bytes([b"<", b"<eos>"], roles={1: {"eos"}})
+    assert prefixes(teacher, student) == [1, -1]
+
+
+def longest_prefix(entry: Entry, others: list[Entry]) -> int:
+    """The image of the longest prefix of the entry that is a token."""
+    if entry.kind == Kind.SPECIAL:
+        return image(entry, others)
+    images = [
+        image(text(entry.text[:length]), others)
+        for length in range(len(entry.text), 0, -1)
+        if entry.kind != Kind.OPAQUE
+    ]
+    return next((token for token in images if token >= 0), -1)
+
+
+@given(ENTRIES, ENTRIES)
+def test_the_prefix_map_equals_its_definition(teacher: list[Entry], student: list[Entry]) -> None:
+    expected = [longest_prefix(entry, student) for entry in teacher]
+    assert prefixes(made_of(*teacher), made_of(*student)) == expected
+
+
+@given(ENTRIES, ENTRIES)
+def test_what_maps_maps_to_the_same_by_prefix(teacher: list[Entry], student: list[Entry]) -> None:
+    made = vocabulary_map(made_of(*teacher), made_of(*student))
+    mapped = made.teacher_to_student >= 0
+    assert (made.teacher_to_student_prefix[mapped] == made.teacher_to_student[mapped]).all()
+
+
+def test_the_prefix_map_is_made_once_and_goes_through_a_pickle() -> None:
+    made = vocabulary_map(Vocabulary.from_bytes([b"ab"]), Vocabulary.from_bytes([b"a"]))
+    assert made.teacher_to_student_prefix is made.teacher_to_student_prefix
+    again = pickle.loads(pickle.dumps(made))  # noqa: S301 - our own
+    assert again.teacher_to_student_prefix.tolist() == made.teacher_to_student_prefix.tolist() == [0]
+
+
 # ---- on the aligner --------------------------------------------------------------------------------------
 
 TEACHER, STUDENT = Vocabulary.from_bytes([b"a", b"b"]), Vocabulary.from_bytes([b"b"])
-FIELDS = ["teacher_to_student", "student_to_teacher", "overlap"]
+FIELDS = ["teacher_to_student", "student_to_teacher", "overlap", "teacher_to_student_prefix"]
 
 
 def test_an_aligner_has_the_map_of_its_vocabularies_and_makes_it_once() -> None:

@@ -17,21 +17,28 @@ from dskd.alignment import (
     align,
     set_tokenizers,
 )
+from dskd.overlaps import Overlaps
 from dskd.ragged import Ragged
+from dskd.student_values import StudentValues
+from dskd.tensors import AlignmentTensors, PredictingTensors
 from dskd.vocabulary import Kind, Vocabulary
 from dskd.vocabulary_map import VocabularyMap
 
 __all__ = [
     "Aligner",
     "Alignment",
+    "AlignmentTensors",
     "Chunks",
     "Counts",
     "Kind",
+    "Overlaps",
     "PairKind",
     "Pairs",
     "Predicting",
+    "PredictingTensors",
     "Ragged",
     "Ranges",
+    "StudentValues",
     "Vocabulary",
     "VocabularyMap",
     "__version__",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import operator
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -13,12 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from dskd import _core
-from dskd.ragged import Ragged, RowsLike, boolean_rows, integer_rows
+from dskd.overlaps import Overlaps, Tokens, byte_lengths, overlaps, rows_of
+from dskd.ragged import Ragged, RowsLike, boolean_rows, float_rows, integer_rows, masked_integer_rows
+from dskd.student_values import StudentValues, student_values
+from dskd.tensors import AlignmentTensors, PredictingTensors, alignment_tensors, predicting_tensors
 from dskd.vocabulary import Vocabulary
 from dskd.vocabulary_map import VocabularyMap, vocabulary_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 __all__ = [
     "Aligner",
@@ -181,6 +186,14 @@ class Predicting:
         """The number of pairs that are predicted."""
         return len(self.row)
 
+    def to(self, device: torch.device | str | int) -> PredictingTensors:
+        """The same in torch tensors on a device.
+
+        Raises:
+            ImportError: there is no torch.
+        """
+        return predicting_tensors(self, device)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
@@ -193,6 +206,8 @@ class Alignment:
         counts: numerators and denominators, a row each.
         teacher_lengths: int64 `[rows]`, ids in each teacher row.
         student_lengths: int64 `[rows]`, ids in each student row.
+
+    What needs the ids again (`overlaps`, a pickle) reads them where they were given: they are not copied.
     """
 
     pairs: Pairs
@@ -201,6 +216,8 @@ class Alignment:
     counts: Counts
     teacher_lengths: npt.NDArray[np.int64]
     student_lengths: npt.NDArray[np.int64]
+    _teacher: Tokens = field(repr=False)
+    _student: Tokens = field(repr=False)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -220,6 +237,8 @@ class Alignment:
             counts=Counts(*(getattr(self.counts, item.name)[index : index + 1] for item in fields(Counts))),
             teacher_lengths=self.teacher_lengths[index : index + 1],
             student_lengths=self.student_lengths[index : index + 1],
+            _teacher=self._teacher.row(index),
+            _student=self._student.row(index),
         )
 
     def __iter__(self) -> Iterator[Alignment]:
@@ -254,7 +273,7 @@ class Alignment:
         Raises:
             ValueError: a mask has another shape than the ids; the row is named.
         """
-        row = np.repeat(np.arange(len(self)), np.diff(self.pairs.offsets))
+        row = rows_of(self.pairs.offsets)
         teacher = self.pairs.teacher.astype(np.int64) - 1
         student = self.pairs.student.astype(np.int64) - 1
         keep = (teacher >= 0) & (student >= 0)
@@ -266,6 +285,50 @@ class Alignment:
         )
         kind = self.pairs.kind.astype(np.int64)
         return Predicting(row[keep], teacher[keep], student[keep], kind[keep], int((~keep).sum()))
+
+    def overlaps(self, side: str) -> Overlaps:
+        """For each token of a side the columns of the other side with which it shares bytes of common text.
+
+        The offset map between two vocabularies: a token in a pair EXACT or SPACE has exactly its partner; a
+        token without text, of unknown text, in a difference or not selected has the empty range. It is
+        worked out anew at every call, from the ids where they were given.
+
+        Args:
+            side: "teacher" or "student", whose tokens are mapped.
+
+        Raises:
+            ValueError: `side` is neither; or the ids were written to since they were aligned.
+        """
+        if side not in {"teacher", "student"}:
+            raise ValueError(f'side={side!r}; it is "teacher" or "student"')
+        return overlaps(self.chunks, self.counts.chunk_bytes, self._teacher, self._student, side)
+
+    def to_student(self, values: RowsLike) -> StudentValues:
+        """Log-probabilities of the teacher's tokens, carried to the student's tokens of the same text.
+
+        Summed over a chunk's teacher tokens and spread evenly over its student tokens; specials that pair
+        are carried one to one. Chunks that enclose a token without text, differences and what was not
+        selected are not covered. In a row, what the covered student tokens add up to is what the teacher
+        tokens that were carried add up to. A value that is not finite reaches its own chunk only.
+
+        Args:
+            values: floats of any type shaped as the teacher's ids: the log-probability of the token *at*
+                each position. What stands at a position that is not carried does not matter (NaN, say).
+
+        Raises:
+            TypeError: the values are not floats.
+            ValueError: they have another shape than the teacher's ids; the row is named.
+        """
+        flat = float_rows(values, "values", Ragged(self._teacher.ids, self._teacher.offsets))
+        return student_values(self.chunks, self.pairs, self._teacher, self._student, flat)
+
+    def to(self, device: torch.device | str | int) -> AlignmentTensors:
+        """Its arrays as torch tensors on a device: the same attributes, of the same types.
+
+        Raises:
+            ImportError: there is no torch.
+        """
+        return alignment_tensors(self, device)
 
 
 class Aligner:
@@ -280,13 +343,14 @@ class Aligner:
         ValueError: a tokenizer's family cannot be read exactly.
     """
 
-    __slots__ = ("_core", "_map", "_student", "_teacher")
+    __slots__ = ("_core", "_lengths", "_map", "_student", "_teacher")
 
     def __init__(self, teacher: Any, student: Any) -> None:
         """See the class."""
         self._teacher = _vocabulary_of(teacher)
         self._student = _vocabulary_of(student)
         self._core = _core.Aligner(self._teacher.core, self._student.core)
+        self._lengths = (byte_lengths(self._teacher), byte_lengths(self._student))
         self._map: VocabularyMap | None = None
 
     @property
@@ -334,8 +398,9 @@ class Aligner:
 
         Raises:
             TypeError: ids are not integers, a mask is not boolean, or a tensor is not on the CPU.
-            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids, or
-                the sides have different numbers of rows; side, row and position are named.
+            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids, the
+                sides have different numbers of rows, or a row has more than 2**31 - 1 ids; side, row and
+                position are named.
         """
         threads = _thread_count(num_threads)
         teacher, teacher_selected = _side("teacher", teacher_ids, teacher_mask, teacher_labels)
@@ -349,7 +414,11 @@ class Aligner:
             student_selected,
             threads,
         )
-        return _alignment(found, teacher.lengths(), student.lengths())
+        return _alignment(
+            found,
+            Tokens(teacher.values, teacher.offsets, self._lengths[0]),
+            Tokens(student.values, student.offsets, self._lengths[1]),
+        )
 
     def __reduce__(self) -> tuple[type[Self], tuple[Vocabulary, Vocabulary]]:
         """Pickled as its two vocabularies."""
@@ -470,8 +539,9 @@ def _side(
         return rows, rows.values != IGNORED_LABEL
     if ids is None:
         raise TypeError(f"give {side}_ids or {side}_labels")
-    rows = integer_rows(ids, f"{side}_ids")
-    return rows, None if mask is None else boolean_rows(mask, f"{side}_mask", rows)
+    if mask is None:
+        return integer_rows(ids, f"{side}_ids"), None
+    return masked_integer_rows(ids, f"{side}_ids", mask, f"{side}_mask")
 
 
 def _thread_count(num_threads: int | None) -> int:
@@ -493,12 +563,9 @@ def _processors() -> int:
 _imported_in = os.getpid()
 
 
-def _alignment(
-    found: dict[str, npt.NDArray[Any]],
-    teacher_lengths: npt.NDArray[np.int64],
-    student_lengths: npt.NDArray[np.int64],
-) -> Alignment:
-    for array in (*found.values(), teacher_lengths, student_lengths):
+def _alignment(found: dict[str, npt.NDArray[Any]], teacher: Tokens, student: Tokens) -> Alignment:
+    lengths = (np.diff(teacher.offsets), np.diff(student.offsets))
+    for array in (*found.values(), *lengths, teacher.offsets, student.offsets):
         array.flags.writeable = False
     ends = ("teacher_start", "teacher_end", "student_start", "student_end", "offsets")
     return Alignment(
@@ -506,8 +573,10 @@ def _alignment(
         chunks=Chunks(*(found[f"chunk_{name}"] for name in (*ends, "encloses"))),
         differences=Ranges(*(found[f"difference_{name}"] for name in ends)),
         counts=Counts(*(found[item.name] for item in fields(Counts))),
-        teacher_lengths=teacher_lengths,
-        student_lengths=student_lengths,
+        teacher_lengths=lengths[0],
+        student_lengths=lengths[1],
+        _teacher=teacher,
+        _student=student,
     )
 
 

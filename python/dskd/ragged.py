@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -9,14 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from dskd.arrow import flat_values, is_arrow, values_and_lengths
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Ragged", "RowsLike", "boolean_rows", "integer_rows"]
+__all__ = ["Ragged", "RowsLike", "boolean_rows", "float_rows", "integer_rows", "masked_integer_rows"]
 
 RowsLike: TypeAlias = "Ragged | npt.ArrayLike | Sequence[npt.ArrayLike]"
 """One sequence (a flat list, a 1-D array) or a batch: nested lists, a list of arrays, a 2-D array, a
-tensor on the CPU, a `Ragged`. `[]` is no rows; `[[]]`, and an empty 1-D array, is one empty row."""
+tensor on the CPU, an Arrow list array, a `Ragged`. `[]` is no rows; `[[]]`, and an empty 1-D array, is one
+empty row."""
 
 _READ_AS_IS = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.uint32))
 
@@ -60,14 +64,39 @@ def integer_rows(data: RowsLike, name: str) -> Ragged:
         TypeError: it holds booleans, floats or anything else but integers, or is on another device.
         ValueError: an integer does not fit int64, or the shape is not that of rows.
     """
+    rows = _integers(data, name)
+    return _read_as_is(rows, name, None)
+
+
+def masked_integer_rows(
+    data: RowsLike, name: str, mask: RowsLike, mask_name: str
+) -> tuple[Ragged, npt.NDArray[np.bool_]]:
+    """As `integer_rows`, and the values of a boolean mask over them.
+
+    An integer that does not fit int64 is none of our business where the mask leaves it out; 0 is read there.
+    """
+    rows = _integers(data, name)
+    selected = boolean_rows(mask, mask_name, rows)
+    return _read_as_is(rows, name, selected), selected
+
+
+def float_rows(data: RowsLike, name: str, like: Ragged) -> npt.NDArray[np.float64]:
+    """The values of rows of floats over `like`, row after row.
+
+    Args:
+        data: rows of floats of any type, as long as those of `like`.
+        name: what to call it in an error.
+        like: the rows that they are for.
+
+    Raises:
+        TypeError: it holds something else but floats.
+        ValueError: its rows are not as many or not as long; the row is named.
+    """
     rows = _rows(data, name)
-    values = rows.values
-    if values.dtype.kind not in "iu" and values.size:
-        values = _integers_of_objects(rows, name)
-    if values.dtype.newbyteorder("=") not in _READ_AS_IS:
-        _refuse_too_large(values, rows, name)
-        values = values.astype(np.int64)
-    return Ragged(np.require(values, values.dtype.newbyteorder("="), ["C", "A"]), rows.offsets)
+    if rows.values.dtype.kind != "f" and rows.values.size:
+        raise TypeError(f"{name} holds {rows.values.dtype}; it is floats, and NaN where there is no value")
+    _refuse_other_shape(rows, name, like, "there is one value")
+    return rows.values.astype(np.float64)
 
 
 def boolean_rows(data: RowsLike, name: str, like: Ragged, *, integers: bool = False) -> npt.NDArray[np.bool_]:
@@ -94,6 +123,25 @@ def boolean_rows(data: RowsLike, name: str, like: Ragged, *, integers: bool = Fa
     return np.ascontiguousarray(values, dtype=np.bool_)
 
 
+def _integers(data: RowsLike, name: str) -> Ragged:
+    """Rows of integers of any type, or of Python's."""
+    rows = _rows(data, name)
+    values = rows.values
+    if values.dtype.kind not in "iu" and values.size:
+        whole = values.dtype == object and all(isinstance(value, (int, np.integer)) for value in values)
+        if not whole:
+            raise TypeError(f"{name} holds {values.dtype}; token ids are integers")
+    return rows
+
+
+def _read_as_is(rows: Ragged, name: str, selected: npt.NDArray[np.bool_] | None) -> Ragged:
+    """The rows in a type and layout that the core reads; copied only if they are in no such."""
+    values = rows.values
+    if values.dtype.newbyteorder("=") not in _READ_AS_IS:
+        values = _without_too_large(rows, name, selected).astype(np.int64)
+    return Ragged(np.require(values, values.dtype.newbyteorder("="), ["C", "A"]), rows.offsets)
+
+
 def _rows(data: RowsLike, name: str) -> Ragged:
     if isinstance(data, Ragged):
         return _trimmed(data, name)
@@ -101,10 +149,13 @@ def _rows(data: RowsLike, name: str) -> Ragged:
         raise TypeError(f"{name} is a masked array; give its data, and the mask apart")
     if isinstance(data, (str, bytes)):
         raise TypeError(f"{name} is a {type(data).__name__}; give token ids, not text")
-    _refuse_other_device(data, name)
+    if isinstance(data, Mapping):
+        raise TypeError(f'{name} is a {type(data).__name__}; give its ids: {name}["input_ids"], say')
     if isinstance(data, (list, tuple)):
         return _rows_of_sequence(data, name)
-    array = np.asarray(data)
+    if is_arrow(data):
+        return Ragged.from_lengths(*values_and_lengths(data, name))
+    array = _array(data, name)
     if array.dtype == object and array.ndim == 0:
         raise TypeError(f"{name} is a {type(data).__name__}; give one sequence or rows of them")
     if array.dtype == object:
@@ -129,6 +180,18 @@ def _trimmed(rows: Ragged, name: str) -> Ragged:
     return Ragged(values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
+def _array(data: Any, name: str) -> npt.NDArray[Any]:
+    """What numpy makes of it, without a copy where it can."""
+    _refuse_other_device(data, name)
+    if is_arrow(data):
+        return flat_values(data, name)
+    if getattr(data, "requires_grad", False):
+        data = data.detach()
+    if str(getattr(data, "dtype", "")) == "torch.bfloat16":
+        data = data.float()  # numpy has no such type
+    return np.asarray(data)
+
+
 def _rows_of_array(array: npt.NDArray[Any], name: str) -> Ragged:
     if array.ndim == 1:
         return Ragged.from_lengths(array, [len(array)])
@@ -141,6 +204,7 @@ def _rows_of_sequence(items: Sequence[Any], name: str) -> Ragged:
     if not items:
         return Ragged.from_lengths(np.empty(0, dtype=np.int64), [])
     if not _is_row(items[0]):
+        _refuse_other_device(items[0], name)
         return Ragged.from_lengths(_flat_array(items, name), [len(items)])
     strange = next((index for index, item in enumerate(items) if not _is_row(item)), None)
     if strange is not None:
@@ -152,9 +216,7 @@ def _rows_of_sequence(items: Sequence[Any], name: str) -> Ragged:
 
 
 def _rows_of_arrays(items: Sequence[Any], name: str) -> Ragged:
-    for item in items:
-        _refuse_other_device(item, name)
-    arrays = [np.asarray(item) for item in items]
+    arrays = [_array(item, f"{name} row {index}") for index, item in enumerate(items)]
     deep = next((index for index, array in enumerate(arrays) if array.ndim != 1), None)
     if deep is not None:
         raise ValueError(f"{name} row {deep} has {arrays[deep].ndim} dimensions; a row has one")
@@ -163,9 +225,14 @@ def _rows_of_arrays(items: Sequence[Any], name: str) -> Ragged:
     if len(dtypes) > 1 and np.dtype(np.bool_) in dtypes:
         raise TypeError(f"{name} has rows of booleans beside rows of numbers")
     if len(dtypes) > 1 and all(dtype.kind in "iu" for dtype in dtypes):
-        rows = (integer_rows(array, f"{name} row {index}") for index, array in enumerate(arrays))
-        full = [row.values.astype(np.int64) for row in rows]
-    return Ragged.from_lengths(np.concatenate(full), [len(array) for array in arrays])
+        full = [_signed(array) for array in full]  # int64 beside uint64: numpy would make them floats
+    values = full[0] if len(full) == 1 else np.concatenate(full)
+    return Ragged.from_lengths(values, [len(array) for array in arrays])
+
+
+def _signed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Integers as int64, or as Python's if they do not fit."""
+    return array.astype(np.int64 if array.max() <= np.iinfo(np.int64).max else object)
 
 
 def _is_row(item: Any) -> bool:
@@ -190,32 +257,29 @@ def _flat_array(items: Sequence[Any], name: str) -> npt.NDArray[Any]:
 def _refuse_other_device(data: Any, name: str) -> None:
     device = getattr(getattr(data, "device", None), "type", "cpu")
     if device != "cpu":
-        raise TypeError(f"{name} is on {device}; the aligner works on the CPU: pass {name}.cpu()")
+        whole = name.partition(" row ")[0]
+        way_out = f"{name}.cpu()" if whole == name else f"[row.cpu() for row in {whole}]"
+        raise TypeError(f"{name} is on {device}; the aligner works on the CPU: pass {way_out}")
 
 
-def _integers_of_objects(rows: Ragged, name: str) -> npt.NDArray[Any]:
-    values = rows.values
-    if values.dtype != object or not all(isinstance(value, (int, np.integer)) for value in values):
-        raise TypeError(f"{name} holds {values.dtype}; token ids are integers")
-    _refuse_too_large(values, rows, name)
-    return values.astype(np.int64)
-
-
-def _refuse_too_large(values: npt.NDArray[Any], rows: Ragged, name: str) -> None:
-    bounds = np.iinfo(np.int64)
+def _without_too_large(rows: Ragged, name: str, selected: npt.NDArray[np.bool_] | None) -> npt.NDArray[Any]:
+    """The values, 0 for those beyond int64 that are not selected; one that is selected is refused."""
+    values, bounds = rows.values, np.iinfo(np.int64)
     if values.dtype.kind == "i" or not values.size:
-        return
-    index = int(np.argmax((values > bounds.max) | (values < bounds.min)))
-    value = int(values[index])
-    if not bounds.min <= value <= bounds.max:
+        return values
+    too_large = np.asarray((values > bounds.max) | (values < bounds.min), dtype=np.bool_)
+    refused = too_large if selected is None else too_large & selected
+    if refused.any():
+        index = int(np.argmax(refused))
         row = int(np.searchsorted(rows.offsets, index, side="right")) - 1
         column = index - int(rows.offsets[row])
         raise ValueError(
-            f"{name} row {row}, position {column}: {value} does not fit int64 and is no token id"
+            f"{name} row {row}, position {column}: {values[index]} does not fit int64 and is no token id"
         )
+    return np.where(too_large, 0, values) if too_large.any() else values
 
 
-def _refuse_other_shape(rows: Ragged, name: str, like: Ragged) -> None:
+def _refuse_other_shape(rows: Ragged, name: str, like: Ragged, what: str = "a mask has one value") -> None:
     if len(rows) != len(like):
         raise ValueError(f"{name} has {len(rows)} rows for {len(like)} rows of ids")
     wrong = np.flatnonzero(rows.lengths() != like.lengths())
@@ -223,5 +287,5 @@ def _refuse_other_shape(rows: Ragged, name: str, like: Ragged) -> None:
         row = int(wrong[0])
         raise ValueError(
             f"{name} row {row} has {rows.lengths()[row]} values for {like.lengths()[row]} ids; "
-            "a mask has one value for each id"
+            f"{what} for each id"
         )

@@ -15,12 +15,12 @@ from dskd.alignment import PairKind
 from dskd.vocabulary import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from dskd.vocabulary import Vocabulary
 
-__all__ = ["Row", "align", "byte_level_alphabet", "published_eta", "spans", "token_bytes"]
+__all__ = ["Row", "align", "byte_level_alphabet", "overlaps", "published_eta", "spans", "token_bytes"]
 
 Pair = tuple[int, int, PairKind]
 Range = tuple[int, int, int, int]
@@ -365,6 +365,50 @@ def _opening_specials(side: _Side, place: int) -> list[int]:
 def _add_pair(row: Row, teacher: _Side, student: _Side, pair: Pair) -> None:
     row.pairs.append((teacher.column + pair[0], student.column + pair[1], pair[2]))
     row.counts[pair[2].name.lower()] += 1
+
+
+def overlaps(
+    teacher: Vocabulary, student: Vocabulary, teacher_ids: Sequence[int], student_ids: Sequence[int], row: Row
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """For each token the other side's columns with which it shares bytes of common text, half-open.
+
+    In each chunk: write the text of both sides, drop the one space with which the longer one begins, compute
+    all spans, intersect them. (0, 0) for a token that shares no byte with anything.
+
+    Args:
+        teacher: its vocabulary.
+        student: its vocabulary.
+        teacher_ids: one row.
+        student_ids: the same row of the student.
+        row: what `align` found in it.
+
+    Returns:
+        The ranges of the teacher's tokens, and those of the student's.
+    """
+    found: tuple[list[tuple[int, int]], list[tuple[int, int]]] = (
+        [(0, 0)] * len(teacher_ids),
+        [(0, 0)] * len(student_ids),
+    )
+    for chunk in row.chunks:
+        teachers = {column: teacher.token_bytes(teacher_ids[column]) or b"" for column in range(*chunk[:2])}
+        students = {column: student.token_bytes(student_ids[column]) or b"" for column in range(*chunk[2:])}
+        texts = (b"".join(teachers.values()), b"".join(students.values()))
+        if texts[0] != texts[1]:
+            longer, first = (teachers, chunk[0]) if len(texts[0]) > len(texts[1]) else (students, chunk[2])
+            longer[first] = longer[first].removeprefix(b" ")
+        covered = (_spans_of(teachers), _spans_of(students))
+        for side, others, ranges in ((*covered, found[0]), (*covered[::-1], found[1])):
+            for column, (start, end) in side.items():
+                met = [other for other, span in others.items() if max(start, span[0]) < min(end, span[1])]
+                if met:
+                    ranges[column] = (min(met), max(met) + 1)
+    return found
+
+
+def _spans_of(texts: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
+    """Where the bytes of each lie in the text of all of them."""
+    ends = accumulate((len(text) for text in texts.values()), initial=0)
+    return dict(zip(texts, pairwise(ends), strict=True))
 
 
 def spans(vocabulary: Vocabulary, ids: Sequence[int]) -> list[tuple[int, int]]:
