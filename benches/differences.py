@@ -7,7 +7,8 @@
 What was done to a text is kept, so the true correspondence is known: a pair exists where both tokens are the
 same piece of unchanged text. Five parts: one edit a row; five edits a row; text in NFD that the student's
 tokenizer turns into NFC; source code whose white space one side collapses; a `<think>` block on one side, and
-ids replaced by non-canonical ones. The published rule beside dskd in each.
+ids replaced by non-canonical ones. The published rule beside dskd in each. Last, on a few rows, what the slow
+search of `dskd.reference` finds.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 import corpus
 import judge
 import oracle
+from dskd import reference
 from judge import Row, batch_of, by_dskd, by_published_rule, same_row
 from oracle import Change, share
 
@@ -43,6 +45,8 @@ OUTPUT = judge.HERE / "results" / "differences.json"
 CHARACTERS = 3000
 LONGEST_EDIT = 200
 SPLIT_SHARE = 0.2
+MOST_OF_REFERENCE = 1.001
+"""How many pairs the reference may find for one of the core's."""
 
 TOKENIZER_PAIRS = (
     ("deepseek-v3", "mistral-v1"),
@@ -280,8 +284,33 @@ def measure(rows: int, examples: int) -> dict[str, Any]:
         print(_line(results["parts"][-1]), f"({time.monotonic() - started:.0f} s)", flush=True)
         for name in {name for names in part.pairs for name in names}:
             corpus.tokenizer(name).forget()
+    results["reference"] = beside_the_reference(max(2, rows // 100))
+    print(_reference_line(results["reference"]), f"({time.monotonic() - started:.0f} s)", flush=True)
     results["seconds"] = round(time.monotonic() - started)
     return results
+
+
+def beside_the_reference(count: int) -> dict[str, Any]:
+    """Pairs of rows with five edits as the core finds them, and as the definition's slow search does."""
+    rows = rows_with_edits(count, 5, seed=9)
+    sides = [corpus.tokenizer(name) for name in TOKENIZER_PAIRS[0]]
+    aligner = judge.aligner_of(*sides)
+    teachers = sides[0].rows([row.teacher for row in rows])
+    students = sides[1].rows([row.student for row in rows])
+    core = by_reference = 0
+    for teacher, student in zip(teachers, students, strict=True):
+        core += len(aligner.align(teacher, student).pairs)
+        ids = teacher.tolist(), student.tolist()
+        by_reference += len(reference.align(aligner.teacher, aligner.student, *ids).pairs)
+    met = by_reference <= MOST_OF_REFERENCE * core
+    return {"rows": count, "core": core, "reference": by_reference, "met": met}
+
+
+def _reference_line(found: Mapping[str, Any]) -> str:
+    return (
+        f"the reference on {found['rows']} rows with five edits: {found['reference']:,} pairs, the core "
+        f"{found['core']:,}; at most {MOST_OF_REFERENCE - 1:.1%} more: {'met' if found['met'] else 'MISSED'}"
+    )
 
 
 def _summed(part: Part, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -303,7 +332,8 @@ def _summed(part: Part, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 def failures(results: Mapping[str, Any]) -> list[str]:
     """The parts whose target was missed."""
-    return [_line(part) for part in results["parts"] if not part["met"]]
+    parts = [_line(part) for part in results["parts"] if not part["met"]]
+    return [*parts, *([] if results["reference"]["met"] else [_reference_line(results["reference"])])]
 
 
 def _line(part: Mapping[str, Any]) -> str:
@@ -320,7 +350,7 @@ def _line(part: Mapping[str, Any]) -> str:
 
 def tables(results: Mapping[str, Any]) -> str:
     """What was measured as Markdown."""
-    head = ["difference", "target", "rows", "pairs that exist", "found", "false", ""]
+    head = ["difference", "target", "rows", "pairs that exist", "found", "false", "", "M tokens/s"]
     head_of_pairs = [
         *("teacher", "student", "rows", "exist", "found", "elsewhere", "coverage", "ratio"),
         *("published: found", "elsewhere", "ratio"),
@@ -332,13 +362,17 @@ def tables(results: Mapping[str, Any]) -> str:
             judge.table(head_of_pairs, map(_pair_cells, part["pairs"])),
         ]
     versions = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
-    return "\n\n".join([*parts, f"{results['seconds']} s; {versions}."])
+    compared = _reference_line(results["reference"])
+    return "\n\n".join(
+        [*parts, f"{compared[0].upper()}{compared[1:]}.", f"{results['seconds']} s; {versions}."]
+    )
 
 
 def _part_cells(part: Mapping[str, Any]) -> list[str]:
     target = "" if part["target"] is None else f"{part['target']}"
     found = f"{part['found']:.5f}"
     verdict = "met" if part["met"] else "missed"
+    speeds = [pair["dskd"]["tokens_a_second"] for pair in part["pairs"]]
     return [
         part["name"],
         target,
@@ -347,6 +381,7 @@ def _part_cells(part: Mapping[str, Any]) -> list[str]:
         found,
         str(part["false"]),
         verdict,
+        f"{sum(speeds) / len(speeds) / 1e6:.2f}",
     ]
 
 

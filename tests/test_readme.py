@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, as it stands."""
+"""Every Python block of the README and of the documents runs, as it stands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ import pytest
 import assets
 from conftest import needs_assets
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+]
 
 ON_THE_HUB = {
     "deepseek-ai/DeepSeek-V3": ("deepseek-v3", "deepseek_v3"),
@@ -36,8 +43,8 @@ def fill_hub_cache(cache: Path) -> None:
         (model / "refs" / "main").write_text(REVISION, encoding="utf-8")
 
 
-def test_the_readme_has_python_blocks() -> None:
-    assert len(BLOCKS) == 4
+def test_the_pages_have_python_blocks() -> None:
+    assert len(BLOCKS) == 5
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
