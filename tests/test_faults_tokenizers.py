@@ -530,9 +530,7 @@ def with_tools(name: str, template: str) -> Side:
     return conversation(name, text.format(call=call, result=RESULT, report=REPORT), [call, REPORT])
 
 
-@pytest.mark.parametrize(
-    ("teacher", "student"), [("qwen2", "llama2"), ("smollm2", "phi3"), ("qwen2", "gemma4")]
-)
+@pytest.mark.parametrize(("teacher", "student"), [("qwen2", "llama2"), ("smollm2", "phi3")])
 def test_a_tool_call_in_two_formats_loses_what_is_around_it_and_no_later_turn(
     teacher: str, student: str
 ) -> None:
@@ -542,6 +540,33 @@ def test_a_tool_call_in_two_formats_loses_what_is_around_it_and_no_later_turn(
     around = len(WITH_TOOLS["mistral"][1]) - len(CALL)
     lost = 1 - found.coverage.student[0]
     assert 0 < lost < 2 * around / len((CALL + REPORT).encode())
+    assert_last_turn_is_whole(sides, found)
+
+
+def with_tools_of_gemma() -> Side:
+    """In the template that comes with it."""
+    function = {"name": "weather", "arguments": {"city": "Hà Nội", "unit": "celsius"}}
+    messages = [
+        {"role": "user", "content": "How warm is it?"},
+        {"role": "assistant", "tool_calls": [{"id": "0", "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": "0", "name": "weather", "content": RESULT},
+        {"role": "assistant", "content": REPORT},
+    ]
+    rendered = pretrained("gemma4").apply_chat_template(messages, tokenize=False)
+    start, end = rendered.index("<|tool_call>"), rendered.index("<tool_call|>") + len("<tool_call|>")
+    return conversation("gemma4", rendered, [rendered[start:end], REPORT])
+
+
+@pytest.mark.parametrize("teacher", ["qwen2", "smollm2"])
+def test_a_tool_call_that_is_written_in_another_way_costs_no_later_turn(teacher: str) -> None:
+    sides = with_tools(teacher, "qwen2"), with_tools_of_gemma()
+    found = align_masked(*sides)
+    assert found.counts.segment_mismatch.tolist() == [0]
+    assert 0 < found.coverage.student[0] < 1
+    assert_last_turn_is_whole(sides, found)
+
+
+def assert_last_turn_is_whole(sides: tuple[Side, Side], found: Alignment) -> None:
     report = align_masked(*(Side(side.vocabulary, side.ids, last_turn(side)) for side in sides))
     assert report.coverage.teacher.tolist() == report.coverage.student.tolist() == [1.0]
     assert set(pairs_of(report)) <= set(pairs_of(found))
