@@ -15,7 +15,8 @@ What has a test elsewhere is not repeated:
     straddling tokens                test_collator.py: prompt and response are tokenised apart
     surrogates, NUL, BOM, U+2028     test_tokenizers.py: texts with them; a spelling that is no Unicode text
     slow and hostile tokenizers      test_tokenizers.py: slow ones are read or refused; four hostile files
-    content hash                     test_vocabulary.py, test_tokenizers.py: one by two roads and everywhere
+    content hash                     test_vocabulary.py, test_tokenizers.py: one by two roads and everywhere;
+                                     test_trainer.py: resuming with another tokenizer is an error
 """
 
 from __future__ import annotations
