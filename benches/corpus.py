@@ -6,11 +6,9 @@ translations, real sentences of translators in the scripts that no other package
 
 from __future__ import annotations
 
-import ast
 import functools
 import itertools
 import os
-import re
 import sys
 import unicodedata
 from dataclasses import dataclass, field
@@ -33,28 +31,8 @@ if TYPE_CHECKING:
 
     from oracle import Ints
 
-LANGUAGES: tuple[str, ...] = (
-    *("af", "ar", "az", "be", "bg", "bn", "br", "ca", "cs", "cy", "da", "de", "el", "eo", "es", "et", "eu"),
-    *("fa", "fi", "fr", "ga", "gd", "gl", "he", "hi", "hr", "hu", "hy", "ia", "id", "is", "it", "ja", "ka"),
-    *("kk", "kn", "ko", "ky", "lt", "lv", "mk", "ml", "mn", "mr", "ms", "my", "nb", "ne", "nl", "nn", "os"),
-    *("pa", "pl", "pt", "pt_BR", "ro", "ru", "sk", "sl", "sq", "sr", "sv", "sw", "ta", "te", "tg", "th"),
-    *("tr", "tt", "uk", "ur", "uz", "vi", "zh_Hans", "zh_Hant"),
-)
-"""Those of Django's translations."""
-
-# Its Python is never run; only the translations are taken out of the archive.
-_DJANGO = assets.Package(
-    name="django",
-    version="5.2.8",
-    sha256="37e687f7bd73ddf043e2b6b97cfe02fcbb11f2dbb3adccc6a2b18c6daa054d7f",
-    root="django",
-    members=tuple(
-        f"{part}/locale/{language}/LC_MESSAGES/django.po"
-        for part in ("conf", "contrib/admin", "contrib/auth")
-        for language in LANGUAGES
-    ),
-)
-
+LANGUAGES = assets.LANGUAGES
+"""Those of the translations."""
 
 # ---- Tokenizers ------------------------------------------------------------------------------------------
 
@@ -162,33 +140,14 @@ def ragged(rows: Sequence[npt.NDArray[np.int32]]) -> Ragged:
 
 @functools.cache
 def translations() -> Mapping[str, str]:
-    """What Django says, by language, a message a line, in NFC; 1,800 to 33,000 characters each."""
-    folder = assets._unpacked(_DJANGO)  # noqa: SLF001 - the one fetcher of this repository
-    found = {
-        language: "\n".join(
-            message
-            for member in _DJANGO.members
-            if f"/{language}/" in member
-            for message in _messages((folder / member).read_text(encoding="utf-8"))
-        )
-        for language in LANGUAGES
-    }
+    """What Django says, by language, in NFC."""
+    found = {language: assets.translation(language) for language in assets.LANGUAGES}
     return {language: unicodedata.normalize("NFC", text) for language, text in found.items()}
 
 
 def in_language(language: str) -> str:
     """What Django says in this language."""
     return translations()[language]
-
-
-_STRING = r'"(?:[^"\\\n]|\\.)*"'
-
-
-def _messages(catalogue: str) -> list[str]:
-    """The translations of a gettext file, without its header."""
-    found = re.findall(rf"^msgstr(?:\[\d\])? ((?:{_STRING}\n?)+)", catalogue, re.MULTILINE)
-    messages = ("".join(map(ast.literal_eval, re.findall(_STRING, block))) for block in found[1:])
-    return [message for message in messages if message]
 
 
 @functools.cache

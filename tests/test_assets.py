@@ -381,6 +381,27 @@ def test_prose_is_a_long_text(name: str) -> None:
     assert len(needs_assets(lambda: assets.prose(name))) > 100_000
 
 
+@fetches
+@pytest.mark.parametrize("language", assets.LANGUAGES)
+def test_a_translation_is_a_text_of_messages(language: str) -> None:
+    text = needs_assets(lambda: assets.translation(language))
+    assert 1_000 < len(text) < 40_000
+    assert "msgid" not in text
+    assert "Content-Type" not in text  # of the header
+
+
+@fetches
+def test_a_translation_is_in_its_language() -> None:
+    assert "Septembre" in needs_assets(lambda: assets.translation("fr")).title()
+    assert "सितम्बर" in assets.translation("hi") or "सितंबर" in assets.translation("hi")
+    assert "九月" in assets.translation("zh_Hans")
+
+
+def test_an_unknown_translation_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no translation 'tlh'; known are af, ar, "):
+        assets.translation("tlh")
+
+
 # Fetching ----------------------------------------------------------------------
 
 

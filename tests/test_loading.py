@@ -220,6 +220,22 @@ def test_a_rank_file_which_cannot_encode(tmp_path: Path) -> None:
     assert "only dskd.Vocabulary.from_file reads it" in refusal(tmp_path / "cl100k.tiktoken")
 
 
+def test_a_tekken_json_is_called_a_rank_file_by_itself_and_in_its_folder() -> None:
+    folder = needs_assets(lambda: assets.tokenizer("tekken"))
+    message = (
+        f"{folder / 'tekken.json'} is a rank file and no tokenizer.json; a rank file says nothing of how"
+    )
+    for name in (folder, folder / "tekken.json"):
+        assert refusal(name).startswith(message)
+
+
+def test_a_tekken_json_is_told_by_what_is_in_it(tmp_path: Path) -> None:
+    config = {"default_num_special_tokens": 1, "default_vocab_size": 2}
+    vocab = [{"rank": 0, "token_bytes": "YQ==", "token_str": "a"}]
+    (tmp_path / "other.json").write_text(json.dumps({"config": config, "vocab": vocab}), encoding="utf-8")
+    assert "other.json is a rank file and no tokenizer.json" in refusal(tmp_path / "other.json")
+
+
 def test_a_json_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert "config.json is no tokenizer.json that tokenizers can read:" in refusal(tmp_path / "config.json")

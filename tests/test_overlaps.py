@@ -12,7 +12,7 @@ from hypothesis import event, given
 
 from dskd import Aligner, PairKind, Vocabulary, reference
 from sides import Side, align, in_lists, ranges, tuples
-from test_align import Batch, Token, batches, one_text, rows, side_of
+from strategies import Batch, Token, batches, one_text, rows, side_of
 
 if TYPE_CHECKING:
     from dskd import Alignment, Overlaps

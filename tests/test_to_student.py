@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dskd import Aligner, Alignment, PairKind, Ragged, Vocabulary
 from sides import Side, align, in_lists
-from test_align import Batch, batches, rows
+from strategies import Batch, batches, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,6 +23,7 @@ import dskd
 from conftest import needs_assets
 from dskd import Kind, Vocabulary, reference
 from dskd.reading import read_tokenizer
+from real_tokenizers import encode, folder_of, tokenizer_of, vocabulary_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,35 +44,6 @@ TEXTS = [
     "👩‍👩‍👧‍👦 🇫🇷 🙃 \u200b\ufeff\u2028 end",
     "Ġ and Ċ and <0x0A> and ## as text",
 ]
-
-
-@functools.cache
-def folder_of(name: str) -> Path:
-    return needs_assets(lambda: assets.tokenizer(name))
-
-
-@functools.cache
-def tokenizer_of(name: str) -> Any:
-    """The tokenizer in its own library: tokenizers where there is a tokenizer.json, else SentencePiece."""
-    folder = folder_of(name)
-    if (folder / "tokenizer.json").exists():
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-
-
-@functools.cache
-def vocabulary_of(name: str) -> Vocabulary:
-    return Vocabulary.from_tokenizer(tokenizer_of(name))
-
-
-def encode(name: str, text: str) -> list[int]:
-    tokenizer = tokenizer_of(name)
-    if isinstance(tokenizer, tokenizers.Tokenizer):
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-    return list(tokenizer.encode(text))
 
 
 def text_of(vocabulary: Vocabulary, ids: list[int]) -> bytes:

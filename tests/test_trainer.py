@@ -902,6 +902,18 @@ def test_resuming_where_the_projectors_are_missing_is_an_error(tmp_path: Path) -
         tiny.trainer(tmp_path, **usual).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_resuming_with_another_tokenizer_is_an_error_that_names_the_side(side: str, tmp_path: Path) -> None:
+    usual: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+    tiny.trainer(tmp_path, **usual).train()
+    path = tmp_path / "checkpoint-2" / PROJECTORS_FILE
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    save_file(load_file(path), path, metadata={**about, f"{side}_vocabulary": "0" * 64})
+    with pytest.raises(ValueError, match=rf"belongs to another {side} vocabulary: .* 0{{64}}, and"):
+        tiny.trainer(tmp_path, **usual).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
 # ---- Workers and processes -------------------------------------------------------------------------------
 
 

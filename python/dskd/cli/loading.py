@@ -96,6 +96,8 @@ def _load_folder(folder: Path, name: str, parse_special: bool) -> LoadedTokenize
     if models:
         names = ", ".join(model.name for model in models)
         raise TokenizerError(f"{folder} has several models: {names}; name one of these files")
+    if (folder / "tekken.json").is_file():
+        return _load_file(folder / "tekken.json", name, parse_special)
     raise TokenizerError(
         f"{folder} has neither tokenizer.json nor tokenizer.model; name a folder that has one, or save a "
         "tokenizer there with tokenizer.save_pretrained(folder)"
@@ -115,9 +117,11 @@ def _load_file(path: Path, name: str, parse_special: bool) -> LoadedTokenizer:
     if ".model" in path.suffixes:
         return _load_with_sentencepiece(path, name, parse_special)
     raise TokenizerError(
-        f"{path} is neither a tokenizer.json (*.json) nor a SentencePiece model (*.model); a rank file says "
-        "nothing of how text is split, and only dskd.Vocabulary.from_file reads it"
+        f"{path} is neither a tokenizer.json (*.json) nor a SentencePiece model (*.model); {_OF_RANKS}"
     )
+
+
+_OF_RANKS = "a rank file says nothing of how text is split, and only dskd.Vocabulary.from_file reads it"
 
 
 def _load_with_tokenizers(path: Path, name: str, parse_special: bool) -> LoadedTokenizer:
@@ -126,8 +130,19 @@ def _load_with_tokenizers(path: Path, name: str, parse_special: bool) -> LoadedT
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
+        if _is_rank_file(path):
+            raise TokenizerError(f"{path} is a rank file and no tokenizer.json; {_OF_RANKS}") from error
         raise TokenizerError(f"{path} is no tokenizer.json that tokenizers can read: {error}") from error
     return _from_tokenizers(tokenizer, tokenizer, name, None, parse_special)
+
+
+def _is_rank_file(path: Path) -> bool:
+    """Whether it is a tekken.json, or a list of another kind under a name that ends in .json."""
+    try:
+        Vocabulary.from_file(path)
+    except ValueError:
+        return False
+    return True
 
 
 def _load_with_transformers(source: str, name: str, parse_special: bool) -> LoadedTokenizer:

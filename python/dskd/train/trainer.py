@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
@@ -262,6 +263,7 @@ class DistillationTrainer(Trainer):
 
         Raises:
             FileNotFoundError: the projectors are not there.
+            ValueError: they belong to other vocabularies.
         """
         folder, whole = Path(resume_from_checkpoint), self._whole()
         saved = type(whole.student).from_pretrained(folder, dtype=whole.student.dtype)
@@ -272,7 +274,19 @@ class DistillationTrainer(Trainer):
                 raise FileNotFoundError(
                     f"{path} is missing: the run to resume had no projectors, or they were not copied along"
                 )
+            self._refuse_projectors_of_others(path)
             whole.projectors.load_state_dict(load_file(path))
+
+    def _refuse_projectors_of_others(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            saved = file.metadata() or {}
+        for name, content_hash in self._about().items():
+            if saved.get(name) != content_hash:
+                raise ValueError(
+                    f"{path} belongs to another {name.replace('_', ' ')}: the content hash of that is "
+                    f"{saved.get(name)}, and this run's is {content_hash}; resume with the tokenizers and "
+                    "roles of that run, or start anew"
+                )
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
