@@ -6,8 +6,9 @@
 //! ends before the other, and at an opaque token, a difference begins; it ends at the place that
 //! [`resync`](crate::resync) finds, or at the end of the segment, which is a place like others.
 //!
-//! Every loop moves forward over tokens or bytes that it has not seen, except for the measuring of
-//! runs of spaces, which remembers how far it looked: the walk is linear whatever the input.
+//! Every loop moves forward over tokens or bytes that it has not seen, but for two: the measuring of runs of
+//! spaces remembers how far it looked, and what was read of a chunk that does not end is counted, until the
+//! search has no patience left. So the walk is linear whatever the input.
 
 #![forbid(unsafe_code)]
 
@@ -190,6 +191,7 @@ pub fn align_segments(
         found,
         counts,
         search: None,
+        vain: 0,
     };
     walk.pass_place(true);
     loop {
@@ -248,9 +250,11 @@ struct Walk<'a> {
     counts: &'a mut Counts,
     /// Made at the first difference.
     search: Option<Search>,
+    /// Bytes compared and tokens passed since the last search that led to no chunk.
+    vain: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// Passes the tokens of zero width that stand here, pairs them by role, settles the one space.
     fn pass_place(&mut self, segment_starts: bool) {
         self.teacher.unpaired = self.teacher.at;
@@ -360,9 +364,16 @@ impl Walk<'_> {
                 break;
             }
         }
-        self.teacher.stand_at(before.0);
-        self.student.stand_at(before.1);
+        self.vain += bytes;
+        self.go_back(before);
         false
+    }
+
+    /// Goes back to where there is no chunk after all.
+    fn go_back(&mut self, (teacher, student): (Stand<'a>, Stand<'a>)) {
+        self.vain += self.teacher.at - teacher.0 + self.student.at - student.0;
+        self.teacher.stand_at(teacher);
+        self.student.stand_at(student);
     }
 
     fn push_chunk(&mut self, teacher: usize, student: usize, bytes: usize, space: bool, encloses: bool) {
@@ -399,6 +410,7 @@ impl Walk<'_> {
         while let Some((teacher_end, student_end)) = self.next_place() {
             let before = (self.found.pairs.kind.len(), *self.counts);
             let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
+            let stands = (self.teacher.stand(), self.student.stand());
             self.pass_place(true);
             if self.take_chunk() {
                 self.push_difference((teacher, student), ends);
@@ -408,8 +420,8 @@ impl Walk<'_> {
             // The one space was set aside, and the texts agree no more.
             self.found.pairs.truncate(before.0);
             *self.counts = before.1;
-            self.teacher.take_space_back();
-            self.student.take_space_back();
+            self.go_back(stands);
+            (self.teacher.unpaired, self.student.unpaired) = ends;
         }
         let (teacher_end, student_end) = (self.teacher.last_place(), self.student.last_place());
         let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
@@ -421,18 +433,19 @@ impl Walk<'_> {
     /// The next tokens with which alignment can resume.
     fn next_place(&mut self) -> Option<(usize, usize)> {
         if self.search.is_none() {
-            let (teacher, student) = (self.teacher.text(), self.student.text());
-            let place = [self.teacher.offset(&teacher), self.student.offset(&student)];
-            self.search = Some(Search::new(teacher, student, place));
+            self.search = Some(Search::new(self.teacher.text(), self.student.text()));
         }
         let search = self.search.as_mut().expect("made above");
+        search.spend(std::mem::take(&mut self.vain));
         let place = [self.teacher.offset(search.teacher()), self.student.offset(search.student())];
         let [teacher, student] = search.next(place)?;
         Some((self.teacher.token(teacher), self.student.token(student)))
     }
 
+    /// Where a side stands still, its empty range stands behind the tokens of zero width, whichever of them
+    /// are in pairs: so it does not depend on which side is called the teacher.
     fn push_difference(&mut self, starts: (usize, usize), ends: (usize, usize)) {
-        let (teacher, student) = (starts.0.min(ends.0)..ends.0, starts.1.min(ends.1)..ends.1);
+        let (teacher, student) = (starts.0..ends.0.max(starts.0), starts.1..ends.1.max(starts.1));
         if !(teacher.is_empty() && student.is_empty()) {
             self.found.differences.push(self.teacher.columns(teacher), self.student.columns(student));
         }
@@ -519,14 +532,14 @@ impl<'a> Cursor<'a> {
         text
     }
 
-    /// Where in the text the cursor stands.
+    /// Where in the text the cursor stands; before it are at most specials that found no partner.
     fn offset(&self, text: &Text) -> usize {
-        text.start_of(self.at - self.searched_from) + (self.bytes(self.at).len() - self.rest.len())
+        text.start_of(self.at.saturating_sub(self.searched_from))
     }
 
     /// The token of the row; not one that has been passed.
     fn token(&self, of_text: usize) -> usize {
-        (self.searched_from + of_text).max(self.at)
+        if of_text == 0 { self.at } else { self.at.max(self.searched_from + of_text) }
     }
 
     /// The place at the end of the text: the first token of zero width behind the last other one.
@@ -539,9 +552,10 @@ impl<'a> Cursor<'a> {
     /// specials that found no partner before the difference stand behind it as well.
     fn jump(&mut self, at: usize) -> usize {
         let at = if at == self.at { self.unpaired } else { at };
-        let skipped: usize = (self.at + 1..at).map(|at| self.bytes(at).len()).sum();
         // A token of unknown bytes counts one, so that no run of spaces reaches over it.
-        self.position += if at > self.at { self.rest.len().max(1) + skipped } else { 0 };
+        let length = |at| if self.kind(at) == Some(Kind::Opaque) { 1 } else { self.bytes(at).len() };
+        let skipped: usize = (self.at..at).map(length).sum();
+        self.position += skipped;
         self.at = at;
         self.take_up();
         at

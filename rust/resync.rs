@@ -12,14 +12,13 @@
 //! 3. In a run alignment resumes at the first place that is a token boundary on both sides, or would be but
 //!    for the one space, and has such a boundary behind it.
 //!
-//! Each step has a bound for its work, and what is searched in vain is skipped: all is linear in the
-//! bytes. The two sides are told apart by their content and not by their names, so that swapping
-//! them swaps the result.
+//! Each step has a bound for its work, and what is searched in vain is skipped or, where it may have to be
+//! looked at again, counted against a patience: all is linear in bytes and tokens. The two sides are told
+//! apart by their content and not by their names, so that swapping them swaps the result.
 
 #![forbid(unsafe_code)]
 
 use std::cmp::Ordering;
-use std::ops::Range;
 
 /// Blocks whose hashes are looked for: how many bytes they have and how far they lie apart. Every run of
 /// `size + stride - 1` bytes has one. Where all small ones are frequent, in tables, large ones are not.
@@ -37,6 +36,8 @@ const SKIPPED_A_BYTE: usize = 8;
 const MOST_COST: usize = 31;
 /// Bytes compared in looking for anchors, for each byte of text.
 const COMPARED_A_BYTE: usize = 32;
+/// What may be looked at in vain behind all differences, for each byte and each token.
+const VAIN_A_BYTE: usize = 32;
 
 /// Most insertions and deletions of an edit script.
 const EDITS: usize = 256;
@@ -91,12 +92,6 @@ impl Text {
         self.starts[token]
     }
 
-    /// The first token that stands at the end of the text: one of zero width, or the end itself.
-    #[must_use]
-    pub fn end(&self) -> usize {
-        self.first_at(self.units.len())
-    }
-
     /// The first token that begins here or behind.
     fn first_at(&self, offset: usize) -> usize {
         self.starts.partition_point(|start| *start < offset)
@@ -143,16 +138,21 @@ pub struct Search {
     anchors: Vec<Run>,
     /// Runs of the latest edit script, the nearest last.
     near: Vec<Run>,
+    /// How much more may be looked at in vain.
+    patience: usize,
 }
 
 impl Search {
-    /// A search behind this place: offsets in the teacher's and in the student's text.
+    /// A search in these texts, which begin with a difference.
     #[must_use]
-    pub fn new(teacher: Text, student: Text, place: [usize; 2]) -> Self {
-        let swapped = order(&teacher, &student, place) == Ordering::Greater;
+    pub fn new(teacher: Text, student: Text) -> Self {
+        let order = order(&teacher, &student);
+        let swapped = order == Ordering::Greater;
         let sides = if swapped { [student, teacher] } else { [teacher, student] };
-        let mut search = Self { sides, swapped, anchors: Vec::new(), near: Vec::new() };
-        search.anchors = search.find_anchors(search.named(place));
+        let looked_at: usize = sides.iter().map(|side| side.units.len() + side.starts.len()).sum();
+        let patience = VAIN_A_BYTE * looked_at;
+        let mut search = Self { sides, swapped, anchors: Vec::new(), near: Vec::new(), patience };
+        search.anchors = if order == Ordering::Equal { search.known() } else { search.find_anchors() };
         search
     }
 
@@ -168,18 +168,30 @@ impl Search {
         &self.sides[usize::from(!self.swapped)]
     }
 
+    /// Says that so much was looked at in vain; where it was too much, no place is found any more.
+    pub fn spend(&mut self, looked_at: usize) {
+        self.patience = self.patience.saturating_sub(looked_at);
+    }
+
     /// The next place behind this one, in offsets, where alignment can resume: a token of each side.
     pub fn next(&mut self, place: [usize; 2]) -> Option<[usize; 2]> {
+        if self.patience == 0 {
+            return None;
+        }
         let place = self.named(place);
         let mut found = self.resume_near(place);
+        let mut start = place;
         while found.is_none() {
-            while self.anchors.pop_if(|anchor| anchor.is_before(place)).is_some() {}
-            let end = self.anchors.last().map_or_else(|| self.ends(), |anchor| anchor.clipped(place).at);
-            self.near = self.follow_edits(place, end);
+            while self.anchors.pop_if(|anchor| anchor.is_before(start)).is_some() {}
+            let end = self.anchors.last().map_or_else(|| self.ends(), |anchor| anchor.clipped(start).at);
+            self.near = self.follow_edits(place, start, end);
             found = self.resume_near(place);
             if found.is_none() {
-                self.near = vec![self.anchors.pop()?];
+                let anchor = self.anchors.pop()?;
+                self.near = vec![anchor];
                 found = self.resume_near(place);
+                // What was searched in vain is not searched again.
+                start = anchor.end();
             }
         }
         found.map(|tokens| self.named(tokens))
@@ -188,9 +200,11 @@ impl Search {
     /// The next place in the runs at hand; those behind which alignment cannot resume are dropped.
     fn resume_near(&mut self, place: [usize; 2]) -> Option<[usize; 2]> {
         while let Some(run) = self.near.last() {
-            let tokens = if run.is_before(place) { None } else { self.resume_in(*run, place) };
-            if tokens.is_some() {
-                return tokens;
+            let resumes = if run.is_before(place) { None } else { self.resume_in(*run, place) };
+            if let Some([tokens, behind]) = resumes {
+                // Where there is no chunk at this place, all this is looked at again.
+                self.spend(behind[0] - tokens[0] + behind[1] - tokens[1]);
+                return Some(tokens);
             }
             self.near.pop();
         }
@@ -227,15 +241,17 @@ impl Search {
 
     // ---- A run -> a place ----------------------------------------------------------------------------
 
-    /// The first place in a run, behind `place`, that is a boundary on both sides and has one behind it.
-    fn resume_in(&self, run: Run, place: [usize; 2]) -> Option<[usize; 2]> {
+    /// The first place in a run, behind `place`, that is a boundary on both sides, and the one behind it that
+    /// ends a chunk.
+    fn resume_in(&self, run: Run, place: [usize; 2]) -> Option<[[usize; 2]; 2]> {
         let run = run.clipped(place);
         let back = self.agreement_before(run.at, place, BACK);
         let run = Run { at: run.at.map(|at| at - back), length: run.length + back };
         let here = [0, 1].map(|side| self.token_at(side, place[side]));
         let mut shared = self.shared_boundaries(run, place);
         let (tokens, _) = shared.find(|(tokens, _)| *tokens != here)?;
-        shared.any(|(_, exact)| exact).then_some(tokens)
+        let (behind, _) = shared.find(|(_, exact)| *exact)?;
+        Some([tokens, behind])
     }
 
     /// The token that begins here, or within which this lies.
@@ -294,11 +310,11 @@ impl Search {
 
     // ---- Near: the shortest edit script --------------------------------------------------------------
 
-    /// The runs of the shortest edit script from `place` towards `end`, the nearest last; none if it leads
-    /// nowhere.
-    fn follow_edits(&self, place: [usize; 2], end: [usize; 2]) -> Vec<Run> {
-        let limit = [0, 1].map(|side| end[side].min(place[side] + WINDOW));
-        let mut script = Script { search: self, place, limit, reached: Vec::new() };
+    /// The runs of the shortest edit script from `start`, which is `place` or behind it, towards `end`, the
+    /// nearest last; none if it leads nowhere.
+    fn follow_edits(&self, place: [usize; 2], start: [usize; 2], end: [usize; 2]) -> Vec<Run> {
+        let limit = [0, 1].map(|side| end[side].min(start[side] + WINDOW));
+        let mut script = Script { search: self, place, start, limit, reached: Vec::new() };
         for edits in 0..=EDITS {
             if let Some(diagonal) = script.extend(limit == end) {
                 return script.runs(diagonal);
@@ -314,7 +330,10 @@ impl Search {
 /// Furthest-reaching paths of ever more edits; `x` on the first side, `y = x - diagonal` on the second.
 struct Script<'a> {
     search: &'a Search,
+    /// Behind it alignment is to resume.
     place: [usize; 2],
+    /// Where the script starts: at `place`, or behind anchors that were of no use.
+    start: [usize; 2],
     limit: [usize; 2],
     /// For each number of edits the furthest `x` on its diagonals, -1 where there is none.
     reached: Vec<Vec<i32>>,
@@ -322,7 +341,7 @@ struct Script<'a> {
 
 impl Script<'_> {
     fn sizes(&self) -> [i32; 2] {
-        [0, 1].map(|side| i32::try_from(self.limit[side] - self.place[side]).expect("a window is small"))
+        [0, 1].map(|side| i32::try_from(self.limit[side] - self.start[side]).expect("a window is small"))
     }
 
     /// The furthest `x` after so many edits on this diagonal.
@@ -347,7 +366,7 @@ impl Script<'_> {
 
     fn offsets(&self, x: i32, diagonal: i32) -> [usize; 2] {
         let [x, y] = [x, x - diagonal].map(|at| usize::try_from(at).expect("inside the window"));
-        [self.place[0] + x, self.place[1] + y]
+        [self.start[0] + x, self.start[1] + y]
     }
 
     /// Takes one more edit on every diagonal; that of a path that can be believed, if there is one.
@@ -430,15 +449,29 @@ impl Script<'_> {
 // ---- Far: anchors ------------------------------------------------------------------------------------------
 
 impl Search {
-    /// The anchors behind this place, the nearest last.
-    fn find_anchors(&self, place: [usize; 2]) -> Vec<Run> {
+    /// All known bytes of two texts that are the same, the nearest last: they agree wherever they are known.
+    fn known(&self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        let mut at = 0;
+        for known in self.sides[0].units.split(|unit| *unit == UNKNOWN) {
+            if !known.is_empty() {
+                runs.push(Run { at: [at, at], length: known.len() });
+            }
+            at += known.len() + 1;
+        }
+        runs.reverse();
+        runs
+    }
+
+    /// The anchors, the nearest last.
+    fn find_anchors(&self) -> Vec<Run> {
         let ends = self.ends();
-        let length = self.agreement_before(ends, place, usize::MAX);
-        let is_whole = (0..2).any(|side| length > 0 && place[side] + length == ends[side]);
+        let length = self.agreement_before(ends, [0, 0], usize::MAX);
+        let is_whole = length > 0 && ends.contains(&length);
         let ending = Run { at: ends.map(|end| end - length), length };
         let keeps = length >= AGREES || is_whole;
         let limit = if keeps { ending.at } else { ends };
-        let mut anchors = best_chain(&self.common_runs(place, limit), place);
+        let mut anchors = best_chain(&self.common_runs(limit));
         if keeps {
             anchors.push(ending);
         }
@@ -446,22 +479,22 @@ impl Search {
         anchors
     }
 
-    /// Maximal common runs between these places, at least as long as an anchor, in the order in which they
-    /// begin on the second side.
-    fn common_runs(&self, place: [usize; 2], limit: [usize; 2]) -> Vec<Run> {
-        let [one, other] = [0, 1].map(|side| &self.sides[side].units[place[side]..limit[side]]);
+    /// Maximal common runs before this place, at least as long as an anchor, in the order in which they begin
+    /// on the second side.
+    fn common_runs(&self, limit: [usize; 2]) -> Vec<Run> {
+        let [one, other] = [0, 1].map(|side| &self.sides[side].units[..limit[side]]);
         let mut budget = COMPARED_A_BYTE * (one.len() + other.len());
         let mut runs: Vec<Run> = Vec::new();
         for block in BLOCKS.iter().filter(|block| block.size <= one.len().min(other.len())) {
             let index = BlockIndex::new(one, *block);
             for (at, hash) in hashes(other, block.size) {
                 for from in index.places(hash, one, &other[at..at + block.size]) {
-                    let here = [place[0] + from, place[1] + at];
+                    let here = [from, at];
                     let covers = |run: &Run| !run.is_before(here) && is_on_diagonal(run, here);
                     if runs.iter().rev().take(4 * MOST_PLACES).any(covers) {
                         continue;
                     }
-                    let back = self.agreement_before(here, place, usize::MAX);
+                    let back = self.agreement_before(here, [0, 0], usize::MAX);
                     let length = back + self.agreement(here, limit);
                     if length >= ANCHOR {
                         runs.push(Run { at: here.map(|at| at - back), length });
@@ -497,12 +530,12 @@ fn in_order(mut runs: Vec<Run>) -> Vec<Run> {
 }
 
 /// The chain of runs, rising on both sides, in which most bytes agree and least is skipped.
-fn best_chain(runs: &[Run], place: [usize; 2]) -> Vec<Run> {
+fn best_chain(runs: &[Run]) -> Vec<Run> {
     let mut scores: Vec<usize> = Vec::with_capacity(runs.len());
     let mut before: Vec<Option<usize>> = Vec::with_capacity(runs.len());
     let mut leaders: Vec<usize> = Vec::with_capacity(LEADERS + 1);
     for (index, run) in runs.iter().enumerate() {
-        let mut best = (gain(place, run).unwrap_or(0), None);
+        let mut best = (gain([0, 0], run).unwrap_or(0), None);
         for earlier in (index.saturating_sub(LOOK_BACK)..index).chain(leaders.iter().copied()) {
             let rises = runs[earlier].at[0] < run.at[0] && runs[earlier].at[1] < run.at[1];
             let gain = if rises { gain(runs[earlier].end(), run) } else { None };
@@ -611,13 +644,7 @@ fn mixed(hash: u64) -> u64 {
     hash ^ (hash >> 32)
 }
 
-/// Which of the two texts comes first, by what stands behind this place: bytes, then token boundaries.
-fn order(teacher: &Text, student: &Text, place: [usize; 2]) -> Ordering {
-    let behind = |text: &Text, place: usize| Range { start: place, end: text.units.len() };
-    let units = teacher.units[behind(teacher, place[0])].cmp(&student.units[behind(student, place[1])]);
-    let boundaries = |text: &Text, place: usize| {
-        let first = text.first_at(place);
-        text.starts[first..].iter().map(|start| start - place).collect::<Vec<_>>()
-    };
-    units.then_with(|| boundaries(teacher, place[0]).cmp(&boundaries(student, place[1])))
+/// Which of the two texts comes first: by bytes, then by token boundaries.
+fn order(teacher: &Text, student: &Text) -> Ordering {
+    teacher.units.cmp(&student.units).then_with(|| teacher.starts.cmp(&student.starts))
 }

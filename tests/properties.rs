@@ -446,6 +446,17 @@ proptest! {
     }
 
     #[test]
+    fn a_text_with_unknown_tokens_aligned_with_itself_has_all_others_in_pairs(
+        tokens in vec(prop_oneof![8 => text(1..3).prop_map(Token::Text), 1 => Just(Token::Opaque)], 0..300),
+    ) {
+        let (teacher, student) = twice(&side_of(&tokens));
+        let texts = teacher.columns().filter(|column| *teacher.token(*column) != Token::Opaque);
+        let identity: Vec<_> = texts.map(|column| (column, column)).collect();
+        let batch = align(&Row { teacher, student });
+        prop_assert_eq!(pairs(&batch, PairKind::Exact), identity);
+    }
+
+    #[test]
     fn swapping_the_sides_swaps_chunks_differences_and_text_pairs(row in any_row()) {
         let swapped = align(&Row { teacher: row.student.clone(), student: row.teacher.clone() });
         let found = align(&row);
@@ -664,6 +675,37 @@ proptest! {
     }
 }
 
+#[test]
+fn a_special_at_a_place_where_nothing_agrees_after_all_finds_its_partner_at_the_next() {
+    // Behind the first of the student's specials the one space is set aside, and then nothing agrees.
+    let (common, tail) = ("0123456789abcdefghij", "klmnopqrstuvwxyzKLMNOPQRSTUVWXYZ");
+    let (special, spaces) = (special_of("<a>"), piece("     "));
+    let teacher = [
+        piece("x"),
+        piece(common),
+        special.clone(),
+        spaces.clone(),
+        piece("     y"),
+        piece(tail),
+        piece("1"),
+    ];
+    let student = [
+        piece(&format!("X{common}")),
+        special.clone(),
+        spaces.clone(),
+        piece("    x"),
+        special,
+        spaces,
+        piece("     y"),
+        piece(tail),
+        piece("2"),
+    ];
+    let batch = align(&Row { teacher: side_of(&teacher), student: side_of(&student) });
+    assert_eq!(pairs(&batch, PairKind::Role), [(2, 4)]);
+    assert_eq!(pairs(&batch, PairKind::Exact), [(3, 5), (4, 6), (5, 7)]);
+    assert_eq!(ranges(&batch.found.differences), [(0..2, 0..4), (6..7, 8..9)]);
+}
+
 /// What a linear algorithm does in a moment even without optimisation, and a quadratic one does not.
 fn ends_soon(teacher: Vec<Token>, student: Vec<Token>) -> Batch {
     let (sender, receiver) = mpsc::channel();
@@ -821,6 +863,20 @@ fn a_period_of_which_one_side_has_less_is_linear() {
 fn opaque_tokens_between_all_others_are_linear() {
     let (teacher, student) = twice(&repeated(&[piece("some text"), Token::Opaque], MANY));
     assert_eq!(ends_soon(teacher, student).counts[0].exact, number(MANY));
+}
+
+#[test]
+fn long_runs_without_a_shared_boundary_are_linear() {
+    // Twenty bytes in every thirty are the same, but the tokens are far longer.
+    let text = |other: &str| -> String {
+        let block = |number: usize| format!("block number {:07}{other}", number * 7_919 % 100_003);
+        (0..MANY / 30).map(block).collect()
+    };
+    let tokens = |text: String, size: usize| -> Vec<Token> {
+        text.into_bytes().chunks(size).map(|bytes| Token::Text(bytes.to_vec())).collect()
+    };
+    let batch = ends_soon(tokens(text("aaaaaaX"), 60_001), tokens(text("aaaaaaaaaY"), 60_000));
+    assert_eq!(batch.counts[0].exact, 0);
 }
 
 #[test]

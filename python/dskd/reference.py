@@ -204,11 +204,9 @@ def _align_segment(teacher: _Side, student: _Side, row: Row) -> None:
         # Where a text stands still, the specials without a partner stand behind the difference as well.
         places = zip(start, ahead, unpaired, strict=True)
         ends = [at + skipped if skipped else without for at, skipped, without in places]
-        starts = [min(both) for both in zip(start, ends, strict=True)]
-        if starts != ends:
-            row.differences.append(
-                (*teacher.columns(starts[0], ends[0]), *student.columns(starts[1], ends[1]))
-            )
+        stops = tuple(max(both) for both in zip(start, ends, strict=True))
+        if stops != start:
+            row.differences.append((*teacher.columns(start[0], stops[0]), *student.columns(start[1], stops[1])))
         teacher, student = teacher.rest(ends[0]), student.rest(ends[1])
 
 
