@@ -395,7 +395,10 @@ impl Script<'_> {
                 best = best.max(Some((x - start, diagonal - 2 * start, diagonal)));
             }
         }
-        self.reached.push(row);
+        // At the corner of the window no path goes on.
+        if row.iter().any(|x| *x >= 0) {
+            self.reached.push(row);
+        }
         best.map(|(_, _, diagonal)| diagonal)
     }
 
