@@ -83,7 +83,7 @@ class Tokenizer:
 
 def names() -> list[str]:
     """The tokenizers of the assets."""
-    return list(assets.TOKENIZERS)
+    return [name for name, source in assets.TOKENIZERS.items() if source.family != "rank file"]
 
 
 @functools.cache

@@ -179,6 +179,9 @@ impl Search {
             return None;
         }
         let place = self.named(place);
+        if self.is_cut(place) {
+            return None;
+        }
         let mut found = self.resume_near(place);
         let mut start = place;
         while found.is_none() {
@@ -195,6 +198,13 @@ impl Search {
             }
         }
         found.map(|tokens| self.named(tokens))
+    }
+
+    /// Whether one text goes on from here exactly as the other does until it ends: it was cut there.
+    fn is_cut(&self, place: [usize; 2]) -> bool {
+        let ends = self.ends();
+        let left = (ends[0] - place[0]).min(ends[1] - place[1]);
+        self.agreement(place, ends) == left
     }
 
     /// The next place in the runs at hand; those behind which alignment cannot resume are dropped.

@@ -206,7 +206,9 @@ def _align_segment(teacher: _Side, student: _Side, row: Row) -> None:
         ends = [at + skipped if skipped else without for at, skipped, without in places]
         stops = tuple(max(both) for both in zip(start, ends, strict=True))
         if stops != start:
-            row.differences.append((*teacher.columns(start[0], stops[0]), *student.columns(start[1], stops[1])))
+            row.differences.append(
+                (*teacher.columns(start[0], stops[0]), *student.columns(start[1], stops[1]))
+            )
         teacher, student = teacher.rest(ends[0]), student.rest(ends[1])
 
 
@@ -230,9 +232,12 @@ def _next_place(teacher: _Side, student: _Side) -> tuple[int, int] | None:
     """The tokens with which alignment resumes: the nearest place behind which the texts agree long enough.
 
     Of all places where at least one chunk follows the one before which least is skipped. A space before one
-    of the two is the one space that will be set aside.
+    of the two is the one space that will be set aside. None where one text goes on exactly as the other
+    does until it ends: it was cut.
     """
     texts = _units(teacher, -1), _units(student, -2)
+    if _agreement(*texts) == min(map(len, texts)):
+        return None  # one of them was cut here
     starts = [_token_starts(side) for side in (teacher, student)]
     places = sorted(product(*starts), key=lambda place: (sum(place), abs(place[0] - place[1]), place))
     for place in places[1:]:
