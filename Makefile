@@ -3,6 +3,7 @@
 #   make demo    set up, fetch real tokenizers, text and a model; align them, and distill the model
 #                (STEPS=5 make demo is a smoke run of its training)
 #   make test    all checks: Rust, the core with numpy alone, lint and types, everything else
+#   make wheel   the wheel that old systems install, and the source distribution, into dist/; tested with numpy alone
 #   make bench   speed of alignment beside its peers -> benches/results/align.json
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
@@ -10,8 +11,10 @@
 
 PYTHON ?= python3
 STEPS ?= 50
-BIN := .venv/bin
-CORE_BIN := .venv-core/bin
+ZIG ?= --zig --compatibility manylinux_2_17
+VENV_BIN ?= bin
+BIN := .venv/$(VENV_BIN)
+CORE_BIN := .venv-core/$(VENV_BIN)
 WHEEL = $$(ls build/wheels/dskd-*.whl)
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(wildcard rust/*.rs) \
@@ -21,7 +24,7 @@ CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.p
 	tests/test_ragged.py tests/test_reference.py tests/test_to_student.py tests/test_vocabulary.py \
 	tests/test_vocabulary_map.py
 
-.PHONY: demo test test-rust test-core test-full lint format bench proof clean
+.PHONY: demo test test-rust test-core test-full lint format wheel bench proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -59,6 +62,19 @@ bench: $(BIN)/dev.stamp
 proof: $(BIN)/dev.stamp
 	$(BIN)/python benches/recall.py
 	$(BIN)/python benches/differences.py
+
+# A manylinux_2_17 wheel needs no old system to be built on, only zig as its linker; elsewhere ZIG= is empty.
+wheel: | $(BIN)/maturin
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet "ziglang>=0.13"
+	$(BIN)/maturin build --quiet --release $(ZIG) --out dist
+	$(BIN)/maturin sdist --quiet --out dist
+	$(PYTHON) -m venv --clear build/wheel-env
+	build/wheel-env/$(VENV_BIN)/python -m pip install --quiet dist/*.whl pytest pytest-timeout hypothesis
+	build/wheel-env/$(VENV_BIN)/python -m pytest -q $(CORE_TESTS)
+	$(PYTHON) -m venv --clear build/sdist-env
+	build/sdist-env/$(VENV_BIN)/python -m pip install --quiet dist/*.tar.gz
+	cd build && sdist-env/$(VENV_BIN)/python -c "import dskd; print('dskd', dskd.__version__, 'from its source distribution')"
 
 build/wheel.stamp: $(SOURCES) | $(BIN)/maturin
 	rm -rf build/wheels

@@ -120,6 +120,8 @@ def _own(
     folder = assets.tokenizer(name)
     if (folder / "tokenizer.json").exists():
         loaded = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        loaded.no_truncation()
+        loaded.no_padding()
 
         def encode(texts: Sequence[str]) -> list[list[int]]:
             return [row.ids for row in loaded.encode_batch(list(texts), add_special_tokens=False)]

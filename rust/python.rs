@@ -207,7 +207,7 @@ impl Aligner {
         Self(py.detach(|| align::Aligner::new(teacher, student)))
     }
 
-    /// Aligns a batch; a dictionary of flat arrays.
+    /// Aligns a batch; a dictionary of flat arrays, and `counts`, a row for each of its fields.
     #[expect(clippy::too_many_arguments, reason = "three arrays a side; Python passes them by position")]
     fn align<'py>(
         &self,
@@ -264,8 +264,9 @@ fn to_dict(py: Python<'_>, batch: Batch) -> PyResult<Bound<'_, PyDict>> {
     Ok(dict)
 }
 
+/// A read-only array of the values, without a copy.
 fn set<T: Element>(dict: &Bound<'_, PyDict>, name: &str, values: Vec<T>) -> PyResult<()> {
-    dict.set_item(name, values.into_pyarray(dict.py()))
+    dict.set_item(name, &*values.into_pyarray(dict.py()).readwrite().make_nonwriteable())
 }
 
 fn set_ranges(dict: &Bound<'_, PyDict>, name: &str, ranges: align::Ranges) -> PyResult<()> {
@@ -275,20 +276,24 @@ fn set_ranges(dict: &Bound<'_, PyDict>, name: &str, ranges: align::Ranges) -> Py
     set(dict, &format!("{name}_student_end"), ranges.student_end)
 }
 
-/// The counts as columns of a matrix of int64, in the order of the fields.
+/// The counts as a matrix of int64, a row for each field.
 fn set_counts(dict: &Bound<'_, PyDict>, counts: &[align::Counts]) -> PyResult<()> {
-    let column = |field: fn(&align::Counts) -> i64| counts.iter().map(field).collect::<Vec<i64>>();
-    set(dict, "teacher_tokens", column(|row| row.teacher_tokens))?;
-    set(dict, "student_tokens", column(|row| row.student_tokens))?;
-    set(dict, "teacher_bytes", column(|row| row.teacher_bytes))?;
-    set(dict, "student_bytes", column(|row| row.student_bytes))?;
-    set(dict, "chunk_bytes", column(|row| row.chunk_bytes))?;
-    set(dict, "teacher_opaque", column(|row| row.teacher_opaque))?;
-    set(dict, "student_opaque", column(|row| row.student_opaque))?;
-    set(dict, "exact", column(|row| row.exact))?;
-    set(dict, "role", column(|row| row.role))?;
-    set(dict, "space", column(|row| row.space))?;
-    set(dict, "segment_mismatch", column(|row| row.segment_mismatch))
+    let fields: [fn(&align::Counts) -> i64; 11] = [
+        |row| row.teacher_tokens,
+        |row| row.student_tokens,
+        |row| row.teacher_bytes,
+        |row| row.student_bytes,
+        |row| row.chunk_bytes,
+        |row| row.teacher_opaque,
+        |row| row.student_opaque,
+        |row| row.exact,
+        |row| row.role,
+        |row| row.space,
+        |row| row.segment_mismatch,
+    ];
+    let values: Vec<i64> = fields.iter().flat_map(|field| counts.iter().map(field)).collect();
+    let matrix = values.into_pyarray(dict.py()).reshape([fields.len(), counts.len()])?;
+    dict.set_item("counts", &*matrix.readwrite().make_nonwriteable())
 }
 
 /// The compiled part of dskd; use the package's own names instead.

@@ -564,21 +564,26 @@ _imported_in = os.getpid()
 
 
 def _alignment(found: dict[str, npt.NDArray[Any]], teacher: Tokens, student: Tokens) -> Alignment:
-    lengths = (np.diff(teacher.offsets), np.diff(student.offsets))
-    for array in (*found.values(), *lengths, teacher.offsets, student.offsets):
+    """The core's arrays, which are read-only, under their names; those of the sides become so."""
+    lengths = (teacher.offsets[1:] - teacher.offsets[:-1], student.offsets[1:] - student.offsets[:-1])
+    for array in (*lengths, teacher.offsets, student.offsets):
         array.flags.writeable = False
-    ends = ("teacher_start", "teacher_end", "student_start", "student_end", "offsets")
     return Alignment(
-        pairs=Pairs(*(found[f"pair_{name}"] for name in ("teacher", "student", "kind", "offsets"))),
-        chunks=Chunks(*(found[f"chunk_{name}"] for name in (*ends, "encloses"))),
-        differences=Ranges(*(found[f"difference_{name}"] for name in ends)),
-        counts=Counts(*(found[item.name] for item in fields(Counts))),
-        teacher_lengths=lengths[0],
-        student_lengths=lengths[1],
-        _teacher=teacher,
-        _student=student,
+        Pairs(*map(found.__getitem__, _PAIRS)),
+        Chunks(*map(found.__getitem__, _CHUNKS)),
+        Ranges(*map(found.__getitem__, _DIFFERENCES)),
+        Counts(*found["counts"]),
+        *lengths,
+        teacher,
+        student,
     )
 
+
+_ENDS = ("teacher_start", "teacher_end", "student_start", "student_end", "offsets")
+_PAIRS = tuple(f"pair_{name}" for name in ("teacher", "student", "kind", "offsets"))
+_CHUNKS = tuple(f"chunk_{name}" for name in (*_ENDS, "encloses"))
+_DIFFERENCES = tuple(f"difference_{name}" for name in _ENDS)
+"""What the core calls them, in the order of the fields."""
 
 _Columns = TypeVar("_Columns", Pairs, Chunks, Ranges)
 

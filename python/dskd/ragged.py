@@ -48,6 +48,8 @@ class Ragged:
     @classmethod
     def from_lengths(cls, values: npt.NDArray[Any], lengths: Sequence[int]) -> Ragged:
         """Rows of these lengths, cut from `values` one after the other."""
+        if len(lengths) == 1:  # the most common by far where calls are small
+            return cls(values, np.array([0, lengths[0]], dtype=np.int64))
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return cls(values, offsets)
@@ -137,12 +139,16 @@ def _integers(data: RowsLike, name: str) -> Ragged:
 def _read_as_is(rows: Ragged, name: str, selected: npt.NDArray[np.bool_] | None) -> Ragged:
     """The rows in a type and layout that the core reads; copied only if they are in no such."""
     values = rows.values
+    if values.dtype in _READ_AS_IS and values.dtype.isnative and values.flags.carray:
+        return rows
     if values.dtype.newbyteorder("=") not in _READ_AS_IS:
         values = _without_too_large(rows, name, selected).astype(np.int64)
     return Ragged(np.require(values, values.dtype.newbyteorder("="), ["C", "A"]), rows.offsets)
 
 
 def _rows(data: RowsLike, name: str) -> Ragged:
+    if type(data) is np.ndarray and data.dtype != object:
+        return _rows_of_array(data, name)
     if isinstance(data, Ragged):
         return _trimmed(data, name)
     if isinstance(data, np.ma.MaskedArray):
