@@ -5,18 +5,8 @@ aligner knows of a tokenizer, `Alignment` is what it returns. `dskd.reference` h
 """
 
 from dskd._core import __version__
-from dskd.alignment import (
-    Aligner,
-    Alignment,
-    Chunks,
-    Counts,
-    PairKind,
-    Pairs,
-    Predicting,
-    Ranges,
-    align,
-    set_tokenizers,
-)
+from dskd.alignment import Aligner, Alignment, Predicting, align, set_tokenizers
+from dskd.columns import Chunks, Counts, PairKind, Pairs, Ranges
 from dskd.overlaps import Overlaps
 from dskd.ragged import Ragged
 from dskd.student_values import StudentValues

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from dskd.alignment import Chunks
+    from dskd.columns import Chunks
     from dskd.vocabulary import Vocabulary
 
 __all__ = ["Overlaps", "Tokens", "byte_lengths", "columns_in", "overlaps", "places_in", "rows_of"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise, product, takewhile, zip_longest
 from typing import TYPE_CHECKING
 
-from dskd.alignment import PairKind
+from dskd.columns import PairKind
 from dskd.vocabulary import Kind
 
 if TYPE_CHECKING:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dskd.columns import PairKind
 from dskd.overlaps import places_in, rows_of
 
 if TYPE_CHECKING:
-    from dskd.alignment import Chunks, Pairs
+    from dskd.columns import Chunks, Pairs
     from dskd.overlaps import Tokens
 
 __all__ = ["StudentValues", "student_values"]
-
-ROLE = 1
-"""`PairKind.ROLE`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +52,7 @@ def student_values(
         student: its tokens.
         values: float64 `[teacher tokens]`.
     """
-    keep, special = ~chunks.encloses_zero_width, pairs.kind == ROLE
+    keep, special = ~chunks.encloses_zero_width, pairs.kind == PairKind.ROLE
     row = np.concatenate([rows_of(chunks.offsets)[keep], rows_of(pairs.offsets)[special]])
     teacher_start = np.concatenate([chunks.teacher_start[keep], pairs.teacher[special]])
     teacher_end = np.concatenate([chunks.teacher_end[keep], pairs.teacher[special] + 1])

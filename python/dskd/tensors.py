@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import torch
 
-    from dskd.alignment import Alignment, Predicting
-
 __all__ = [
     "AlignmentTensors",
     "ChunkTensors",
@@ -94,8 +92,8 @@ class PredictingTensors:
         return len(self.row)
 
 
-def alignment_tensors(alignment: Alignment, device: torch.device | str | int) -> AlignmentTensors:
-    """The arrays of an alignment as tensors on a device."""
+def alignment_tensors(alignment: Any, device: torch.device | str | int) -> AlignmentTensors:
+    """The arrays of an `Alignment` as tensors on a device."""
     return AlignmentTensors(
         pairs=_moved(alignment.pairs, PairTensors, device),
         chunks=_moved(alignment.chunks, ChunkTensors, device),
@@ -106,8 +104,8 @@ def alignment_tensors(alignment: Alignment, device: torch.device | str | int) ->
     )
 
 
-def predicting_tensors(predicting: Predicting, device: torch.device | str | int) -> PredictingTensors:
-    """The predicting positions as tensors on a device."""
+def predicting_tensors(predicting: Any, device: torch.device | str | int) -> PredictingTensors:
+    """The arrays of a `Predicting` as tensors on a device."""
     return _moved(predicting, PredictingTensors, device)
 
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.text import Text
 
-from dskd.alignment import PairKind
+from dskd.columns import PairKind
 from dskd.vocabulary import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from dskd.alignment import Alignment, Ranges
+    from dskd.alignment import Alignment
     from dskd.cli.loading import LoadedTokenizer
+    from dskd.columns import Ranges
     from dskd.ragged import Ragged
 
 __all__ = ["draw", "harmless", "label", "labels_of", "legend", "visible", "wrapped"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from dskd._core import __version__
-from dskd.alignment import Counts
 from dskd.cli.pair import AlignedRows, TokenizerPair
 from dskd.cli.rows_in import InputError
+from dskd.columns import Counts
 from dskd.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from dskd.alignment import Pairs, Ranges
+    from dskd.columns import Pairs, Ranges
 
 __all__ = ["check_paths", "record_batch", "write_summary", "writer", "written_aside"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from rich.cells import cell_len
 from rich.text import Text
 
-from dskd.alignment import Counts
+from dskd.columns import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dskd.alignment import Aligner, Counts
+from dskd.columns import Counts
 from dskd.nn.positions import Positions
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd.alignment import Aligner
     from dskd.vocabulary import Vocabulary
 
 __all__ = ["DistillationCollator", "Encoded", "Side", "content", "positions_of"]

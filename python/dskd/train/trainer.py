@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-from dskd.alignment import Aligner, Counts
+from dskd.alignment import Aligner
+from dskd.columns import Counts
 from dskd.nn.losses import DualSpaceLoss, SharedVocabularyLoss
 from dskd.nn.projectors import Projectors
 from dskd.nn.reduction import StepCounts, distillation_loss
