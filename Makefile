@@ -67,7 +67,7 @@ proof: $(BIN)/dev.stamp
 wheel: | $(BIN)/maturin
 	rm -rf dist
 	$(BIN)/python -m pip install --quiet "ziglang>=0.13"
-	$(BIN)/maturin build --quiet --release $(ZIG) --out dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --quiet --release $(ZIG) --out dist
 	$(BIN)/maturin sdist --quiet --out dist
 	$(PYTHON) -m venv --clear build/wheel-env
 	build/wheel-env/$(VENV_BIN)/python -m pip install --quiet dist/*.whl pytest pytest-timeout hypothesis
