@@ -68,7 +68,7 @@ wheel: | $(BIN)/maturin
 	rm -rf dist
 	$(BIN)/python -m pip install --quiet "ziglang>=0.13"
 	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --quiet --release $(ZIG) --out dist
-	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/maturin sdist --out dist
 	$(PYTHON) -m venv --clear build/wheel-env
 	build/wheel-env/$(VENV_BIN)/python -m pip install --quiet dist/*.whl pytest pytest-timeout hypothesis
 	build/wheel-env/$(VENV_BIN)/python -m pytest -q $(CORE_TESTS)
