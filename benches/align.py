@@ -23,9 +23,7 @@ import json
 import math
 import os
 import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import time
 import unicodedata
@@ -46,6 +44,7 @@ from dskd.reference import published_eta
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import assets
+from judge import revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -542,7 +541,7 @@ def machine() -> dict[str, Any]:
         "sentencepiece": version("sentencepiece"),
         "spacy_alignments": version("spacy-alignments"),
         "dskd": dskd.__version__,
-        "revision": _revision(),
+        "revision": revision(),
     }
 
 
@@ -553,16 +552,6 @@ def _cpu_model() -> str:
         return platform.processor()
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor())
-
-
-def _revision() -> str:
-    """What git calls this checkout; `-dirty` where files differ from it."""
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    command = [git, "-C", str(HERE), "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 # ---- Tables ----------------------------------------------------------------------------------------------

@@ -54,20 +54,13 @@ def main() -> None:
 
 def make_collator() -> DistillationCollator:
     """The two sides of the demo."""
-    tokenizers = [AutoTokenizer.from_pretrained(path) for path in (teacher_folder(), student_folder())]
+    tokenizers = [
+        AutoTokenizer.from_pretrained(path)
+        for path in (assets.model("smollm2"), assets.tokenizer("mistral-v1"))
+    ]
     teacher = Side(tokenizers[0], Vocabulary.from_tokenizer(tokenizers[0], roles=ROLES))
     student = Side(tokenizers[1], Vocabulary.from_tokenizer(tokenizers[1]))
     return DistillationCollator(teacher, student, Aligner(teacher.vocabulary, student.vocabulary))
-
-
-def teacher_folder() -> Path:
-    """The teacher's model and tokenizer."""
-    return assets.model("smollm2")
-
-
-def student_folder() -> Path:
-    """The student's tokenizer."""
-    return assets.tokenizer("mistral-v1")
 
 
 @torch.no_grad()

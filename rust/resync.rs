@@ -42,8 +42,8 @@ const VAIN_A_BYTE: usize = 32;
 /// Most insertions and deletions of an edit script.
 const EDITS: usize = 256;
 /// Bytes beyond chance that agree along an edit script of so many edits where every word was changed, as by a
-/// change of normal form. Between NFD and NFC of Vietnamese there were 24 to 113, between texts that have
-/// nothing to do with each other at most 13.
+/// change of normal form. In a one-off look, which no command here repeats, there were 24 to 113 between NFD and
+/// NFC of Vietnamese, and mostly below 5, once 19, between pieces of text drawn at random.
 const DENSE: usize = 18;
 /// How far an edit script is followed on each side.
 const WINDOW: usize = 1024;
