@@ -16,7 +16,9 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::blocks::{Blocks, Common, Place, Plain};
 use crate::resync::{Search, Text};
+use crate::stop::Stop;
 use crate::vocabulary::{Kind, Vocabulary};
 
 /// What makes a teacher token and a student token the same token of the text.
@@ -139,6 +141,21 @@ pub struct Counts {
     pub segment_mismatch: i64,
 }
 
+impl Counts {
+    /// Tokens with bytes, their bytes, and opaque tokens.
+    fn add_teacher(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
+        self.teacher_tokens += tokens;
+        self.teacher_bytes += bytes;
+        self.teacher_opaque += opaque;
+    }
+
+    fn add_student(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
+        self.student_tokens += tokens;
+        self.student_bytes += bytes;
+        self.student_opaque += opaque;
+    }
+}
+
 /// Everything found in one row or in many rows that follow each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
@@ -175,19 +192,23 @@ impl Segment<'_> {
     }
 }
 
-/// Aligns two segments as texts of their own; appends what it finds and counts it.
+/// Aligns two segments as texts of their own; appends what it finds and counts it. Where it was asked to
+/// stop, what it found is good for nothing.
 pub fn align_segments(
     aligner: &Aligner,
     teacher: Segment<'_>,
     student: Segment<'_>,
+    stop: &Stop,
+    blocks: &mut Blocks,
     found: &mut Found,
     counts: &mut Counts,
 ) {
-    count_texts(aligner, teacher, student, counts);
     let mut walk = Walk {
         aligner,
         teacher: Cursor::new(&aligner.teacher, teacher),
         student: Cursor::new(&aligner.student, student),
+        stop,
+        blocks,
         found,
         counts,
         search: None,
@@ -195,12 +216,15 @@ pub fn align_segments(
     };
     walk.pass_place(true);
     loop {
-        while walk.take_chunk() {
+        while walk.take_chunks() || walk.take_chunk() {
             walk.pass_place(false);
         }
-        if !walk.take_difference() {
+        if stop.is_set() || !walk.take_difference() {
             break;
         }
+    }
+    if !stop.is_set() {
+        walk.count_tokens();
     }
 }
 
@@ -212,27 +236,17 @@ pub fn surplus_segments(
     found: &mut Found,
     counts: &mut Counts,
 ) {
-    count_texts(aligner, teacher, student, counts);
+    counts.add_teacher(count_text(&aligner.teacher, teacher.tokens));
+    counts.add_student(count_text(&aligner.student, student.tokens));
     if !(teacher.tokens.is_empty() && student.tokens.is_empty()) {
         found.differences.push(teacher.column..teacher.end(), student.column..student.end());
     }
 }
 
-fn count_texts(aligner: &Aligner, teacher: Segment<'_>, student: Segment<'_>, counts: &mut Counts) {
-    let (tokens, bytes, opaque) = count_text(&aligner.teacher, teacher);
-    counts.teacher_tokens += tokens;
-    counts.teacher_bytes += bytes;
-    counts.teacher_opaque += opaque;
-    let (tokens, bytes, opaque) = count_text(&aligner.student, student);
-    counts.student_tokens += tokens;
-    counts.student_bytes += bytes;
-    counts.student_opaque += opaque;
-}
-
 /// Tokens with bytes, their bytes, and opaque tokens.
-fn count_text(vocabulary: &Vocabulary, segment: Segment<'_>) -> (i64, i64, i64) {
+fn count_text(vocabulary: &Vocabulary, tokens: &[u32]) -> (i64, i64, i64) {
     let mut counted = (0, 0, 0);
-    for token in segment.tokens {
+    for token in tokens {
         let length = length_as_count(vocabulary.bytes(*token).len());
         counted.0 += i64::from(length > 0);
         counted.1 += length;
@@ -246,6 +260,8 @@ struct Walk<'a> {
     aligner: &'a Aligner,
     teacher: Cursor<'a>,
     student: Cursor<'a>,
+    stop: &'a Stop,
+    blocks: &'a mut Blocks,
     found: &'a mut Found,
     counts: &'a mut Counts,
     /// Made at the first difference.
@@ -328,6 +344,32 @@ impl<'a> Walk<'a> {
             self.counts.student_tokens -= i64::from(self.student.set_space_aside());
         }
         true
+    }
+
+    /// Takes the chunks of plain text that begin here, as many as a block has; false if there is none.
+    fn take_chunks(&mut self) -> bool {
+        if !(self.teacher.at_text() && self.student.at_text()) || self.stop.is_set() {
+            return false;
+        }
+        let common = self.blocks.next(self.teacher.plain(), self.student.plain());
+        let Some(last) = common.ends.last() else {
+            return false;
+        };
+        let space = self.teacher.held_space || self.student.held_space;
+        let columns = [self.teacher.column + self.teacher.at, self.student.column + self.student.at];
+        let [exact, spaces] = self.found.push_common(&common, columns.map(column_number), space);
+        self.counts.exact += exact;
+        self.counts.space += spaces;
+        self.counts.chunk_bytes += length_as_count(common.bytes);
+        self.counts.add_teacher(self.teacher.read_tokens(last.teacher().into(), common.bytes));
+        self.counts.add_student(self.student.read_tokens(last.student().into(), common.bytes));
+        true
+    }
+
+    /// Counts the tokens that were not read with others of their block.
+    fn count_tokens(&mut self) {
+        self.counts.add_teacher(self.teacher.count_to(self.teacher.tokens.len()));
+        self.counts.add_student(self.student.count_to(self.student.tokens.len()));
     }
 
     /// Takes the chunk that begins here; false, and nothing moved, if the texts agree no further.
@@ -433,7 +475,7 @@ impl<'a> Walk<'a> {
     /// The next tokens with which alignment can resume.
     fn next_place(&mut self) -> Option<(usize, usize)> {
         if self.search.is_none() {
-            self.search = Some(Search::new(self.teacher.text(), self.student.text()));
+            self.search = Some(Search::new(self.teacher.text(), self.student.text(), self.stop));
         }
         let search = self.search.as_mut().expect("made above");
         search.spend(std::mem::take(&mut self.vain));
@@ -483,6 +525,8 @@ struct Cursor<'a> {
     unpaired: usize,
     /// The first token of the text in which is searched.
     searched_from: usize,
+    /// The first token that is not in the counts yet.
+    counted: usize,
 }
 
 /// What a cursor goes back to where there is no chunk.
@@ -502,6 +546,7 @@ impl<'a> Cursor<'a> {
             all_spaces_end: 0,
             unpaired: 0,
             searched_from: 0,
+            counted: 0,
         }
     }
 
@@ -515,6 +560,33 @@ impl<'a> Cursor<'a> {
 
     fn stand_at(&mut self, stand: Stand<'a>) {
         (self.at, self.rest, self.held_space, self.position) = stand;
+    }
+
+    // ---- Reading blocks of plain text ------------------------------------------------------------------
+
+    fn plain(&self) -> Plain<'a> {
+        Plain { vocabulary: self.vocabulary, tokens: &self.tokens[self.at..], rest: self.rest }
+    }
+
+    /// Reads so many whole tokens, of so many bytes without the space that was set aside; what they and
+    /// those before them add to the counts.
+    fn read_tokens(&mut self, tokens: usize, bytes: usize) -> (i64, i64, i64) {
+        let before = self.count_to(self.at);
+        self.at += tokens;
+        self.counted = self.at;
+        self.position += bytes;
+        self.rest = &[];
+        (
+            before.0 + length_as_count(tokens),
+            before.1 + length_as_count(bytes) + i64::from(self.held_space),
+            before.2,
+        )
+    }
+
+    /// What the tokens before this one, from the first that is not counted on, add to the counts.
+    fn count_to(&mut self, end: usize) -> (i64, i64, i64) {
+        let start = std::mem::replace(&mut self.counted, end);
+        count_text(self.vocabulary, &self.tokens[start..end])
     }
 
     // ---- Searching: the text from the token at hand on, and back to tokens -----------------------------
@@ -732,6 +804,30 @@ impl Found {
             encloses: Vec::with_capacity(chunks),
             differences: Ranges::default(),
         }
+    }
+
+    /// Appends the chunks and pairs of a block that begins at these columns, its first token without the one
+    /// space; returns how many of the pairs are exact, and how many but for the space.
+    fn push_common(&mut self, common: &Common<'_>, [teacher, student]: [i32; 2], space: bool) -> [i64; 2] {
+        let teachers = |place: &Place| teacher + i32::from(place.teacher());
+        let students = |place: &Place| student + i32::from(place.student());
+        let starts = &common.ends[..common.ends.len() - 1];
+        self.chunks.teacher_start.push(teacher);
+        self.chunks.teacher_start.extend(starts.iter().map(teachers));
+        self.chunks.teacher_end.extend(common.ends.iter().map(teachers));
+        self.chunks.student_start.push(student);
+        self.chunks.student_start.extend(starts.iter().map(students));
+        self.chunks.student_end.extend(common.ends.iter().map(students));
+        self.encloses.resize(self.encloses.len() + common.ends.len(), false);
+        let first = self.pairs.kind.len();
+        self.pairs.teacher.extend(common.pairs.iter().map(teachers));
+        self.pairs.student.extend(common.pairs.iter().map(students));
+        self.pairs.kind.resize(first + common.pairs.len(), PairKind::Exact as u8);
+        let with_space = space && common.pairs.first() == Some(&Place::default());
+        if with_space {
+            self.pairs.kind[first] = PairKind::Space as u8;
+        }
+        [length_as_count(common.pairs.len()) - i64::from(with_space), i64::from(with_space)]
     }
 
     /// Puts what another part found behind this; columns stay those of the rows.

@@ -3,14 +3,17 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::iter;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::align::{Aligner, Counts, Found, Segment, align_segments, surplus_segments};
+use crate::blocks::Blocks;
 use crate::error::{Error, Side};
 use crate::pool;
+use crate::stop::Stop;
 use crate::vocabulary::Vocabulary;
 
 /// About how many tokens one task takes: enough to forget what starting it costs.
@@ -28,7 +31,10 @@ pub enum Ids<'a> {
 }
 
 impl Ids<'_> {
-    fn len(&self) -> usize {
+    /// How many they are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
         match self {
             Self::I32(ids) => ids.len(),
             Self::U32(ids) => ids.len(),
@@ -82,60 +88,97 @@ impl Rows<'_> {
         }
     }
 
-    /// The maximal runs of selected columns of a row; without a mask the whole row, even an empty one.
-    fn segments(&self, row: usize) -> Vec<Range<usize>> {
-        let range = self.range(row);
-        let Some(mask) = self.mask.map(|mask| &mask[range.clone()]) else {
-            return iter::once(0..range.len()).collect();
-        };
-        let mut segments = Vec::new();
-        let mut start = 0;
-        for run in mask.chunk_by(|one, other| one == other) {
-            if run[0] {
-                segments.push(start..start + run.len());
-            }
-            start += run.len();
-        }
-        segments
-    }
-
-    /// The ids of a row, checked where they take part; the others are not looked at.
-    fn tokens(
+    /// Reads a row: its ids, checked where they take part, and its segments, the maximal runs of selected
+    /// columns; without a mask the whole row, even an empty one.
+    fn read(
         &self,
         row: usize,
         side: Side,
         vocabulary: &Vocabulary,
-        tokens: &mut Vec<u32>,
+        stop: &Stop,
+        into: &mut RowSide,
     ) -> Result<(), Error> {
         let range = self.range(row);
         let mask = self.mask.map(|mask| &mask[range.clone()]);
+        into.segments.clear();
+        match mask {
+            None => into.segments.push(0..range.len()),
+            Some(mask) => into.segments.extend(runs_of_true(mask)),
+        }
+        let tokens = &mut into.tokens;
         let checked = match self.ids {
-            Ids::I32(ids) => check_ids(&ids[range], mask, vocabulary, tokens),
-            Ids::U32(ids) => check_ids(&ids[range], mask, vocabulary, tokens),
-            Ids::I64(ids) => check_ids(&ids[range], mask, vocabulary, tokens),
+            Ids::I32(ids) => check_ids(stop, &ids[range], mask, vocabulary, tokens),
+            Ids::U32(ids) => check_ids(stop, &ids[range], mask, vocabulary, tokens),
+            Ids::I64(ids) => check_ids(stop, &ids[range], mask, vocabulary, tokens),
         };
         checked.map_err(|(column, id)| Error::UnknownId { side, row, column, id, size: vocabulary.size() })
     }
 }
 
+fn runs_of_true(mask: &[bool]) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    iter::from_fn(move || {
+        let start = at + mask[at..].iter().position(|selected| *selected)?;
+        let run = mask[start..].iter().position(|selected| !*selected);
+        at = run.map_or(mask.len(), |length| start + length);
+        Some(start..at)
+    })
+}
+
 /// Puts the ids into `tokens`, 0 where they take no part; fails with the first column and id that the
 /// vocabulary does not have.
 fn check_ids<T: Copy + Into<i64>>(
+    stop: &Stop,
     ids: &[T],
     mask: Option<&[bool]>,
     vocabulary: &Vocabulary,
     tokens: &mut Vec<u32>,
 ) -> Result<(), (usize, i64)> {
+    /// So many at once, and then it is asked whether to stop.
+    const PIECE: usize = 1 << 16;
     tokens.clear();
-    for (column, id) in ids.iter().enumerate() {
-        let id = (*id).into();
-        tokens.push(match vocabulary.find(id) {
-            _ if mask.is_some_and(|mask| !mask[column]) => 0,
-            Some(token) => token,
-            None => return Err((column, id)),
-        });
+    tokens.reserve(ids.len());
+    let mut all_inside = true;
+    for (number, piece) in ids.chunks(PIECE).enumerate() {
+        let mask = mask.map(|mask| &mask[number * PIECE..][..piece.len()]);
+        all_inside &= push_ids(piece, mask, vocabulary.size(), tokens);
+        if stop.is_set() {
+            return Ok(());
+        }
     }
-    Ok(())
+    if all_inside {
+        return Ok(());
+    }
+    let takes_part = |column: usize| mask.is_none_or(|mask| mask[column]);
+    let mut refused = ids.iter().map(|id| (*id).into()).enumerate();
+    // In an empty vocabulary nothing is inside, not even what takes no part.
+    refused.find(|(column, id)| takes_part(*column) && vocabulary.find(*id).is_none()).map_or(Ok(()), Err)
+}
+
+/// Pushes the ids, 0 where they take no part, whatever they are; says whether all are below the size.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "what does not fit is refused")]
+fn push_ids<T: Copy + Into<i64>>(
+    ids: &[T],
+    mask: Option<&[bool]>,
+    size: usize,
+    tokens: &mut Vec<u32>,
+) -> bool {
+    // Without a branch: the sign bit of either is set where an id is below zero or above the last.
+    let last = i64::try_from(size).expect("MAX_ENTRIES fits") - 1;
+    let mut outside = 0;
+    let mut token = |id: i64| {
+        outside |= id | last.wrapping_sub(id);
+        id as u32
+    };
+    match mask {
+        None => tokens.extend(ids.iter().map(|id| token((*id).into()))),
+        Some(mask) => {
+            let selected =
+                ids.iter().zip(mask).map(|(id, takes_part)| (*id).into() & -i64::from(*takes_part));
+            tokens.extend(selected.map(token));
+        }
+    }
+    outside >= 0
 }
 
 /// What was found in all rows. The offsets, one more than there are rows, say where each row's part of
@@ -162,13 +205,24 @@ pub fn align_batch(
     student: Rows<'_>,
     threads: usize,
 ) -> Result<Batch, Error> {
+    align_batch_until(&Stop::default(), aligner, teacher, student, threads)
+}
+
+/// The same, or [`Error::Stopped`] soon after it was asked to stop.
+pub fn align_batch_until(
+    stop: &Stop,
+    aligner: &Aligner,
+    teacher: Rows<'_>,
+    student: Rows<'_>,
+    threads: usize,
+) -> Result<Batch, Error> {
     let rows = teacher.count();
     if rows != student.count() {
         return Err(Error::RowCounts { teacher: rows, student: student.count() });
     }
     teacher.check(Side::Teacher)?;
     student.check(Side::Student)?;
-    let align = |rows: Range<usize>| align_rows(aligner, teacher, student, rows);
+    let align = |rows: Range<usize>| align_rows(stop, aligner, teacher, student, rows);
     if threads > 1 {
         let blocks = blocks_of_rows(&teacher, &student);
         if let Some(pool) = (blocks.len() > 1).then(|| pool::of_this_process(threads)).flatten() {
@@ -195,7 +249,47 @@ fn blocks_of_rows(teacher: &Rows<'_>, student: &Rows<'_>) -> Vec<Range<usize>> {
     blocks
 }
 
+/// What aligning needs besides its input and output. Kept by the thread from batch to batch: where batches
+/// are small, making it would take longer than using it.
+#[derive(Default)]
+struct Workspace {
+    blocks: Blocks,
+    teacher: RowSide,
+    student: RowSide,
+}
+
+/// One side of the row at hand.
+#[derive(Default)]
+struct RowSide {
+    tokens: Vec<u32>,
+    segments: Vec<Range<usize>>,
+}
+
+impl RowSide {
+    /// Most tokens whose memory is kept.
+    const KEPT: usize = 1 << 16;
+
+    fn segment(&self, number: usize) -> Segment<'_> {
+        let range = &self.segments[number];
+        Segment { tokens: &self.tokens[range.clone()], column: range.start }
+    }
+
+    /// Where the last segment ends.
+    fn end(&self) -> Segment<'_> {
+        Segment::empty(self.segments.last().map_or(0, |last| last.end))
+    }
+
+    fn is_small(&self) -> bool {
+        self.tokens.capacity() <= Self::KEPT && self.segments.capacity() <= Self::KEPT
+    }
+}
+
+thread_local! {
+    static WORKSPACE: Cell<Option<Box<Workspace>>> = const { Cell::new(None) };
+}
+
 fn align_rows(
+    stop: &Stop,
     aligner: &Aligner,
     teacher: Rows<'_>,
     student: Rows<'_>,
@@ -203,53 +297,44 @@ fn align_rows(
 ) -> Result<Batch, Error> {
     let chunks = teacher.tokens_in(&rows).min(student.tokens_in(&rows));
     let mut batch = Batch::with_capacity(rows.len(), chunks);
-    let (mut teacher_tokens, mut student_tokens) = (Vec::new(), Vec::new());
+    let mut work = WORKSPACE.take().unwrap_or_default();
     for row in rows {
-        teacher.tokens(row, Side::Teacher, aligner.teacher(), &mut teacher_tokens)?;
-        student.tokens(row, Side::Student, aligner.student(), &mut student_tokens)?;
-        let counts = align_row(
-            aligner,
-            (&teacher_tokens, &teacher.segments(row)),
-            (&student_tokens, &student.segments(row)),
-            &mut batch.found,
-        );
+        if stop.is_set() {
+            return Err(Error::Stopped);
+        }
+        teacher.read(row, Side::Teacher, aligner.teacher(), stop, &mut work.teacher)?;
+        student.read(row, Side::Student, aligner.student(), stop, &mut work.student)?;
+        let counts = align_row(stop, aligner, &mut work, &mut batch.found);
         batch.end_row(counts);
+    }
+    if stop.is_set() {
+        return Err(Error::Stopped);
+    }
+    if work.teacher.is_small() && work.student.is_small() {
+        WORKSPACE.set(Some(work));
     }
     Ok(batch)
 }
 
 /// Aligns the k-th segment with the k-th; what one side has more is a difference each, against the
 /// place where the other side's last segment ends.
-fn align_row(
-    aligner: &Aligner,
-    teacher: (&[u32], &[Range<usize>]),
-    student: (&[u32], &[Range<usize>]),
-    found: &mut Found,
-) -> Counts {
+fn align_row(stop: &Stop, aligner: &Aligner, work: &mut Workspace, found: &mut Found) -> Counts {
+    let Workspace { blocks, teacher, student } = work;
     let mut counts = Counts::default();
-    let shared = teacher.1.len().min(student.1.len());
-    for (teachers, students) in teacher.1.iter().zip(student.1) {
-        align_segments(
-            aligner,
-            segment(teacher.0, teachers),
-            segment(student.0, students),
-            found,
-            &mut counts,
-        );
+    let (teachers, students) = (teacher.segments.len(), student.segments.len());
+    let shared = teachers.min(students);
+    for number in 0..shared {
+        let (teacher, student) = (teacher.segment(number), student.segment(number));
+        align_segments(aligner, teacher, student, stop, blocks, found, &mut counts);
     }
-    let end = |segments: &[Range<usize>]| Segment::empty(segments.last().map_or(0, |last| last.end));
-    for surplus in &teacher.1[shared..] {
-        surplus_segments(aligner, segment(teacher.0, surplus), end(student.1), found, &mut counts);
+    for number in shared..teachers {
+        surplus_segments(aligner, teacher.segment(number), student.end(), found, &mut counts);
     }
-    for surplus in &student.1[shared..] {
-        surplus_segments(aligner, end(teacher.1), segment(student.0, surplus), found, &mut counts);
+    for number in shared..students {
+        surplus_segments(aligner, teacher.end(), student.segment(number), found, &mut counts);
     }
-    counts.segment_mismatch = i64::from(teacher.1.len() != student.1.len());
+    counts.segment_mismatch = i64::from(teachers != students);
     counts
-}
-
-fn segment<'a>(tokens: &'a [u32], range: &Range<usize>) -> Segment<'a> {
-    Segment { tokens: &tokens[range.clone()], column: range.start }
 }
 
 impl Batch {

@@ -16,6 +16,8 @@ pub enum Side {
 /// Everything that this crate refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
+    /// It was asked to stop.
+    Stopped,
     /// The two sides hold different numbers of rows.
     RowCounts {
         /// Rows on the teacher's side.
@@ -141,6 +143,7 @@ impl fmt::Display for Side {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Stopped => write!(f, "it was asked to stop"),
             Self::RowCounts { teacher, student } => write!(
                 f,
                 "the teacher has {teacher} rows and the student {student}; give both sides of every row \

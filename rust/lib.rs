@@ -3,19 +3,23 @@
 //! * [`vocabulary`]: token bytes in one arena, kinds and roles
 //! * [`decode`]: vocabulary spelling -> bytes, per decoder step
 //! * [`align`]: one pair of sequences -> pairs, chunks and differences
+//! * [`blocks`]: the common ends of plain text, fast
 //! * [`resync`]: what to do where the two texts differ
 //! * [`batch`]: many rows, serial or in the pool
 //! * [`pool`]: this process's thread pool
+//! * [`stop`]: a flag that ends work from outside
 //! * [`error`]: errors as data
 //!
 //! The extension module `dskd._core` (feature `python`) is the only part that knows of Python.
 
 pub mod align;
 pub mod batch;
+pub mod blocks;
 pub mod decode;
 pub mod error;
 pub mod pool;
 pub mod resync;
+pub mod stop;
 pub mod vocabulary;
 
 #[cfg(feature = "python")]

@@ -3,17 +3,23 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "pyo3 hands arguments over by value")]
 
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
+use numpy::ndarray::ArrayView1;
 use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyBytes;
 
 use crate::align;
 use crate::batch::{self, Batch, Ids, Rows};
 use crate::decode::{self, Step};
 use crate::error::Error;
+use crate::stop::Stop;
 use crate::vocabulary::{self, Kind, Roles};
 
 impl From<Error> for PyErr {
@@ -207,24 +213,68 @@ impl Aligner {
         Self(py.detach(|| align::Aligner::new(teacher, student)))
     }
 
-    /// Aligns a batch; a dictionary of flat arrays, and `counts`, a row for each of its fields.
+    /// Aligns a batch. A side without offsets is one row. 0 threads are as many as there are processors.
     #[expect(clippy::too_many_arguments, reason = "three arrays a side; Python passes them by position")]
-    fn align<'py>(
+    fn align(
         &self,
-        py: Python<'py>,
-        teacher_ids: IdArray<'py>,
-        teacher_offsets: PyReadonlyArray1<'py, i64>,
-        teacher_mask: Option<PyReadonlyArray1<'py, bool>>,
-        student_ids: IdArray<'py>,
-        student_offsets: PyReadonlyArray1<'py, i64>,
-        student_mask: Option<PyReadonlyArray1<'py, bool>>,
+        py: Python<'_>,
+        teacher_ids: IdArray<'_>,
+        teacher_offsets: Option<PyReadonlyArray1<'_, i64>>,
+        teacher_mask: Option<PyReadonlyArray1<'_, bool>>,
+        student_ids: IdArray<'_>,
+        student_offsets: Option<PyReadonlyArray1<'_, i64>>,
+        student_mask: Option<PyReadonlyArray1<'_, bool>>,
         num_threads: usize,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let teacher = rows(&teacher_ids, &teacher_offsets, teacher_mask.as_ref())?;
-        let student = rows(&student_ids, &student_offsets, student_mask.as_ref())?;
-        let batch = py.detach(|| batch::align_batch(&self.0, teacher, student, num_threads))?;
-        to_dict(py, batch)
+    ) -> PyResult<Found> {
+        let (teacher_ids, student_ids) = (teacher_ids.as_ids()?, student_ids.as_ids()?);
+        let (teacher_row, student_row) = (one_row(teacher_ids), one_row(student_ids));
+        let teacher = rows(teacher_ids, teacher_offsets.as_ref(), &teacher_row, teacher_mask.as_ref())?;
+        let student = rows(student_ids, student_offsets.as_ref(), &student_row, student_mask.as_ref())?;
+        let threads = if num_threads == 0 { usize::MAX } else { num_threads };
+        if teacher_ids.len() + student_ids.len() < LONG {
+            return Ok(Found(py.detach(|| batch::align_batch(&self.0, teacher, student, threads))?));
+        }
+        let align = |stop: &Stop| batch::align_batch_until(stop, &self.0, teacher, student, threads);
+        Ok(Found(py.detach(|| until_signal(align))??))
     }
+}
+
+/// So many tokens take long enough for somebody to press Ctrl-C.
+const LONG: usize = 1 << 21;
+/// How often signals are looked for.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// Does the work on a thread of its own while this one looks for signals; one that raises stops the work.
+fn until_signal<T: Send>(work: impl FnOnce(&Stop) -> T + Send) -> PyResult<T> {
+    let stop = Stop::default();
+    let (at_work, is_at_work) = mpsc::channel::<()>();
+    // Taken by whoever works: where there can be no further thread, it is this one.
+    let work = Mutex::new(Some((work, at_work)));
+    let run = || {
+        let (work, _at_work) = work.lock().ok().and_then(|mut work| work.take())?;
+        Some(work(&stop))
+    };
+    thread::scope(|scope| {
+        let Ok(worker) = thread::Builder::new().spawn_scoped(scope, run) else {
+            return Ok(run().expect("no other thread took the work"));
+        };
+        let mut signal = Ok(());
+        while let Err(RecvTimeoutError::Timeout) = is_at_work.recv_timeout(MOMENT) {
+            if signal.is_ok() {
+                #[expect(
+                    clippy::redundant_closure_for_method_calls,
+                    reason = "the method is not general enough"
+                )]
+                let seen = Python::attach(|py| py.check_signals());
+                signal = seen;
+                if signal.is_err() {
+                    stop.set();
+                }
+            }
+        }
+        let made = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
+        signal.map(|()| made.expect("no other thread took the work"))
+    })
 }
 
 /// Ids in one of the types that need no copy.
@@ -235,72 +285,110 @@ enum IdArray<'py> {
     U32(PyReadonlyArray1<'py, u32>),
 }
 
+impl IdArray<'_> {
+    fn as_ids(&self) -> PyResult<Ids<'_>> {
+        Ok(match self {
+            IdArray::I64(ids) => Ids::I64(ids.as_slice()?),
+            IdArray::I32(ids) => Ids::I32(ids.as_slice()?),
+            IdArray::U32(ids) => Ids::U32(ids.as_slice()?),
+        })
+    }
+}
+
+fn one_row(ids: Ids<'_>) -> [i64; 2] {
+    [0, i64::try_from(ids.len()).expect("a length fits i64")]
+}
+
 fn rows<'a>(
-    ids: &'a IdArray<'_>,
-    offsets: &'a PyReadonlyArray1<'_, i64>,
+    ids: Ids<'a>,
+    offsets: Option<&'a PyReadonlyArray1<'_, i64>>,
+    one_row: &'a [i64],
     mask: Option<&'a PyReadonlyArray1<'_, bool>>,
 ) -> PyResult<Rows<'a>> {
-    let ids = match ids {
-        IdArray::I64(ids) => Ids::I64(ids.as_slice()?),
-        IdArray::I32(ids) => Ids::I32(ids.as_slice()?),
-        IdArray::U32(ids) => Ids::U32(ids.as_slice()?),
-    };
-    Ok(Rows { ids, offsets: offsets.as_slice()?, mask: mask.map(PyReadonlyArray1::as_slice).transpose()? })
+    let offsets = offsets.map_or(Ok(one_row), PyReadonlyArray1::as_slice)?;
+    Ok(Rows { ids, offsets, mask: mask.map(PyReadonlyArray1::as_slice).transpose()? })
 }
 
-fn to_dict(py: Python<'_>, batch: Batch) -> PyResult<Bound<'_, PyDict>> {
-    let dict = PyDict::new(py);
-    let found = batch.found;
-    set(&dict, "pair_teacher", found.pairs.teacher)?;
-    set(&dict, "pair_student", found.pairs.student)?;
-    set(&dict, "pair_kind", found.pairs.kind)?;
-    set(&dict, "pair_offsets", batch.pair_offsets)?;
-    set_ranges(&dict, "chunk", found.chunks)?;
-    set(&dict, "chunk_encloses", found.encloses)?;
-    set(&dict, "chunk_offsets", batch.chunk_offsets)?;
-    set_ranges(&dict, "difference", found.differences)?;
-    set(&dict, "difference_offsets", batch.difference_offsets)?;
-    set_counts(&dict, &batch.counts)?;
-    Ok(dict)
+/// What was found in a batch. Its columns become arrays when they are asked for; most callers want few.
+#[pyclass(frozen, module = "dskd._core")]
+struct Found(Batch);
+
+#[pymethods]
+impl Found {
+    /// Teacher, student, kind, offsets.
+    fn pairs(slf: &Bound<'_, Self>) -> Columns {
+        let batch = &slf.get().0;
+        let pairs = &batch.found.pairs;
+        vec![
+            column(slf, &pairs.teacher),
+            column(slf, &pairs.student),
+            column(slf, &pairs.kind),
+            column(slf, &batch.pair_offsets),
+        ]
+    }
+
+    /// Teacher's start and end, student's start and end, offsets, encloses.
+    fn chunks(slf: &Bound<'_, Self>) -> Columns {
+        let batch = &slf.get().0;
+        let mut columns = ranges(slf, &batch.found.chunks, &batch.chunk_offsets);
+        columns.push(column(slf, &batch.found.encloses));
+        columns
+    }
+
+    /// Teacher's start and end, student's start and end, offsets.
+    fn differences(slf: &Bound<'_, Self>) -> Columns {
+        let batch = &slf.get().0;
+        ranges(slf, &batch.found.differences, &batch.difference_offsets)
+    }
+
+    /// The counts as a matrix of int64, a row for each field.
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let fields: [fn(&align::Counts) -> i64; 11] = [
+            |row| row.teacher_tokens,
+            |row| row.student_tokens,
+            |row| row.teacher_bytes,
+            |row| row.student_bytes,
+            |row| row.chunk_bytes,
+            |row| row.teacher_opaque,
+            |row| row.student_opaque,
+            |row| row.exact,
+            |row| row.role,
+            |row| row.space,
+            |row| row.segment_mismatch,
+        ];
+        let counts = &self.0.counts;
+        let values: Vec<i64> = fields.iter().flat_map(|field| counts.iter().map(field)).collect();
+        let matrix = values.into_pyarray(py).reshape([fields.len(), counts.len()])?;
+        Ok(matrix.readwrite().make_nonwriteable().as_any().clone())
+    }
 }
 
-/// A read-only array of the values, without a copy.
-fn set<T: Element>(dict: &Bound<'_, PyDict>, name: &str, values: Vec<T>) -> PyResult<()> {
-    dict.set_item(name, &*values.into_pyarray(dict.py()).readwrite().make_nonwriteable())
+type Columns = Vec<Py<PyAny>>;
+
+fn ranges(found: &Bound<'_, Found>, ranges: &align::Ranges, offsets: &[i64]) -> Columns {
+    vec![
+        column(found, &ranges.teacher_start),
+        column(found, &ranges.teacher_end),
+        column(found, &ranges.student_start),
+        column(found, &ranges.student_end),
+        column(found, offsets),
+    ]
 }
 
-fn set_ranges(dict: &Bound<'_, PyDict>, name: &str, ranges: align::Ranges) -> PyResult<()> {
-    set(dict, &format!("{name}_teacher_start"), ranges.teacher_start)?;
-    set(dict, &format!("{name}_teacher_end"), ranges.teacher_end)?;
-    set(dict, &format!("{name}_student_start"), ranges.student_start)?;
-    set(dict, &format!("{name}_student_end"), ranges.student_end)
-}
-
-/// The counts as a matrix of int64, a row for each field.
-fn set_counts(dict: &Bound<'_, PyDict>, counts: &[align::Counts]) -> PyResult<()> {
-    let fields: [fn(&align::Counts) -> i64; 11] = [
-        |row| row.teacher_tokens,
-        |row| row.student_tokens,
-        |row| row.teacher_bytes,
-        |row| row.student_bytes,
-        |row| row.chunk_bytes,
-        |row| row.teacher_opaque,
-        |row| row.student_opaque,
-        |row| row.exact,
-        |row| row.role,
-        |row| row.space,
-        |row| row.segment_mismatch,
-    ];
-    let values: Vec<i64> = fields.iter().flat_map(|field| counts.iter().map(field)).collect();
-    let matrix = values.into_pyarray(dict.py()).reshape([fields.len(), counts.len()])?;
-    dict.set_item("counts", &*matrix.readwrite().make_nonwriteable())
+/// A read-only array that reads these values where they are.
+fn column<T: Element>(found: &Bound<'_, Found>, values: &[T]) -> Py<PyAny> {
+    let values = ArrayView1::from(values);
+    // SAFETY: the values belong to `found`, which the array keeps alive, whose class is frozen, and from
+    // which nothing here takes them by a mutable reference. The array is made read-only before Python sees it.
+    let array = unsafe { PyArray1::borrow_from_array(&values, found.clone().into_any()) };
+    array.readwrite().make_nonwriteable().as_any().clone().unbind()
 }
 
 /// The compiled part of dskd; use the package's own names instead.
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::{Aligner, Vocabulary};
+    use super::{Aligner, Found, Vocabulary};
 
     #[pymodule_export]
     const MAX_ENTRIES: usize = crate::vocabulary::MAX_ENTRIES;

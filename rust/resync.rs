@@ -20,6 +20,8 @@
 
 use std::cmp::Ordering;
 
+use crate::stop::Stop;
+
 /// Blocks whose hashes are looked for: how many bytes they have and how far they lie apart. Every run of
 /// `size + stride - 1` bytes has one. Where all small ones are frequent, in tables, large ones are not.
 const BLOCKS: [Block; 2] = [Block { size: 12, stride: 4 }, Block { size: 32, stride: 16 }];
@@ -36,6 +38,8 @@ const SKIPPED_A_BYTE: usize = 8;
 const MOST_COST: usize = 31;
 /// Bytes compared in looking for anchors, for each byte of text.
 const COMPARED_A_BYTE: usize = 32;
+/// How often a long loop asks whether to stop.
+const STRIDE: usize = 1 << 16;
 /// What may be looked at in vain behind all differences, for each byte and each token.
 const VAIN_A_BYTE: usize = 32;
 
@@ -145,14 +149,14 @@ pub struct Search {
 impl Search {
     /// A search in these texts, which begin with a difference.
     #[must_use]
-    pub fn new(teacher: Text, student: Text) -> Self {
+    pub fn new(teacher: Text, student: Text, stop: &Stop) -> Self {
         let order = order(&teacher, &student);
         let swapped = order == Ordering::Greater;
         let sides = if swapped { [student, teacher] } else { [teacher, student] };
         let looked_at: usize = sides.iter().map(|side| side.units.len() + side.starts.len()).sum();
         let patience = VAIN_A_BYTE * looked_at;
         let mut search = Self { sides, swapped, anchors: Vec::new(), near: Vec::new(), patience };
-        search.anchors = if order == Ordering::Equal { search.known() } else { search.find_anchors() };
+        search.anchors = if order == Ordering::Equal { search.known() } else { search.find_anchors(stop) };
         search
     }
 
@@ -477,14 +481,14 @@ impl Search {
     }
 
     /// The anchors, the nearest last.
-    fn find_anchors(&self) -> Vec<Run> {
+    fn find_anchors(&self, stop: &Stop) -> Vec<Run> {
         let ends = self.ends();
         let length = self.agreement_before(ends, [0, 0], usize::MAX);
         let is_whole = length > 0 && ends.contains(&length);
         let ending = Run { at: ends.map(|end| end - length), length };
         let keeps = length >= AGREES || is_whole;
         let limit = if keeps { ending.at } else { ends };
-        let mut anchors = best_chain(&self.common_runs(limit));
+        let mut anchors = best_chain(&self.common_runs(limit, stop));
         if keeps {
             anchors.push(ending);
         }
@@ -494,13 +498,16 @@ impl Search {
 
     /// Maximal common runs before this place, at least as long as an anchor, in the order in which they begin
     /// on the second side.
-    fn common_runs(&self, limit: [usize; 2]) -> Vec<Run> {
+    fn common_runs(&self, limit: [usize; 2], stop: &Stop) -> Vec<Run> {
         let [one, other] = [0, 1].map(|side| &self.sides[side].units[..limit[side]]);
         let mut budget = COMPARED_A_BYTE * (one.len() + other.len());
         let mut runs: Vec<Run> = Vec::new();
         for block in BLOCKS.iter().filter(|block| block.size <= one.len().min(other.len())) {
-            let index = BlockIndex::new(one, *block);
+            let index = BlockIndex::new(one, *block, stop);
             for (at, hash) in hashes(other, block.size) {
+                if at.is_multiple_of(STRIDE) && stop.is_set() {
+                    return Vec::new();
+                }
                 for from in index.places(hash, one, &other[at..at + block.size]) {
                     let here = [from, at];
                     let covers = |run: &Run| !run.is_before(here) && is_on_diagonal(run, here);
@@ -597,7 +604,7 @@ struct BlockIndex {
 
 impl BlockIndex {
     /// The blocks of a text that has at least one.
-    fn new(units: &[u16], block: Block) -> Self {
+    fn new(units: &[u16], block: Block, stop: &Stop) -> Self {
         let blocks = (units.len() - block.size) / block.stride + 1;
         let size = (2 * blocks).next_power_of_two();
         let mask = (size - 1) as u64;
@@ -605,6 +612,9 @@ impl BlockIndex {
         for (at, hash) in hashes(units, block.size).filter(|(at, _)| at % block.stride == 0) {
             let number = at / block.stride;
             let Ok(next) = u32::try_from(number + 1) else { break };
+            if number.is_multiple_of(STRIDE) && stop.is_set() {
+                break;
+            }
             previous[number] = std::mem::replace(&mut heads[slot(hash, mask)], next);
         }
         Self { block, heads, previous, mask }

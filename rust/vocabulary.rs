@@ -55,8 +55,30 @@ pub type Roles = BTreeMap<u32, BTreeSet<String>>;
 pub struct Vocabulary {
     arena: Vec<u8>,
     entries: Vec<Entry>,
+    records: Vec<Record>,
     roles: Roles,
     dummy_prefix: bool,
+}
+
+/// Bytes of a [`Record`].
+pub const RECORD: usize = 16;
+
+/// The bytes of an id and, in the last place, how many they are: [`NO_RECORD`] if none, or too many.
+///
+/// One look finds all of a usual token, and so many fit the caches.
+pub type Record = [u8; RECORD];
+
+/// Stands for a length where the bytes must be looked up.
+pub const NO_RECORD: u8 = u8::MAX;
+
+fn record_of(token: &[u8]) -> Record {
+    let mut record = [0; RECORD];
+    record[RECORD - 1] = NO_RECORD;
+    if (1..RECORD).contains(&token.len()) {
+        record[..token.len()].copy_from_slice(token);
+        record[RECORD - 1] = u8::try_from(token.len()).expect("RECORD fits");
+    }
+    record
 }
 
 /// Where the bytes of an id lie, and what it is: eight bytes, so that one look finds both.
@@ -86,14 +108,16 @@ impl Vocabulary {
         }
         let mut arena = Vec::new();
         let mut entries = Vec::with_capacity(tokens.len());
+        let mut records = Vec::with_capacity(tokens.len());
         for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {
             let token = if kind.is_text() { token.as_ref() } else { &[] };
             let start = u32::try_from(arena.len()).map_err(|_| Error::TooManyBytes { limit: u32::MAX })?;
             let too_long = |_| Error::TokenTooLong { id, length: token.len(), limit: MAX_TOKEN_BYTES };
             entries.push(Entry { start, length: u16::try_from(token.len()).map_err(too_long)?, kind: *kind });
+            records.push(record_of(token));
             arena.extend_from_slice(token);
         }
-        Ok(Self { arena, entries, roles, dummy_prefix })
+        Ok(Self { arena, entries, records, roles, dummy_prefix })
     }
 
     /// The number of slots; ids run from 0 to one less.
@@ -113,6 +137,12 @@ impl Vocabulary {
     pub fn bytes(&self, id: u32) -> &[u8] {
         let entry = self.entries[id as usize];
         &self.arena[entry.start as usize..][..usize::from(entry.length)]
+    }
+
+    /// For every id its bytes, if they are few, and their number.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
     }
 
     /// What the special ids are for.

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from dskd import Aligner, Vocabulary
+from dskd import Aligner, Alignment, Vocabulary
+from dskd.tensors import AlignmentTensors
 
 ALIGNER = Aligner(
     Vocabulary.from_bytes([b"Hello", b" world", b"</s>", b"?"], roles={2: {"eos"}}),
@@ -23,9 +24,10 @@ FOUND = ALIGNER.align([[0, 1, 2], [0, 3]], [[0, 1, 2, 3], [0, 4]])
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
     """Every array, tensor or number by its dotted name."""
-    if not is_dataclass(value):
+    like = AlignmentTensors if isinstance(value, Alignment) else value
+    if not is_dataclass(like):
         return {name: value}
-    public = [item.name for item in fields(value) if not item.name.startswith("_")]
+    public = [item.name for item in fields(like)]
     return {
         key: item for field in public for key, item in flat(getattr(value, field), f"{name}.{field}").items()
     }

@@ -5,7 +5,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_ENTRIES", "MAX_TOKEN_BYTES", "Aligner", "Vocabulary", "__version__"]
+__all__ = ["MAX_ENTRIES", "MAX_TOKEN_BYTES", "Aligner", "Found", "Vocabulary", "__version__"]
 
 MAX_ENTRIES: int
 MAX_TOKEN_BYTES: int
@@ -47,10 +47,17 @@ class Aligner:
     def align(
         self,
         teacher_ids: npt.NDArray[Any],
-        teacher_offsets: npt.NDArray[np.int64],
+        teacher_offsets: npt.NDArray[np.int64] | None,
         teacher_mask: npt.NDArray[np.bool_] | None,
         student_ids: npt.NDArray[Any],
-        student_offsets: npt.NDArray[np.int64],
+        student_offsets: npt.NDArray[np.int64] | None,
         student_mask: npt.NDArray[np.bool_] | None,
         num_threads: int,
-    ) -> dict[str, npt.NDArray[Any]]: ...
+    ) -> Found: ...
+
+@final
+class Found:
+    def pairs(self) -> list[npt.NDArray[Any]]: ...
+    def chunks(self) -> list[npt.NDArray[Any]]: ...
+    def differences(self) -> list[npt.NDArray[Any]]: ...
+    def counts(self) -> npt.NDArray[np.int64]: ...

@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import operator
 import os
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,15 @@ import numpy.typing as npt
 from dskd import _core
 from dskd.columns import Chunks, Counts, Coverage, Pairs, Ranges, row_of
 from dskd.overlaps import Overlaps, Tokens, byte_lengths, overlaps, rows_of
-from dskd.ragged import Ragged, RowsLike, boolean_rows, float_rows, integer_rows, masked_integer_rows
+from dskd.ragged import (
+    Ragged,
+    RowsLike,
+    boolean_rows,
+    float_rows,
+    integer_rows,
+    is_read_as_is,
+    masked_integer_rows,
+)
 from dskd.student_values import StudentValues, student_values
 from dskd.tensors import AlignmentTensors, PredictingTensors, alignment_tensors, predicting_tensors
 from dskd.vocabulary import Vocabulary
@@ -29,6 +38,9 @@ __all__ = ["Aligner", "Alignment", "Predicting", "align", "set_tokenizers"]
 
 IGNORED_LABEL = -100
 """The label of a position that takes no part, as in transformers."""
+
+
+_PARTS = ("pairs", "chunks", "differences", "counts", "teacher_lengths", "student_lengths")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,9 +74,8 @@ class Predicting:
         return predicting_tensors(self, device)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
-    """What aligning a batch of rows found.
+    """What aligning a batch of rows found. Immutable; its arrays are made when they are first asked for.
 
     Attributes:
         pairs: the same tokens of the text, in the order of the text.
@@ -77,14 +88,86 @@ class Alignment:
     What needs the ids again (`overlaps`, a pickle) reads them where they were given: they are not copied.
     """
 
-    pairs: Pairs
-    chunks: Chunks
-    differences: Ranges
-    counts: Counts
-    teacher_lengths: npt.NDArray[np.int64]
-    student_lengths: npt.NDArray[np.int64]
-    _teacher: Tokens = field(repr=False)
-    _student: Tokens = field(repr=False)
+    _found: _core.Found
+    _aligner: Aligner
+    _sides: tuple[_Side, _Side]
+
+    def __init__(self, found: _core.Found, aligner: Aligner, teacher: _Side, student: _Side) -> None:
+        """Made by `Aligner.align`."""
+        self.__dict__.update(_found=found, _aligner=aligner, _sides=(teacher, student))
+
+    @classmethod
+    def _of(cls, **parts: Any) -> Alignment:
+        """One whose parts are there already."""
+        alignment = cls.__new__(cls)
+        alignment.__dict__.update(parts)
+        return alignment
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The same tokens of the text, in the order of the text."""
+        return Pairs(*self._found.pairs())
+
+    @cached_property
+    def chunks(self) -> Chunks:
+        """Smallest runs of tokens that cover the same bytes, in the order of the text."""
+        return Chunks(*self._found.chunks())
+
+    @cached_property
+    def differences(self) -> Ranges:
+        """Runs of tokens whose bytes differ; none of them is in a chunk."""
+        return Ranges(*self._found.differences())
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Numerators and denominators, a row each."""
+        return Counts(*self._found.counts())
+
+    @cached_property
+    def teacher_lengths(self) -> npt.NDArray[np.int64]:
+        """Ids in each teacher row, int64 `[rows]`."""
+        return _row_lengths(self._teacher)
+
+    @cached_property
+    def student_lengths(self) -> npt.NDArray[np.int64]:
+        """Ids in each student row, int64 `[rows]`."""
+        return _row_lengths(self._student)
+
+    @cached_property
+    def _teacher(self) -> Tokens:
+        return self._sides[0].tokens(self._aligner.byte_lengths[0])
+
+    @cached_property
+    def _student(self) -> Tokens:
+        return self._sides[1].tokens(self._aligner.byte_lengths[1])
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refused.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"an Alignment is immutable; {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        """Refused.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"an Alignment is immutable; {name} cannot be deleted")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All its parts, and not the aligner."""
+        return {name: getattr(self, name) for name in (*_PARTS, "_teacher", "_student")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From all its parts."""
+        self.__dict__.update(state)
+
+    def __repr__(self) -> str:
+        """Its public parts."""
+        return f"Alignment({', '.join(f'{name}={getattr(self, name)!r}' for name in _PARTS)})"
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -97,7 +180,7 @@ class Alignment:
             IndexError: there is no such row.
         """
         index = range(len(self))[operator.index(row)]
-        return Alignment(
+        return self._of(
             pairs=row_of(self.pairs, index),
             chunks=row_of(self.chunks, index),
             differences=row_of(self.differences, index),
@@ -210,14 +293,14 @@ class Aligner:
         ValueError: a tokenizer's family cannot be read exactly.
     """
 
-    __slots__ = ("_core", "_lengths", "_map", "_student", "_teacher")
+    __slots__ = ("_byte_lengths", "_core", "_map", "_student", "_teacher")
 
     def __init__(self, teacher: Any, student: Any) -> None:
         """See the class."""
         self._teacher = _vocabulary_of(teacher)
         self._student = _vocabulary_of(student)
         self._core = _core.Aligner(self._teacher.core, self._student.core)
-        self._lengths = (byte_lengths(self._teacher), byte_lengths(self._student))
+        self._byte_lengths: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]] | None = None
         self._map: VocabularyMap | None = None
 
     @property
@@ -229,6 +312,13 @@ class Aligner:
     def student(self) -> Vocabulary:
         """The student's vocabulary."""
         return self._student
+
+    @property
+    def byte_lengths(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Bytes of each id of the teacher and of the student, int32 `[size + 1]`, and one 0 more."""
+        if self._byte_lengths is None:
+            self._byte_lengths = (byte_lengths(self._teacher), byte_lengths(self._student))
+        return self._byte_lengths
 
     @property
     def vocabulary_map(self) -> VocabularyMap:
@@ -270,22 +360,9 @@ class Aligner:
                 position are named.
         """
         threads = _thread_count(num_threads)
-        teacher, teacher_selected = _side("teacher", teacher_ids, teacher_mask, teacher_labels)
-        student, student_selected = _side("student", student_ids, student_mask, student_labels)
-        found = self._core.align(
-            teacher.values,
-            teacher.offsets,
-            teacher_selected,
-            student.values,
-            student.offsets,
-            student_selected,
-            threads,
-        )
-        return _alignment(
-            found,
-            Tokens(teacher.values, teacher.offsets, self._lengths[0]),
-            Tokens(student.values, student.offsets, self._lengths[1]),
-        )
+        teacher = _side("teacher", teacher_ids, teacher_mask, teacher_labels)
+        student = _side("student", student_ids, student_mask, student_labels)
+        return Alignment(self._core.align(*teacher, *student, threads), self, teacher, student)
 
     def __reduce__(self) -> tuple[type[Self], tuple[Vocabulary, Vocabulary]]:
         """Pickled as its two vocabularies."""
@@ -393,64 +470,62 @@ def _vocabulary_of(tokenizer: Any) -> Vocabulary:
     return tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_tokenizer(tokenizer)
 
 
-def _side(
-    side: str, ids: RowsLike | None, mask: RowsLike | None, labels: RowsLike | None
-) -> tuple[Ragged, npt.NDArray[np.bool_] | None]:
+class _Side(NamedTuple):
+    """One side as the core takes it."""
+
+    ids: npt.NDArray[Any]
+    offsets: npt.NDArray[np.int64] | None
+    """None where the ids are one row."""
+    selected: npt.NDArray[np.bool_] | None
+    """Which of the ids take part; None where all do."""
+
+    def tokens(self, byte_lengths: npt.NDArray[np.int32]) -> Tokens:
+        """The ids with what they are long; the offsets become read-only."""
+        offsets = np.array([0, len(self.ids)], dtype=np.int64) if self.offsets is None else self.offsets
+        offsets.flags.writeable = False
+        return Tokens(self.ids, offsets, byte_lengths)
+
+
+def _side(side: str, ids: RowsLike | None, mask: RowsLike | None, labels: RowsLike | None) -> _Side:
     """The ids of one side, and which of them take part."""
+    if labels is None and mask is None and is_read_as_is(ids):
+        return _Side(ids, None, None)
     if labels is not None:
         if ids is not None or mask is not None:
             raise TypeError(
                 f"{side}_labels stand instead of {side}_ids and {side}_mask; give only one of them"
             )
         rows = integer_rows(labels, f"{side}_labels")
-        return rows, rows.values != IGNORED_LABEL
+        return _Side(rows.values, rows.offsets, rows.values != IGNORED_LABEL)
     if ids is None:
         raise TypeError(f"give {side}_ids or {side}_labels")
     if mask is None:
-        return integer_rows(ids, f"{side}_ids"), None
-    return masked_integer_rows(ids, f"{side}_ids", mask, f"{side}_mask")
+        rows = integer_rows(ids, f"{side}_ids")
+        return _Side(rows.values, rows.offsets, None)
+    rows, selected = masked_integer_rows(ids, f"{side}_ids", mask, f"{side}_mask")
+    return _Side(rows.values, rows.offsets, selected)
 
 
 def _thread_count(num_threads: int | None) -> int:
+    """As the core takes it: 0 is as many as there are processors, and never more than that."""
     if num_threads is None:
         in_child = multiprocessing.parent_process() is not None or os.getpid() != _imported_in
-        return 1 if in_child else _processors()
+        return 1 if in_child else 0
     if not hasattr(num_threads, "__index__"):
         raise TypeError(f"num_threads={num_threads!r}; it is a number, or None for a default")
     if num_threads < 1:
         raise ValueError(f"num_threads={num_threads}; it is at least 1, or None for a default")
-    return min(num_threads, _processors())
+    return min(operator.index(num_threads), _MOST_THREADS)
 
 
-def _processors() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
+_MOST_THREADS = 1 << 16
 _imported_in = os.getpid()
 
 
-def _alignment(found: dict[str, npt.NDArray[Any]], teacher: Tokens, student: Tokens) -> Alignment:
-    """The core's arrays, which are read-only, under their names; those of the sides become so."""
-    lengths = (teacher.offsets[1:] - teacher.offsets[:-1], student.offsets[1:] - student.offsets[:-1])
-    for array in (*lengths, teacher.offsets, student.offsets):
-        array.flags.writeable = False
-    return Alignment(
-        Pairs(*map(found.__getitem__, _PAIRS)),
-        Chunks(*map(found.__getitem__, _CHUNKS)),
-        Ranges(*map(found.__getitem__, _DIFFERENCES)),
-        Counts(*found["counts"]),
-        *lengths,
-        teacher,
-        student,
-    )
-
-
-_ENDS = ("teacher_start", "teacher_end", "student_start", "student_end", "offsets")
-_PAIRS = tuple(f"pair_{name}" for name in ("teacher", "student", "kind", "offsets"))
-_CHUNKS = tuple(f"chunk_{name}" for name in (*_ENDS, "encloses"))
-_DIFFERENCES = tuple(f"difference_{name}" for name in _ENDS)
-"""What the core calls them, in the order of the fields."""
+def _row_lengths(tokens: Tokens) -> npt.NDArray[np.int64]:
+    lengths = tokens.offsets[1:] - tokens.offsets[:-1]
+    lengths.flags.writeable = False
+    return lengths
 
 
 def _attended(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,15 @@ from dskd.arrow import flat_values, is_arrow, values_and_lengths
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Ragged", "RowsLike", "boolean_rows", "float_rows", "integer_rows", "masked_integer_rows"]
+__all__ = [
+    "Ragged",
+    "RowsLike",
+    "boolean_rows",
+    "float_rows",
+    "integer_rows",
+    "is_read_as_is",
+    "masked_integer_rows",
+]
 
 RowsLike: TypeAlias = "Ragged | npt.ArrayLike | Sequence[npt.ArrayLike]"
 """One sequence (a flat list, a 1-D array) or a batch: nested lists, a list of arrays, a 2-D array, a
@@ -53,6 +61,13 @@ class Ragged:
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return cls(values, offsets)
+
+
+def is_read_as_is(data: object) -> TypeGuard[npt.NDArray[Any]]:
+    """Whether it is one row of ids that needs nothing done: the most common call by far, and the smallest."""
+    if type(data) is not np.ndarray or data.ndim != 1:
+        return False
+    return data.dtype in _READ_AS_IS and data.flags.carray
 
 
 def integer_rows(data: RowsLike, name: str) -> Ragged:
@@ -139,7 +154,7 @@ def _integers(data: RowsLike, name: str) -> Ragged:
 def _read_as_is(rows: Ragged, name: str, selected: npt.NDArray[np.bool_] | None) -> Ragged:
     """The rows in a type and layout that the core reads; copied only if they are in no such."""
     values = rows.values
-    if values.dtype in _READ_AS_IS and values.dtype.isnative and values.flags.carray:
+    if is_read_as_is(values):
         return rows
     if values.dtype.newbyteorder("=") not in _READ_AS_IS:
         values = _without_too_large(rows, name, selected).astype(np.int64)

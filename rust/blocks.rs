@@ -1,0 +1,220 @@
+//! Plain text on both sides, block by block: where the ends of tokens coincide. The fast form of the walk.
+//!
+//! The bytes of the student's tokens are laid one after the other, and each token's number is marked at the
+//! byte where it ends; the bytes of the teacher's tokens are laid beside them, and at each end the mark is
+//! read: one that is set is a common end. Nothing branches on what is found. One comparison of the two texts
+//! then checks the content. A block is small, so that texts, marks and ends stay in the first cache.
+//!
+//! Invariant: between two calls no mark is set.
+
+#![forbid(unsafe_code)]
+
+use crate::vocabulary::{NO_RECORD, RECORD, Vocabulary};
+
+/// Bytes of text in a block, a power of two so that a mask keeps every index within; its tokens fit 16 bits.
+const TEXT: usize = 1 << 12;
+const MASK: usize = TEXT - 1;
+/// A record fits the text where it begins before this.
+const LIMIT: usize = TEXT - RECORD;
+/// Tokens of the student in the first block behind what is not plain text ...
+const FEWEST_TOKENS: usize = 32;
+/// ... and in the first block of all.
+const FIRST_TOKENS: usize = 256;
+
+/// One side, from the token at hand on.
+#[derive(Clone, Copy)]
+pub struct Plain<'a> {
+    /// What the tokens are.
+    pub vocabulary: &'a Vocabulary,
+    /// The token at hand and those behind it.
+    pub tokens: &'a [u32],
+    /// What is left of the bytes of the token at hand; not empty.
+    pub rest: &'a [u8],
+}
+
+/// A place in a block: so many tokens of the teacher are before it, in the upper half, and so many of the
+/// student, in the lower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place(u32);
+
+impl Place {
+    /// One token further on both sides.
+    const PAIR: u32 = 0x0001_0001;
+
+    /// Tokens of the teacher before it.
+    #[must_use]
+    pub fn teacher(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Tokens of the student before it.
+    #[must_use]
+    pub fn student(self) -> u16 {
+        (self.0 & 0xFFFF) as u16
+    }
+}
+
+/// What a block has in common.
+#[derive(Clone, Copy)]
+pub struct Common<'a> {
+    /// Where tokens of both sides end, in order; the first chunk begins where the block does.
+    pub ends: &'a [Place],
+    /// Where the tokens that are pairs begin.
+    pub pairs: &'a [Place],
+    /// Bytes before the last end.
+    pub bytes: usize,
+}
+
+/// The memory in which blocks are laid out.
+pub struct Blocks {
+    teacher_text: Box<[u8; TEXT + RECORD]>,
+    student_text: Box<[u8; TEXT + RECORD]>,
+    /// For each byte position how many tokens of the student end there or before, 0 where none ends.
+    marks: Box<[u16; TEXT]>,
+    ends: Box<[Place; TEXT]>,
+    pairs: Box<[Place; TEXT]>,
+    /// Tokens of the student that the next block may have.
+    reach: usize,
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self {
+            teacher_text: Box::new([0; TEXT + RECORD]),
+            student_text: Box::new([0; TEXT + RECORD]),
+            marks: Box::new([0; TEXT]),
+            ends: Box::new([Place::default(); TEXT]),
+            pairs: Box::new([Place::default(); TEXT]),
+            reach: FIRST_TOKENS,
+        }
+    }
+}
+
+impl Blocks {
+    /// The common ends of the tokens that follow on both sides, as far as these are plain text; none where
+    /// none is near. More may follow behind the last.
+    pub fn next(&mut self, teacher: Plain<'_>, student: Plain<'_>) -> Common<'_> {
+        let laid = self.lay_student(student);
+        let (mut found, mut bytes) = self.lay_teacher(teacher, laid.bytes);
+        self.marks[..=laid.bytes].fill(0);
+        if self.teacher_text[..bytes] != self.student_text[..bytes] {
+            let agree = agreement(&self.teacher_text[..bytes], &self.student_text[..bytes]);
+            (found, bytes) = self.ends_within(agree, teacher, found);
+        }
+        let used = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].student()));
+        self.reach = if 2 * used < laid.tokens { FEWEST_TOKENS } else { (self.reach * 8).min(TEXT) };
+        let pairs = self.find_pairs(found);
+        Common { ends: &self.ends[..found], pairs: &self.pairs[..pairs], bytes }
+    }
+
+    fn lay_student(&mut self, student: Plain<'_>) -> Laid {
+        let tokens = &student.tokens[..student.tokens.len().min(self.reach)];
+        let marks = &mut *self.marks;
+        lay(&mut self.student_text, LIMIT, Plain { tokens, ..student }, |tokens, bytes| {
+            marks[bytes & MASK] = tokens;
+        })
+    }
+
+    /// How many common ends there are, and the bytes before the last.
+    fn lay_teacher(&mut self, teacher: Plain<'_>, student_bytes: usize) -> (usize, usize) {
+        let (marks, ends) = (&*self.marks, &mut *self.ends);
+        let mut found = 0;
+        // Behind the student's text there are no marks.
+        let laid = lay(&mut self.teacher_text, student_bytes.min(LIMIT), teacher, |tokens, bytes| {
+            let mark = marks[bytes & MASK];
+            ends[found & MASK] = Place(u32::from(tokens) << 16 | u32::from(mark));
+            found += usize::from(mark != 0);
+        });
+        let last = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].teacher()));
+        let behind =
+            teacher.tokens[last..laid.tokens].iter().map(|token| teacher.vocabulary.bytes(*token).len());
+        (found, if found == 0 { 0 } else { laid.bytes - behind.sum::<usize>() })
+    }
+
+    /// The common ends, of those found, in so many bytes, and the bytes before the last.
+    fn ends_within(&self, agree: usize, teacher: Plain<'_>, found: usize) -> (usize, usize) {
+        let (mut within, mut last, mut bytes) = (0, 0, 0);
+        for (at, token) in teacher.tokens.iter().enumerate() {
+            bytes += if at == 0 { teacher.rest.len() } else { teacher.vocabulary.bytes(*token).len() };
+            if bytes > agree || within == found {
+                break;
+            }
+            if usize::from(self.ends[within].teacher()) == at + 1 {
+                (within, last) = (within + 1, bytes);
+            }
+        }
+        (within, last)
+    }
+
+    /// The chunks of one token on both sides.
+    fn find_pairs(&mut self, found: usize) -> usize {
+        let pairs = &mut *self.pairs;
+        let (mut count, mut start) = (0, Place::default());
+        for end in &self.ends[..found] {
+            pairs[count & MASK] = start;
+            count += usize::from(end.0 == start.0 + Place::PAIR);
+            start = *end;
+        }
+        count
+    }
+}
+
+struct Laid {
+    tokens: usize,
+    bytes: usize,
+}
+
+/// Lays the bytes of plain tokens one after the other, as long as they begin before the limit; says after
+/// each how many tokens and bytes that makes.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "what is done with an end is part of the innermost loop")]
+fn lay(
+    text: &mut [u8; TEXT + RECORD],
+    limit: usize,
+    side: Plain<'_>,
+    mut ended: impl FnMut(u16, usize),
+) -> Laid {
+    let mut bytes = side.rest.len();
+    if bytes > LIMIT {
+        return Laid { tokens: 0, bytes: 0 };
+    }
+    text[..bytes].copy_from_slice(side.rest);
+    let mut tokens = 1;
+    ended(tokens, bytes);
+    let records = side.vocabulary.records();
+    let mut rest = side.tokens[1..].iter();
+    while bytes < limit {
+        // Nothing is called in the inner loop, so that all of it stays in registers.
+        let mut unusual = None;
+        for token in rest.by_ref() {
+            let record = &records[*token as usize];
+            let length = record[RECORD - 1];
+            if length == NO_RECORD {
+                unusual = Some(*token);
+                break;
+            }
+            text[bytes & MASK..][..RECORD].copy_from_slice(record);
+            bytes += usize::from(length);
+            tokens += 1;
+            ended(tokens, bytes);
+            if bytes >= limit {
+                break;
+            }
+        }
+        let whole = unusual.map_or(&[][..], |token| side.vocabulary.bytes(token));
+        let Some(room) = text[..LIMIT].get_mut(bytes..bytes + whole.len()).filter(|room| !room.is_empty())
+        else {
+            break;
+        };
+        room.copy_from_slice(whole);
+        bytes += whole.len();
+        tokens += 1;
+        ended(tokens, bytes);
+    }
+    Laid { tokens: usize::from(tokens), bytes }
+}
+
+/// How many bytes agree from the first on.
+fn agreement(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
