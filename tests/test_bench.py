@@ -37,10 +37,11 @@ def run_bench(*arguments: str) -> str:
 
 
 def fetch_assets() -> None:
-    for name in ("deepseek-v3", "mistral-v1", "mistral-v3", "gpt2", "qwen2"):
+    for name in ("deepseek-v3", "mistral-v3", "gpt2", "qwen2", "o200k"):
         assets.tokenizer(name)
-    assets.instruction_rows(1)
+    assets.prompt_rows("train", 1)
     assets.prose("multilingual")
+    assets.translation("zh_Hans")
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +61,29 @@ def results(quick_run: tuple[Path, str]) -> dict[str, Any]:
 def peers_of(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name and numbers of each peer on each batch."""
     for batch in results["batches"]:
-        yield from ((name, numbers) for name, numbers in batch["results"].items() if name != "dskd")
+        yield from ((name, numbers) for name, numbers in batch["results"].items() if name in PEERS)
 
 
 def test_ratios_come_first(results: Mapping[str, Any]) -> None:
-    assert list(results) == ["ratios", "machine", "rounds", "batches", "small"]
+    assert list(results) == ["ratios", "targets", "machine", "rounds", "batches", "small"]
     assert list(results["ratios"]) == PEERS
     for extremes in results["ratios"].values():
         assert 0 < extremes["lowest"] <= extremes["median"] <= extremes["highest"]
 
 
-def test_three_tokenizer_pairs_and_three_texts_are_measured(results: Mapping[str, Any]) -> None:
-    assert len({(batch["teacher"], batch["student"], batch["text"]) for batch in results["batches"]}) == 9
+def test_what_was_reached_stands_beside_what_was_asked(results: Mapping[str, Any]) -> None:
+    assert [(row["asked"], row["aim"]) for row in results["targets"]] == [
+        (120, 150),
+        (45, 50),
+        (100, 130),
+        (5, 7),
+        (5, None),
+    ]
+    assert all(row["reached"] > 0 for row in results["targets"])
+
+
+def test_three_tokenizer_pairs_and_four_texts_are_measured(results: Mapping[str, Any]) -> None:
+    assert len({(batch["teacher"], batch["student"], batch["text"]) for batch in results["batches"]}) == 12
     for batch in results["batches"]:
         assert batch["rows"] == 2
         assert 1_800 < batch["teacher_tokens"] < 2_300
@@ -80,7 +92,7 @@ def test_three_tokenizer_pairs_and_three_texts_are_measured(results: Mapping[str
 
 def test_every_contestant_is_timed(results: Mapping[str, Any]) -> None:
     for batch in results["batches"]:
-        assert list(batch["results"]) == ["dskd", *PEERS]
+        assert list(batch["results"]) == ["dskd", "dskd_everything", *PEERS]
         assert all(numbers["tokens_per_second"] > 0 for numbers in batch["results"].values())
     for small in results["small"]:
         assert list(small["microseconds"]) == ["dskd", *PEERS]
@@ -89,7 +101,7 @@ def test_every_contestant_is_timed(results: Mapping[str, Any]) -> None:
 
 def test_the_numpy_ways_find_every_pair_and_no_other(results: Mapping[str, Any]) -> None:
     numpy_ways = [numbers for name, numbers in peers_of(results) if name.startswith("numpy")]
-    assert len(numpy_ways) == 18
+    assert len(numpy_ways) == 24
     assert {(numbers["recall"], numbers["precision"]) for numbers in numpy_ways} == {(1.0, 1.0)}
 
 
@@ -101,7 +113,7 @@ def test_recall_and_precision_are_shares(results: Mapping[str, Any]) -> None:
 
 def test_the_tables_are_made_from_the_file(quick_run: tuple[Path, str]) -> None:
     output, printed = quick_run
-    assert printed.startswith("How many times as fast as each peer dskd is")
+    assert printed.startswith("Asked for on source, aimed at, and reached")
     assert run_bench("--table", "--output", str(output)) == printed
 
 
