@@ -346,7 +346,7 @@ def with_dskd(pair: TokenizerPair, batch: Batch) -> Contestant:
     """`Aligner.align` on ids held in numpy, content checked, and its pairs read."""
 
     def run() -> object:
-        return _pair_arrays(_align(pair, batch))
+        return pair_arrays(_align(pair, batch))
 
     return Contestant("dskd", batch, run, lambda: _pairs_of_alignment(_align(pair, batch), batch))
 
@@ -367,7 +367,7 @@ def with_dskd_on_arrays(pair: TokenizerPair, batch: Batch) -> Contestant:
         return pair.aligner.align(batch.teacher.values, batch.student.values, num_threads=1)
 
     def run() -> object:
-        return _pair_arrays(align())
+        return pair_arrays(align())
 
     return Contestant("dskd", batch, run, lambda: _pairs_of_alignment(align(), batch))
 
@@ -382,7 +382,7 @@ def _align(pair: TokenizerPair, batch: Batch) -> dskd.Alignment:
     )
 
 
-def _pair_arrays(alignment: dskd.Alignment) -> object:
+def pair_arrays(alignment: dskd.Alignment) -> tuple[npt.NDArray[Any], ...]:
     """What the NumPy ways give too, and the kind of each pair: an array may be made when it is first read."""
     pairs = alignment.pairs
     return pairs.teacher, pairs.student, pairs.kind

@@ -257,8 +257,12 @@ def test_workers_of_a_data_loader_align_after_their_parent_did(method: str) -> N
 @pytest.mark.parametrize("num_threads", ["1", "2"])
 @pytest.mark.parametrize("rows", ["one", "many"])
 def test_ctrl_c_ends_a_call_before_its_end(rows: str, num_threads: str) -> None:
-    """The best of five counts: what else the machine does is not the aligner's affair."""
+    """The best of five counts: what else the machine does is not the aligner's affair.
+
+    SIGINT comes after a tenth of the call. Where that is too fast for the difference to show, it is only
+    seen that the call raises and that the aligner works afterwards.
+    """
     found = json.loads(run_child("interrupt", rows, num_threads))
     in_time = [seconds for seconds in found["cut"] if seconds is not None]
     assert in_time, found
-    assert min(in_time) < max(0.6 * found["whole"], 0.05), found
+    assert min(in_time) < max(0.6 * found["whole"], 0.1 * found["whole"] + 0.3), found
