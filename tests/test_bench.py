@@ -1,8 +1,9 @@
-"""`benches/align.py` runs and says what it should; how fast anything is stands in benches/README.md."""
+"""The benches `align.py` and `limits.py` say what they should; how fast it is stands in benches/README.md."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,9 @@ PEERS = [
 ]
 
 
-def run_bench(*arguments: str) -> str:
+def run_bench(name: str, *arguments: str) -> str:
     """What it prints."""
-    command = [sys.executable, str(BENCHES / "align.py"), *arguments]
+    command = [sys.executable, str(BENCHES / f"{name}.py"), *arguments]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -49,7 +50,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The JSON file of a quick run, and what it printed."""
     needs_assets(fetch_assets)
     output = tmp_path_factory.mktemp("bench") / "folder" / "align.json"
-    return output, run_bench("--quick", "--output", str(output))
+    return output, run_bench("align", "--quick", "--output", str(output))
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +115,15 @@ def test_recall_and_precision_are_shares(results: Mapping[str, Any]) -> None:
 def test_the_tables_are_made_from_the_file(quick_run: tuple[Path, str]) -> None:
     output, printed = quick_run
     assert printed.startswith("Asked for on source, aimed at, and reached")
-    assert run_bench("--table", "--output", str(output)) == printed
+    assert run_bench("align", "--table", "--output", str(output)) == printed
 
 
-def test_the_readme_holds_the_tables_of_the_committed_file(tmp_path: Path) -> None:
-    copy = tmp_path / "align.json"
-    copy.write_bytes((BENCHES / "results" / "align.json").read_bytes())
-    assert run_bench("--table", "--output", str(copy)) in (BENCHES / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["align", "limits"])
+def test_the_readme_holds_the_tables_of_the_committed_file(name: str, tmp_path: Path) -> None:
+    committed, copy = BENCHES / "results" / f"{name}.json", tmp_path / "copy.json"
+    assert committed.exists(), "measure on a machine at rest: make bench bench-limits"
+    copy.write_bytes(committed.read_bytes())
+    assert run_bench(name, "--table", "--output", str(copy)) in (BENCHES / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two"])
@@ -129,3 +132,38 @@ def test_a_wrong_number_of_rows_is_refused(number: str) -> None:
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert ended.returncode == 2
     assert f"{number!r} is not a number from 1 on" in ended.stderr
+
+
+# ---- limits.py -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick_limits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The JSON file of a quick run, and what it printed."""
+    needs_assets(fetch_assets)
+    output = tmp_path_factory.mktemp("limits") / "limits.json"
+    return output, run_bench("limits", "--quick", "--besides", "the tests", "--output", str(output))
+
+
+def test_every_limit_has_a_line_with_its_target(quick_limits: tuple[Path, str]) -> None:
+    results = json.loads(quick_limits[0].read_text(encoding="utf-8"))
+    assert list(results) == ["lines", "machine", "besides", "sizes"]
+    targets: dict[str, list[float]] = {}
+    for line in results["lines"]:
+        targets.setdefault(line["unit"], []).append(line["target"])
+        # A small batch may end before its signal; all else has been measured.
+        assert line["value"] is not None or "ended before its signal" in line["note"], line
+    children = [5] * len(multiprocessing.get_all_start_methods())
+    assert targets == {
+        "times": [1.6, 1.5, *[3] * 5],
+        "bytes a token": [40] * 2,
+        "s": [0.2, 1.5, 0.1, *children, *[0.2] * 4],
+    }
+    assert [line["at_least"] for line in results["lines"]] == [True, *[False] * (len(results["lines"]) - 1)]
+
+
+def test_the_table_of_limits_is_made_from_the_file(quick_limits: tuple[Path, str]) -> None:
+    output, printed = quick_limits
+    assert printed.startswith("What is asked of alignment beside its speed:")
+    assert "beside it ran: the tests." in printed
+    assert run_bench("limits", "--table", "--output", str(output)) == printed
