@@ -72,7 +72,7 @@ class Line:
         what: in words.
         value: what was measured; None where it could not be, and `note` says why.
         unit: of value and target.
-        target: what the issue asks for; None where it asks for nothing.
+        target: what is asked for.
         at_least: whether more is better.
         note: how it was measured.
     """
@@ -80,7 +80,7 @@ class Line:
     what: str
     value: float | None
     unit: str
-    target: float | None
+    target: float
     note: str
     at_least: bool = False
 
@@ -516,7 +516,7 @@ def tables(results: Mapping[str, Any]) -> str:
 def _cells(line: Mapping[str, Any]) -> list[str]:
     value, target, unit = line["value"], line["target"], line["unit"]
     bound = "at least" if line["at_least"] else "at most"
-    asked = "" if target is None else f"{bound} {target:g} {unit}"
+    asked = f"{bound} {target:g} {unit}"
     if value is None:
         return [line["what"], line["note"], asked, "", ""]
     held = (value >= target) if line["at_least"] else (value <= target)
