@@ -5,6 +5,7 @@
 #   make test    all checks: Rust, the core with numpy alone, lint and types, everything else
 #   make wheel   the wheel that old systems install, and the source distribution, into dist/; tested with numpy alone
 #   make bench   speed of alignment beside its peers -> benches/results/align.json
+#   make bench-limits   long rows, memory, threads, building, Ctrl-C -> benches/results/limits.json
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.
@@ -21,10 +22,10 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(wildcard rus
 	$(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 # What runs where there is numpy, pytest and hypothesis and nothing else.
 CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.py tests/test_overlaps.py \
-	tests/test_ragged.py tests/test_reference.py tests/test_to_student.py tests/test_vocabulary.py \
+	tests/test_processes.py tests/test_ragged.py tests/test_reference.py tests/test_to_student.py tests/test_vocabulary.py \
 	tests/test_vocabulary_map.py
 
-.PHONY: demo test test-rust test-core test-full lint format wheel bench proof clean
+.PHONY: demo test test-rust test-core test-full lint format wheel bench bench-limits proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -58,6 +59,9 @@ format: $(BIN)/dev.stamp
 
 bench: $(BIN)/dev.stamp
 	$(BIN)/python benches/align.py --output benches/results/align.json
+
+bench-limits: $(BIN)/dev.stamp
+	$(BIN)/python benches/limits.py --output benches/results/limits.json
 
 proof: $(BIN)/dev.stamp
 	$(BIN)/python benches/recall.py

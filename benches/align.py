@@ -15,6 +15,7 @@ before the clock runs.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import gc
 import importlib
@@ -23,6 +24,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -39,7 +41,7 @@ import spacy_alignments
 import tokenizers
 
 import dskd
-from dskd import Aligner, PairKind, Ragged, Vocabulary
+from dskd import Aligner, Ragged, Vocabulary
 from dskd.reference import published_eta
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -53,19 +55,60 @@ HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "results" / "align.json"
 README = HERE / "README.md"
 
-TOKENIZER_PAIRS = (("deepseek-v3", "mistral-v1"), ("gpt2", "qwen2"), ("mistral-v3", "qwen2"))
+TOKENIZER_PAIRS = (("gpt2", "qwen2"), ("mistral-v3", "qwen2"), ("qwen2", "deepseek-v3"))
 TOKENS_A_ROW = 1024
 SMALL_TOKENS = 16
 SPACY_ROWS = 4
 """It takes up to 0.2 s a row; dskd is timed on these rows as well."""
 SLOT_SECONDS = 0.01
 """About how long a contestant works in each round; slow ones make one call."""
+TARGETS = {
+    "published_eta_with_conversion": (120, 150),
+    "published_eta": (45, 50),
+    "spacy_alignments": (100, 130),
+    "numpy_searchsorted": (5, 7),
+}
+"""How many times as fast as each peer dskd is to be on source, with the worst pair: asked and aimed at."""
+SMALL_TARGET = 5
+"""Microseconds that a call on one pair of short rows may take."""
 
 Positions = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Teacher and student tokens of all pairs, counted through the whole batch."""
 
 
 # ---- Rows ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How a family writes a conversation: lists of special tokens and text, `{}` for what is said.
+
+    Attributes:
+        start: before the first turn.
+        prompt: what the user says.
+        response: before what the assistant says.
+        end: the special token that ends it, which is trained on.
+    """
+
+    start: tuple[str, ...]
+    prompt: tuple[str, ...]
+    response: tuple[str, ...]
+    end: str
+
+
+CHATS = {
+    "gpt2": Chat((), ("User: {}\n\n",), ("Assistant:",), "<|endoftext|>"),
+    "qwen2": Chat(
+        (), ("<|im_start|>", "user\n{}", "<|im_end|>", "\n"), ("<|im_start|>", "assistant\n"), "<|im_end|>"
+    ),
+    "mistral-v3": Chat(("<s>",), ("[INST]", "{}"), ("[/INST]",), "</s>"),
+    "deepseek-v3": Chat(
+        ("<｜begin▁of▁sentence｜>",),
+        ("<｜User｜>", "{}"),
+        ("<｜Assistant｜>",),
+        "<｜end▁of▁sentence｜>",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +121,7 @@ class Side:
         spell: ids -> spellings, the way the published code asks for them.
         lengths: bytes of each id, in the smallest type that holds them; the tables then fit the cache.
         pieces: the text of each id, U+FFFD where its bytes are no whole characters.
+        chat: how the family writes a conversation.
     """
 
     vocabulary: Vocabulary
@@ -85,6 +129,7 @@ class Side:
     spell: Callable[[list[int]], list[str]]
     lengths: npt.NDArray[Any]
     pieces: list[str]
+    chat: Chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +143,23 @@ class TokenizerPair:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The same rows of text in ids of both sides, int64."""
+    """The same rows of text in ids of both sides, int64, and what is selected of them; None is all."""
 
     teacher: Ragged
     student: Ragged
+    teacher_mask: Ragged | None = None
+    student_mask: Ragged | None = None
 
     @property
     def tokens(self) -> int:
-        """Teacher plus student tokens."""
+        """Teacher plus student tokens, those that are not selected too: an aligner has to pass them."""
         return len(self.teacher.values) + len(self.student.values)
 
     def sample(self, rows: int) -> Batch:
         """About so many rows, evenly spread, or all."""
         step = max(1, len(self.teacher) // rows)
-        return Batch(_every(self.teacher, step), _every(self.student, step))
+        masks = (mask and _every(mask, step) for mask in (self.teacher_mask, self.student_mask))
+        return Batch(_every(self.teacher, step), _every(self.student, step), *masks)
 
 
 def _every(ragged: Ragged, step: int) -> Ragged:
@@ -124,11 +172,11 @@ def side(name: str) -> Side:
     """The tokenizer of this name with its tables."""
     folder = assets.tokenizer(name)
     if (folder / "tokenizer.json").exists():
-        return _side_of_tokenizer(folder / "tokenizer.json")
-    return _side_of_sentencepiece(folder / "tokenizer.model")
+        return _side_of_tokenizer(folder / "tokenizer.json", CHATS[name])
+    return _side_of_sentencepiece(folder / "tokenizer.model", CHATS[name])
 
 
-def _side_of_tokenizer(file: Path) -> Side:
+def _side_of_tokenizer(file: Path, chat: Chat) -> Side:
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
     spell = _transformers().PreTrainedTokenizerFast(tokenizer_file=str(file)).convert_ids_to_tokens
 
@@ -136,7 +184,8 @@ def _side_of_tokenizer(file: Path) -> Side:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    return _side(Vocabulary.from_tokenizer(tokenizer), encode, spell)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, roles={chat.end: {"eos"}})
+    return _side(vocabulary, encode, spell, chat)
 
 
 def _transformers() -> Any:
@@ -145,18 +194,25 @@ def _transformers() -> Any:
     return importlib.import_module("transformers")
 
 
-def _side_of_sentencepiece(file: Path) -> Side:
+def _side_of_sentencepiece(file: Path, chat: Chat) -> Side:
     processor: Any = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    return _side(Vocabulary.from_tokenizer(processor), processor.encode, processor.id_to_piece)
+    vocabulary = Vocabulary.from_tokenizer(processor, roles={chat.end: {"eos"}})
+    return _side(vocabulary, processor.encode, processor.id_to_piece, chat)
 
 
 def _side(
-    vocabulary: Vocabulary, encode: Callable[[str], list[int]], spell: Callable[[list[int]], list[str]]
+    vocabulary: Vocabulary,
+    encode: Callable[[str], list[int]],
+    spell: Callable[[list[int]], list[str]],
+    chat: Chat,
 ) -> Side:
+    """The end of a response has the length 1, by which the NumPy ways find that both sides end there."""
     tokens = [vocabulary.token_bytes(token_id) or b"" for token_id in range(len(vocabulary))]
     longest = max(len(token) for token in tokens)
     lengths = np.array([len(token) for token in tokens], dtype=np.min_scalar_type(longest))
-    return Side(vocabulary, encode, spell, lengths, [token.decode(errors="replace") for token in tokens])
+    lengths[_literals(vocabulary)[chat.end]] = 1
+    pieces = [token.decode(errors="replace") for token in tokens]
+    return Side(vocabulary, encode, spell, lengths, pieces, chat)
 
 
 @functools.cache
@@ -169,19 +225,93 @@ def tokenizer_pair(teacher: str, student: str) -> TokenizerPair:
 @functools.cache
 def texts() -> Mapping[str, str]:
     """Long real texts by name, in NFC: Qwen's tokenizer makes it so, and the sides shall read the same."""
+    wiki = (line for line in assets.prose("wiki").split("\n") if not line.startswith(("<doc", "</doc")))
     found = {
         "source": "\n\n\n".join(assets.source_rows(600)),
-        "instructions": "\n\n".join(assets.instruction_rows(600)),
-        "multilingual": assets.prose("multilingual"),
+        "prose": "\n".join(wiki),
+        "chinese": "\n".join([*_chinese(assets.prose("multilingual")), assets.translation("zh_Hans")]),
     }
     return {name: unicodedata.normalize("NFC", text) for name, text in found.items()}
 
 
+def _chinese(text: str) -> Iterable[str]:
+    """The lines that are Chinese for the most part; kana and hangul are not."""
+    lines = text.split("\n")
+    return (line for line in lines if len(HAN.findall(line)) > len(line) / 2 and not OTHERS.search(line))
+
+
+HAN, OTHERS = re.compile("[\u4e00-\u9fff]"), re.compile("[\u3040-\u30ff\uac00-\ud7af]")
+CHAT = "chat"
+TEXTS = ("source", "prose", "chinese", CHAT)
+
+
 def batch_of(text: str, pair: TokenizerPair, rows: int, tokens: int) -> Batch:
     """Rows of the text of about so many teacher tokens each; a text that is too short is repeated."""
-    ids = pair.teacher.encode(text[: 8 * rows * tokens])
+    if text == CHAT:
+        return _chat_batch(pair, rows, tokens)
+    ids = pair.teacher.encode(texts()[text][: 8 * rows * tokens])
     pieces = [_text_of(row, pair.teacher) for row in np.resize(ids, (rows, tokens)).tolist()]
     return Batch(_encoded(pieces, pair.teacher), _encoded(pieces, pair.student))
+
+
+def _chat_batch(pair: TokenizerPair, rows: int, tokens: int) -> Batch:
+    """Conversations of about so many teacher tokens each; responses and their ends are selected."""
+    turns = itertools.cycle(_turns())
+    conversations = [_conversation(turns, pair.teacher, tokens) for _ in range(rows)]
+    teacher, teacher_mask = _chats(conversations, pair.teacher)
+    student, student_mask = _chats(conversations, pair.student)
+    return Batch(teacher, student, teacher_mask, student_mask)
+
+
+Turn = tuple[str, str]
+"""What the user says and what the assistant says."""
+
+
+@functools.cache
+def _turns() -> list[Turn]:
+    """Questions and answers of real instruction data."""
+    rows = assets.prompt_rows("train", 2_000)
+    normal = functools.partial(unicodedata.normalize, "NFC")
+    return [(normal(row.prompt), normal(row.completion.strip())) for row in rows]
+
+
+def _conversation(turns: Iterable[Turn], side: Side, tokens: int) -> list[Turn]:
+    taken, length = [], 0
+    for turn in turns:
+        taken.append(turn)
+        length += len(_chat_turn(turn, side)[0])
+        if length >= tokens:
+            break
+    return taken
+
+
+def _chats(conversations: Iterable[list[Turn]], side: Side) -> tuple[Ragged, Ragged]:
+    """Ids and mask of each conversation."""
+    ids, masks = [], []
+    for conversation in conversations:
+        start = _chat_ids(side.chat.start, "", side)
+        turns = [_chat_turn(turn, side) for turn in conversation]
+        ids.append([*start, *itertools.chain.from_iterable(turn[0] for turn in turns)])
+        masks.append([*[False] * len(start), *itertools.chain.from_iterable(turn[1] for turn in turns)])
+    return _ragged(ids, np.int64), _ragged(masks, np.bool_)
+
+
+def _chat_turn(turn: Turn, side: Side) -> tuple[list[int], list[bool]]:
+    before = _chat_ids(side.chat.prompt, turn[0], side) + _chat_ids(side.chat.response, "", side)
+    said = _chat_ids(("{}", side.chat.end), turn[1], side)
+    return before + said, [False] * len(before) + [True] * len(said)
+
+
+def _chat_ids(parts: Iterable[str], said: str, side: Side) -> list[int]:
+    literals = _literals(side.vocabulary)
+    each = ([literals[part]] if part in literals else side.encode(part.format(said)) for part in parts)
+    return list(itertools.chain.from_iterable(each))
+
+
+@functools.cache
+def _literals(vocabulary: Vocabulary) -> Mapping[str, int]:
+    """The id of each special token by its literal."""
+    return {role: token_id for token_id, roles in vocabulary.roles.items() for role in roles}
 
 
 def _text_of(ids: Iterable[int], side: Side) -> str:
@@ -191,8 +321,11 @@ def _text_of(ids: Iterable[int], side: Side) -> str:
 
 
 def _encoded(pieces: Iterable[str], side: Side) -> Ragged:
-    rows = [side.encode(piece) for piece in pieces]
-    values = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64)
+    return _ragged([side.encode(piece) for piece in pieces], np.int64)
+
+
+def _ragged(rows: Sequence[Sequence[int]], dtype: type[np.generic]) -> Ragged:
+    values = np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype)
     return Ragged.from_lengths(values, [len(row) for row in rows])
 
 
@@ -210,21 +343,66 @@ class Contestant:
 
 
 def with_dskd(pair: TokenizerPair, batch: Batch) -> Contestant:
-    """`Aligner.align` on ids held in numpy; content checked; pairs, chunks and counts."""
+    """`Aligner.align` on ids held in numpy, content checked, and its pairs read."""
 
-    def run() -> dskd.Alignment:
-        return pair.aligner.align(batch.teacher, batch.student, num_threads=1)
+    def run() -> object:
+        return pair_arrays(_align(pair, batch))
 
-    return Contestant("dskd", batch, run, lambda: _pairs_of_alignment(run(), batch))
+    return Contestant("dskd", batch, run, lambda: _pairs_of_alignment(_align(pair, batch), batch))
+
+
+def with_dskd_everything(pair: TokenizerPair, batch: Batch) -> Contestant:
+    """The same, and chunks, differences and counts are read as well."""
+
+    def run() -> object:
+        return everything(_align(pair, batch))
+
+    return Contestant("dskd_everything", batch, run, lambda: _pairs_of_alignment(_align(pair, batch), batch))
 
 
 def with_dskd_on_arrays(pair: TokenizerPair, batch: Batch) -> Contestant:
-    """The same on two plain 1-D arrays, for a batch of one row."""
+    """`with_dskd` on two plain 1-D arrays, for a batch of one row."""
 
-    def run() -> dskd.Alignment:
+    def align() -> dskd.Alignment:
         return pair.aligner.align(batch.teacher.values, batch.student.values, num_threads=1)
 
-    return Contestant("dskd", batch, run, lambda: _pairs_of_alignment(run(), batch))
+    def run() -> object:
+        return pair_arrays(align())
+
+    return Contestant("dskd", batch, run, lambda: _pairs_of_alignment(align(), batch))
+
+
+def _align(pair: TokenizerPair, batch: Batch) -> dskd.Alignment:
+    return pair.aligner.align(
+        batch.teacher,
+        batch.student,
+        teacher_mask=batch.teacher_mask,
+        student_mask=batch.student_mask,
+        num_threads=1,
+    )
+
+
+def pair_arrays(alignment: dskd.Alignment) -> tuple[npt.NDArray[Any], ...]:
+    """What the NumPy ways give too, and the kind of each pair: an array may be made when it is first read."""
+    pairs = alignment.pairs
+    return pairs.teacher, pairs.student, pairs.kind
+
+
+def everything(alignment: dskd.Alignment) -> list[npt.NDArray[Any]]:
+    """All arrays of an alignment."""
+    return [
+        getattr(getattr(alignment, part), name) for part, names in ARRAYS.items() for name in names.split()
+    ]
+
+
+_ENDS = "teacher_start teacher_end student_start student_end offsets"
+ARRAYS = {
+    "pairs": "teacher student kind offsets",
+    "chunks": f"{_ENDS} encloses_zero_width",
+    "differences": _ENDS,
+    "counts": " ".join(item.name for item in dataclasses.fields(dskd.Counts)),
+}
+"""The arrays of an alignment, by its parts."""
 
 
 def with_numpy_searchsorted(pair: TokenizerPair, batch: Batch) -> Contestant:
@@ -232,19 +410,21 @@ def with_numpy_searchsorted(pair: TokenizerPair, batch: Batch) -> Contestant:
 
     Tokens with the same end and the same length have both neighbouring boundaries in common: they are a
     pair. The whole batch at once; it relies on rows that have as many bytes on both sides and looks at no
-    content. Tried, in millions of tokens a second on source (deepseek-v3 to mistral-v1, gpt2 to qwen2): this
-    73 and 92; only the search row by row 83 and 87, but slower on the other texts; always the teacher's ends
-    among the student's 74 and 55, with int64 for int32 71 and 55; `np.intersect1d` of ends and lengths packed
-    into one number 49 and 57; comparing neighbouring boundaries instead of lengths 56 and 45, and that row by
-    row 31 and 20.
+    content. Where a part is selected, that is all it sees: the lengths of the selected tokens.
+
+    Tried, in millions of tokens a second on source (deepseek-v3 to mistral-v1, gpt2 to qwen2): this 73 and
+    92; only the search row by row 83 and 87, but slower on the other texts; always the teacher's ends among
+    the student's 74 and 55, with int64 for int32 71 and 55; `np.intersect1d` of ends and lengths packed into
+    one number 49 and 57; comparing neighbouring boundaries instead of lengths 56 and 45, and that row by row
+    31 and 20.
     """
 
     def run() -> Positions:
-        teacher = _lengths_and_ends(pair.teacher, batch.teacher, np.int32)
-        student = _lengths_and_ends(pair.student, batch.student, np.int32)
+        teacher = _lengths_and_ends(pair.teacher, batch.teacher, batch.teacher_mask, np.int32)
+        student = _lengths_and_ends(pair.student, batch.student, batch.student_mask, np.int32)
         if len(teacher[1]) <= len(student[1]):
-            return _search(*teacher, *student)
-        return _search(*student, *teacher)[::-1]
+            return _in_batch(_search(*teacher, *student), batch)
+        return _in_batch(_search(*student, *teacher)[::-1], batch)
 
     return Contestant("numpy_searchsorted", batch, run, run)
 
@@ -258,20 +438,28 @@ def with_numpy_scatter(pair: TokenizerPair, batch: Batch) -> Contestant:
     """
 
     def run() -> Positions:
-        teacher_lengths, teacher_ends = _lengths_and_ends(pair.teacher, batch.teacher, np.int64)
-        student_lengths, student_ends = _lengths_and_ends(pair.student, batch.student, np.int64)
+        teacher_lengths, teacher_ends = _lengths_and_ends(
+            pair.teacher, batch.teacher, batch.teacher_mask, np.int64
+        )
+        student_lengths, student_ends = _lengths_and_ends(
+            pair.student, batch.student, batch.student_mask, np.int64
+        )
         at_teacher = _scatter(student_lengths, student_ends)[teacher_ends] == teacher_lengths
         at_student = _scatter(teacher_lengths, teacher_ends)[student_ends] == student_lengths
-        return at_teacher.nonzero()[0], at_student.nonzero()[0]
+        return _in_batch((at_teacher.nonzero()[0], at_student.nonzero()[0]), batch)
 
     return Contestant("numpy_scatter", batch, run, run)
 
 
 def with_published_eta(pair: TokenizerPair, batch: Batch) -> Contestant:
-    """The published walk over spellings that are there already; it deletes `▁` and `Ġ` itself."""
-    spelled = list(
-        zip(_spelled(pair.teacher, batch.teacher), _spelled(pair.student, batch.student), strict=True)
-    )
+    """The published walk over spellings that are there already; it deletes `▁` and `Ġ` itself.
+
+    Where a part of the rows is selected it is given that part.
+    """
+    spelled = [
+        (pair.teacher.spell(teacher.tolist()), pair.student.spell(student.tolist()))
+        for teacher, student in _selected_rows(batch)
+    ]
 
     def run() -> list[list[tuple[int, int]]]:
         return [published_eta(teacher, student) for teacher, student in spelled]
@@ -281,7 +469,7 @@ def with_published_eta(pair: TokenizerPair, batch: Batch) -> Contestant:
 
 def with_published_eta_and_conversion(pair: TokenizerPair, batch: Batch) -> Contestant:
     """The published walk from ids: transformers' `convert_ids_to_tokens` or SentencePiece's `id_to_piece`."""
-    rows = list(zip(_rows(batch.teacher), _rows(batch.student), strict=True))
+    rows = _selected_rows(batch)
     spell_teacher, spell_student = pair.teacher.spell, pair.student.spell
 
     def run() -> list[list[tuple[int, int]]]:
@@ -300,9 +488,10 @@ def with_spacy_alignments(pair: TokenizerPair, batch: Batch) -> Contestant:
     nothing else are its pairs.
     """
     batch = batch.sample(SPACY_ROWS)
-    pieces = list(
-        zip(_pieces(pair.teacher, batch.teacher), _pieces(pair.student, batch.student), strict=True)
-    )
+    pieces = [
+        (_pieces_of(pair.teacher, teacher), _pieces_of(pair.student, student))
+        for teacher, student in _selected_rows(batch)
+    ]
 
     def run() -> list[tuple[list[list[int]], list[list[int]]]]:
         return [spacy_alignments.get_alignments(teacher, student) for teacher, student in pieces]
@@ -322,6 +511,7 @@ PEERS = {
 }
 TITLES = {
     "dskd": "dskd",
+    "dskd_everything": "dskd, everything read",
     "numpy_searchsorted": "NumPy, searchsorted",
     "numpy_scatter": "NumPy, scatter",
     "published_eta": "published ETA, walk",
@@ -333,13 +523,30 @@ EXACT_PEERS = ("numpy_searchsorted", "numpy_scatter")
 
 
 def _lengths_and_ends(
-    side: Side, rows: Ragged, dtype: type[np.signedinteger[Any]]
+    side: Side, rows: Ragged, mask: Ragged | None, dtype: type[np.signedinteger[Any]]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Byte length and end of each token in the text of the whole batch, without the dummy prefixes."""
+    """Byte length and end of each selected token in the text of the whole batch, without dummy prefixes."""
     lengths = side.lengths[rows.values]
     if side.vocabulary.dummy_prefix:
-        lengths[rows.offsets[:-1]] -= 1
+        lengths[rows.offsets[:-1] if mask is None else _segment_starts(mask.values)] -= 1
+    if mask is not None:
+        lengths = lengths[mask.values]
     return lengths, lengths.cumsum(dtype=dtype)
+
+
+def _segment_starts(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Where a selected token follows one that is not: no conversation begins with a response."""
+    return (mask[1:] > mask[:-1]).nonzero()[0] + 1
+
+
+def _in_batch(pairs: Positions, batch: Batch) -> Positions:
+    """Numbers among the selected tokens become numbers among all."""
+    if batch.teacher_mask is None or batch.student_mask is None:
+        return pairs
+    return (
+        batch.teacher_mask.values.nonzero()[0][pairs[0]],
+        batch.student_mask.values.nonzero()[0][pairs[1]],
+    )
 
 
 def _search(
@@ -369,12 +576,20 @@ def _rows(ragged: Ragged) -> list[npt.NDArray[np.int64]]:
     return np.split(ragged.values, ragged.offsets[1:-1])
 
 
-def _spelled(side: Side, rows: Ragged) -> list[list[str]]:
-    return [side.spell(row.tolist()) for row in _rows(rows)]
+def _selected_rows(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """The selected ids of each row, teacher and student."""
+    teacher = _selected(batch.teacher, batch.teacher_mask)
+    return list(zip(_rows(teacher), _rows(_selected(batch.student, batch.student_mask)), strict=True))
 
 
-def _pieces(side: Side, rows: Ragged) -> list[list[str]]:
-    return [[side.pieces[token_id] for token_id in row.tolist()] for row in _rows(rows)]
+def _selected(rows: Ragged, mask: Ragged | None) -> Ragged:
+    if mask is None:
+        return rows
+    return Ragged.from_lengths(rows.values[mask.values], [int(row.sum()) for row in _rows(mask)])
+
+
+def _pieces_of(side: Side, row: npt.NDArray[np.int64]) -> list[str]:
+    return [side.pieces[token_id] for token_id in row.tolist()]
 
 
 def _mutual(to_student: list[list[int]], to_teacher: list[list[int]]) -> list[tuple[int, int]]:
@@ -385,17 +600,22 @@ def _mutual(to_student: list[list[int]], to_teacher: list[list[int]]) -> list[tu
 
 def _pairs_of_alignment(alignment: dskd.Alignment, batch: Batch) -> Positions:
     row = np.repeat(np.arange(len(alignment)), np.diff(alignment.pairs.offsets))
-    same_bytes = alignment.pairs.kind != PairKind.ROLE
     teacher = alignment.pairs.teacher + batch.teacher.offsets[row]
     student = alignment.pairs.student + batch.student.offsets[row]
-    return teacher[same_bytes], student[same_bytes]
+    return teacher, student
 
 
 def _pairs_of_rows(rows: Sequence[list[tuple[int, int]]], batch: Batch) -> Positions:
     found = [np.array(row, dtype=np.int64).reshape(-1, 2) for row in rows]
-    teacher = [row[:, 0] + offset for row, offset in zip(found, batch.teacher.offsets, strict=False)]
-    student = [row[:, 1] + offset for row, offset in zip(found, batch.student.offsets, strict=False)]
-    return np.concatenate(teacher), np.concatenate(student)
+    offsets = (
+        _selected(batch.teacher, batch.teacher_mask).offsets,
+        _selected(batch.student, batch.student_mask).offsets,
+    )
+    teacher, student = (
+        np.concatenate([row[:, index] + offset for row, offset in zip(found, offsets[index], strict=False)])
+        for index in (0, 1)
+    )
+    return _in_batch((teacher, student), batch)
 
 
 # ---- Measuring -------------------------------------------------------------------------------------------
@@ -432,14 +652,18 @@ def _seconds_a_call(contestant: Contestant, calls: int) -> float:
 def measure_batch(names: tuple[str, str], text: str, rows: int, rounds: int) -> dict[str, Any]:
     """All contestants on the rows of one text between two tokenizers."""
     pair = tokenizer_pair(*names)
-    batch = batch_of(texts()[text], pair, rows, TOKENS_A_ROW)
+    batch = batch_of(text, pair, rows, TOKENS_A_ROW)
     _refuse_differences(pair, batch)
     peers = [build(pair, batch) for build in PEERS.values()]
     opponents = {len(peer.batch.teacher): with_dskd(pair, peer.batch) for peer in peers}
-    seconds = rounds_of_seconds([*opponents.values(), *peers], rounds)
+    contestants = [*opponents.values(), with_dskd_everything(pair, batch), *peers]
+    seconds = rounds_of_seconds(contestants, rounds)
     ours = dict(zip(opponents, seconds, strict=False))
-    results = {"dskd": {"tokens_per_second": _speed(batch, ours[rows])}}
-    for peer, theirs in zip(peers, seconds[len(opponents) :], strict=True):
+    results: dict[str, dict[str, Any]] = {
+        "dskd": {"tokens_per_second": _speed(batch, ours[rows])},
+        "dskd_everything": {"tokens_per_second": _speed(batch, seconds[len(opponents)])},
+    }
+    for peer, theirs in zip(peers, seconds[len(opponents) + 1 :], strict=True):
         count = len(peer.batch.teacher)
         results[peer.name] = _against(peer, theirs, opponents[count], ours[count])
     return {**_description(names, text, batch), "pairs": len(opponents[rows].pairs()[0]), "results": results}
@@ -448,18 +672,18 @@ def measure_batch(names: tuple[str, str], text: str, rows: int, rounds: int) -> 
 def measure_small(names: tuple[str, str], rounds: int) -> dict[str, Any]:
     """Microseconds a call on one pair of short rows, given to dskd as plain arrays."""
     pair = tokenizer_pair(*names)
-    batch = batch_of(texts()["instructions"], pair, 1, SMALL_TOKENS)
+    batch = batch_of("prose", pair, 1, SMALL_TOKENS)
     contestants = [with_dskd_on_arrays(pair, batch), *(build(pair, batch) for build in PEERS.values())]
     seconds = rounds_of_seconds(contestants, rounds)
     microseconds = {
         contestant.name: round(statistics.median(its_seconds) * 1e6, 1)
         for contestant, its_seconds in zip(contestants, seconds, strict=True)
     }
-    return {**_description(names, "instructions", batch), "microseconds": microseconds}
+    return {**_description(names, "prose", batch), "microseconds": microseconds}
 
 
 def _refuse_differences(pair: TokenizerPair, batch: Batch) -> None:
-    differences = pair.aligner.align(batch.teacher, batch.student, num_threads=1).differences
+    differences = _align(pair, batch).differences
     if len(differences):
         row = int(np.flatnonzero(np.diff(differences.offsets))[0])
         raise RuntimeError(f"row {row} does not read the same on both sides; there is no use in timing it")
@@ -511,12 +735,13 @@ def measure(rows: int, rounds: int) -> dict[str, Any]:
     """All that is measured, ready for JSON; the extremes of the ratios first."""
     load = os.getloadavg()[0]
     batches = []
-    for names, text in itertools.product(TOKENIZER_PAIRS, texts()):
+    for names, text in itertools.product(TOKENIZER_PAIRS, TEXTS):
         print(f"{names[0]} to {names[1]}, {text}", file=sys.stderr)
         batches.append(measure_batch(names, text, rows, rounds))
     small = [measure_small(names, rounds) for names in TOKENIZER_PAIRS]
     return {
         "ratios": {name: _extremes(batches, name) for name in PEERS},
+        "targets": [*_target_rows(batches), _small_target_row(small)],
         "machine": machine() | {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)},
         "rounds": rounds,
         "batches": batches,
@@ -527,6 +752,27 @@ def measure(rows: int, rounds: int) -> dict[str, Any]:
 def _extremes(batches: Iterable[Mapping[str, Any]], name: str) -> dict[str, float]:
     ratios = [batch["results"][name]["ratio"] for batch in batches]
     return {"lowest": min(ratios), "median": round(statistics.median(ratios), 3), "highest": max(ratios)}
+
+
+def _target_rows(batches: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    """What was asked for on source, and what the worst pair of tokenizers reached."""
+    on_source = [batch for batch in batches if batch["text"] == "source"]
+    for name, (asked, aim) in TARGETS.items():
+        worst = min(on_source, key=lambda batch: batch["results"][name]["ratio"])
+        yield {
+            "what": f"times as fast as {TITLES[name]}, at least",
+            "asked": asked,
+            "aim": aim,
+            "reached": worst["results"][name]["ratio"],
+            "pair": _names(worst),
+        }
+
+
+def _small_target_row(small: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    worst = max(small, key=lambda row: row["microseconds"]["dskd"])
+    what = f"microseconds for one pair of about {SMALL_TOKENS} tokens, at most"
+    reached = worst["microseconds"]["dskd"]
+    return {"what": what, "asked": SMALL_TARGET, "aim": None, "reached": reached, "pair": _names(worst)}
 
 
 def machine() -> dict[str, Any]:
@@ -562,6 +808,8 @@ def tables(results: Mapping[str, Any]) -> str:
     rows = results["batches"]
     return "\n\n".join(
         [
+            "Asked for on source, aimed at, and reached by the worst pair of tokenizers:",
+            _table(["what", "its pair", "asked", "aim", "reached"], map(_target_cells, results["targets"])),
             "How many times as fast as each peer dskd is, on the same rows:",
             _table(["teacher to student", "text", *map(TITLES.get, PEERS)], map(_ratio_cells, rows)),
             "Million tokens a second, teacher plus student:",
@@ -569,7 +817,9 @@ def tables(results: Mapping[str, Any]) -> str:
             "Pairs found of the pairs that exist and, in brackets, true pairs of those found:",
             _table(["teacher to student", "text", "pairs", *map(TITLES.get, PEERS)], map(_pair_cells, rows)),
             f"One pair of about {SMALL_TOKENS} tokens, microseconds a call:",
-            _table(["teacher to student", "tokens", *TITLES.values()], map(_small_cells, results["small"])),
+            _table(
+                ["teacher to student", "tokens", *map(TITLES.get, SMALL)], map(_small_cells, results["small"])
+            ),
             _machine_line(results),
         ]
     )
@@ -583,6 +833,11 @@ def _table(head: Iterable[str | None], body: Iterable[list[str]]) -> str:
 
 def _names(row: Mapping[str, Any]) -> str:
     return f"{row['teacher']} to {row['student']}"
+
+
+def _target_cells(row: Mapping[str, Any]) -> list[str]:
+    aim = "" if row["aim"] is None else f"{row['aim']}"
+    return [row["what"], row["pair"], f"{row['asked']}", aim, f"{row['reached']:.3g}"]
 
 
 def _ratio_cells(row: Mapping[str, Any]) -> list[str]:
@@ -600,9 +855,13 @@ def _pair_cells(row: Mapping[str, Any]) -> list[str]:
     return [_names(row), row["text"], f"{row['pairs']:,}", *shares]
 
 
+SMALL = ("dskd", *PEERS)
+"""The contestants on one pair of short rows."""
+
+
 def _small_cells(row: Mapping[str, Any]) -> list[str]:
     tokens = f"{row['teacher_tokens']} and {row['student_tokens']}"
-    return [_names(row), tokens, *(f"{row['microseconds'][name]:,.1f}" for name in TITLES)]
+    return [_names(row), tokens, *(f"{row['microseconds'][name]:,.1f}" for name in SMALL)]
 
 
 def _machine_line(results: Mapping[str, Any]) -> str:
@@ -615,14 +874,12 @@ def _machine_line(results: Mapping[str, Any]) -> str:
     )
 
 
-MARKS = ("<!-- tables from results/align.json -->\n", "<!-- end of tables -->")
-
-
-def write_readme(table: str) -> None:
-    """Puts the tables between the marks of README.md."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    README.write_text(f"{before}{MARKS[0]}\n{table}\n\n{MARKS[1]}{after}", encoding="utf-8")
+def write_readme(table: str, name: str) -> None:
+    """Puts the tables of a results file between its marks in README.md."""
+    start, end = f"<!-- tables from results/{name} -->\n", f"<!-- end of tables from results/{name} -->"
+    before, _, rest = README.read_text(encoding="utf-8").partition(start)
+    after = rest.partition(end)[2]
+    README.write_text(f"{before}{start}\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 # ---- The command line ------------------------------------------------------------------------------------
@@ -640,7 +897,7 @@ def main() -> None:
         options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(tables(results))
     if options.output.resolve() == OUTPUT:
-        write_readme(tables(results))
+        write_readme(tables(results), OUTPUT.name)
 
 
 def _options() -> argparse.Namespace:

@@ -31,3 +31,10 @@ def needs_assets(call: Callable[[], Asset]) -> Asset:
         if IN_CI:
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def no_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dskd.align` has no pair in this process, as at its start."""
+    monkeypatch.setattr("dskd.alignment._default", None)
+    monkeypatch.setattr("dskd.alignment._latest", None)

@@ -76,3 +76,23 @@ def align(teacher: Side, student: Side) -> Alignment:
         teacher_mask=None if teacher.mask is None else [teacher.mask],
         student_mask=None if student.mask is None else [student.mask],
     )
+
+
+def same(one: Alignment, other: Alignment) -> bool:
+    return columns_of(one) == columns_of(other)
+
+
+def columns_of(found: Alignment) -> dict[str, list[Any]]:
+    parts: dict[str, Any] = {
+        "pairs": found.pairs,
+        "chunks": found.chunks,
+        "differences": found.differences,
+        "counts": found.counts,
+    }
+    columns = {
+        f"{name}.{item.name}": getattr(part, item.name).tolist()
+        for name, part in parts.items()
+        for item in fields(part)
+    }
+    lengths = {"teacher": found.teacher_lengths.tolist(), "student": found.student_lengths.tolist()}
+    return {**columns, **lengths}

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
-import os
-import pickle
-import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from itertools import accumulate, groupby, pairwise
@@ -21,12 +15,12 @@ from hypothesis import strategies as st
 
 import dskd
 from dskd import Aligner, Alignment, PairKind, Vocabulary
-from sides import COUNTS, Found, Side, align, by_reference, in_lists, ranges, tuples
+from hello import ALIGNER, HELLO, HELLO_PAIRS, STUDENT, TEACHER, large_batch
+from sides import COUNTS, Found, Side, align, by_reference, in_lists, ranges, same, tuples
 from strategies import Batch, Token, batches, one_text, rows, side_of, texts, tokenizations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from multiprocessing.context import ForkContext, SpawnContext
 
 # ---- Core and definition -------------------------------------------------------------------------------
 
@@ -234,26 +228,6 @@ def test_text_behind_a_difference_does_not_change_what_lies_before(
 # ---- Batches, threads, labels --------------------------------------------------------------------------
 
 
-def same(one: Alignment, other: Alignment) -> bool:
-    return columns_of(one) == columns_of(other)
-
-
-def columns_of(found: Alignment) -> dict[str, list[Any]]:
-    parts: dict[str, Any] = {
-        "pairs": found.pairs,
-        "chunks": found.chunks,
-        "differences": found.differences,
-        "counts": found.counts,
-    }
-    columns = {
-        f"{name}.{item.name}": getattr(part, item.name).tolist()
-        for name, part in parts.items()
-        for item in fields(part)
-    }
-    lengths = {"teacher": found.teacher_lengths.tolist(), "student": found.student_lengths.tolist()}
-    return {**columns, **lengths}
-
-
 @given(batches())
 def test_a_row_of_a_batch_is_the_row_alone(batch: Batch) -> None:
     found = batch.aligner.align(batch.teacher, batch.student)
@@ -290,36 +264,12 @@ def mask_of(side: Side) -> list[bool]:
     return [True] * len(side.ids) if side.mask is None else side.mask
 
 
-TEACHER = Vocabulary.from_bytes([b"Hello", b" world", b"!", None, None], roles={3: {"eos"}})
-STUDENT = Vocabulary.from_bytes([b" Hello", b" wor", b"ld", b"!", None], roles={4: {"eos", "bos"}})
-ALIGNER = Aligner(TEACHER, STUDENT)
-HELLO = ([0, 1, 2, 3], [0, 1, 2, 3, 4])
-"""Pairs: Hello (SPACE), ! (EXACT), the end (ROLE); chunks: Hello, world, !."""
-HELLO_PAIRS = [(0, 0, PairKind.SPACE), (2, 3, PairKind.EXACT), (3, 4, PairKind.ROLE)]
-
-
-def large_batch(count: int = 64, repeats: int = 200) -> tuple[list[list[int]], list[list[int]]]:
-    """Enough tokens that the rows are dealt out to threads, rows of different lengths."""
-    times = [1 + (index * 37) % repeats for index in range(count)]
-    return [HELLO[0] * time for time in times], [HELLO[1] * time for time in times]
-
-
 @pytest.mark.parametrize("num_threads", [2, 3, 8, None])
 def test_the_number_of_threads_does_not_matter(num_threads: int | None) -> None:
     teacher, student = large_batch()
     alone = ALIGNER.align(teacher, student, num_threads=1)
     assert len(alone.pairs) > 10_000
     assert same(ALIGNER.align(teacher, student, num_threads=num_threads), alone)
-
-
-def test_many_threads_may_use_one_aligner() -> None:
-    teacher, student = large_batch()
-    alone = ALIGNER.align(teacher, student, num_threads=1)
-    with ThreadPoolExecutor(8) as pool:
-        results = list(
-            pool.map(lambda threads: ALIGNER.align(teacher, student, num_threads=threads), [1, 2, 3] * 8)
-        )
-    assert all(same(found, alone) for found in results)
 
 
 # ---- The result ----------------------------------------------------------------------------------------
@@ -497,12 +447,6 @@ def test_no_pairs_predict_nothing() -> None:
 
 
 # ---- The one-liner -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dskd.alignment._default", None)
-    monkeypatch.setattr("dskd.alignment._latest", None)
 
 
 @pytest.mark.usefixtures("no_tokenizers")
@@ -752,135 +696,7 @@ def test_any_integers_are_aligned_or_refused(ids: list[int]) -> None:
         assert known
 
 
-# ---- Pickling, hashing, processes ----------------------------------------------------------------------
-
-
-def test_an_aligner_survives_a_pickle() -> None:
-    again = pickle.loads(pickle.dumps(ALIGNER))  # noqa: S301 - our own
-    assert again == ALIGNER
-    assert hash(again) == hash(ALIGNER)
-    assert same(again.align(*HELLO), ALIGNER.align(*HELLO))
-
-
-def test_a_pickle_of_a_pickle_is_the_same_bytes() -> None:
-    once = pickle.dumps(ALIGNER)
-    assert pickle.dumps(pickle.loads(once)) == once  # noqa: S301 - our own
-
-
-def test_an_aligner_of_other_vocabularies_is_another() -> None:
-    assert Aligner(STUDENT, TEACHER) != ALIGNER
-    assert Aligner(TEACHER, STUDENT) == ALIGNER
-    assert ALIGNER != "aligner"
-
-
-def test_an_alignment_survives_a_pickle() -> None:
-    found = ALIGNER.align(*HELLO)
-    assert same(pickle.loads(pickle.dumps(found)), found)  # noqa: S301 - our own
-
-
-FINGERPRINT = """
-import hashlib, pickle, dskd
-teacher = dskd.Vocabulary.from_bytes([b"a", b"<s>", None], roles={1: {"bos", "eos", "x", "y"}, 2: {"y", "z"}})
-aligner = dskd.Aligner(teacher, teacher)
-print(teacher.content_hash, hashlib.sha256(pickle.dumps(aligner)).hexdigest())
-"""
-
-
-def test_content_hash_and_pickle_are_the_same_in_every_process() -> None:
-    found = [
-        subprocess.run(
-            [sys.executable, "-c", FINGERPRINT],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-        for seed in ("0", "1", "4242")
-    ]
-    scope: dict[str, Any] = {}
-    exec(FINGERPRINT.replace("print(", "found = ("), scope)  # noqa: S102 - the same lines in this process
-    assert found == [list(scope["found"])] * 3
-    assert len(hashlib.sha256().hexdigest()) == len(found[0][0])
-
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-# Python 3.12 warns of every fork of a process that has threads; that it is safe is what is tested.
-forks_with_threads = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
-
-def finishes(
-    context: ForkContext | SpawnContext, work: Callable[..., None], *args: object, within: float
-) -> bool:
-    """Whether a child does this work and ends well in time."""
-    child = context.Process(target=work, args=args)
-    child.start()
-    child.join(within)
-    try:
-        return child.exitcode == 0
-    finally:
-        child.kill()
-        child.join()
-
-
-def align_large(num_threads: int | None) -> None:
-    teacher, student = large_batch()
-    assert len(ALIGNER.align(teacher, student, num_threads=num_threads)) == len(teacher)
-
-
-@needs_fork
-@forks_with_threads
-@pytest.mark.parametrize("num_threads", [None, 1, 2, 3])
-def test_a_forked_child_aligns_after_its_parent_did_in_parallel(num_threads: int | None) -> None:
-    align_large(2)
-    context = multiprocessing.get_context("fork")
-    assert finishes(context, align_large, num_threads, within=5)
-    align_large(2)
-
-
-@needs_fork
-@forks_with_threads
-def test_more_threads_than_rows_cost_nothing() -> None:
-    # In a child: a call that starts threads without end could not be interrupted here.
-    assert finishes(multiprocessing.get_context("fork"), align_large, 100_000, within=5)
-
-
-@needs_fork
-@forks_with_threads
-def test_children_forked_while_other_threads_align_finish_too() -> None:
-    stop = threading.Event()
-
-    def keep_busy(num_threads: int) -> None:
-        while not stop.is_set():
-            align_large(num_threads)
-
-    busy = [threading.Thread(target=keep_busy, args=(threads,)) for threads in (2, 3)]
-    for thread in busy:
-        thread.start()
-    try:
-        context = multiprocessing.get_context("fork")
-        assert [finishes(context, align_large, 2, within=10) for _ in range(10)] == [True] * 10
-    finally:
-        stop.set()
-        for thread in busy:
-            thread.join()
-
-
-def align_in_spawned_child(aligner: Aligner, content_hash: str) -> None:
-    """What a spawned child must find: the aligner it was sent, and no default pair."""
-    assert in_lists(aligner.align(*HELLO)).pairs == HELLO_PAIRS
-    assert aligner.teacher.content_hash == content_hash
-    with pytest.raises(RuntimeError, match="set_tokenizers"):
-        dskd.align(*HELLO)
-    dskd.set_tokenizers(aligner.teacher, aligner.student)
-    assert in_lists(dskd.align(*HELLO)).pairs == HELLO_PAIRS
-    align_large(2)
-
-
-@pytest.mark.usefixtures("no_tokenizers")
-def test_a_spawned_child_gets_its_aligner_by_pickle_and_sets_its_own_default() -> None:
-    dskd.set_tokenizers(TEACHER, STUDENT)
-    context = multiprocessing.get_context("spawn")
-    assert finishes(context, align_in_spawned_child, ALIGNER, TEACHER.content_hash, within=60)
+# ---- What cannot be changed ------------------------------------------------------------------------------
 
 
 def test_an_aligner_and_its_results_cannot_be_changed() -> None:

@@ -1,8 +1,9 @@
-"""`benches/align.py` runs and says what it should; how fast anything is stands in benches/README.md."""
+"""The benches `align.py` and `limits.py` say what they should; how fast it is stands in benches/README.md."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -28,19 +29,20 @@ PEERS = [
 ]
 
 
-def run_bench(*arguments: str) -> str:
+def run_bench(name: str, *arguments: str) -> str:
     """What it prints."""
-    command = [sys.executable, str(BENCHES / "align.py"), *arguments]
+    command = [sys.executable, str(BENCHES / f"{name}.py"), *arguments]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
 def fetch_assets() -> None:
-    for name in ("deepseek-v3", "mistral-v1", "mistral-v3", "gpt2", "qwen2"):
+    for name in ("deepseek-v3", "mistral-v3", "gpt2", "qwen2", "o200k"):
         assets.tokenizer(name)
-    assets.instruction_rows(1)
+    assets.prompt_rows("train", 1)
     assets.prose("multilingual")
+    assets.translation("zh_Hans")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The JSON file of a quick run, and what it printed."""
     needs_assets(fetch_assets)
     output = tmp_path_factory.mktemp("bench") / "folder" / "align.json"
-    return output, run_bench("--quick", "--output", str(output))
+    return output, run_bench("align", "--quick", "--output", str(output))
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +62,29 @@ def results(quick_run: tuple[Path, str]) -> dict[str, Any]:
 def peers_of(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name and numbers of each peer on each batch."""
     for batch in results["batches"]:
-        yield from ((name, numbers) for name, numbers in batch["results"].items() if name != "dskd")
+        yield from ((name, numbers) for name, numbers in batch["results"].items() if name in PEERS)
 
 
 def test_ratios_come_first(results: Mapping[str, Any]) -> None:
-    assert list(results) == ["ratios", "machine", "rounds", "batches", "small"]
+    assert list(results) == ["ratios", "targets", "machine", "rounds", "batches", "small"]
     assert list(results["ratios"]) == PEERS
     for extremes in results["ratios"].values():
         assert 0 < extremes["lowest"] <= extremes["median"] <= extremes["highest"]
 
 
-def test_three_tokenizer_pairs_and_three_texts_are_measured(results: Mapping[str, Any]) -> None:
-    assert len({(batch["teacher"], batch["student"], batch["text"]) for batch in results["batches"]}) == 9
+def test_what_was_reached_stands_beside_what_was_asked(results: Mapping[str, Any]) -> None:
+    assert [(row["asked"], row["aim"]) for row in results["targets"]] == [
+        (120, 150),
+        (45, 50),
+        (100, 130),
+        (5, 7),
+        (5, None),
+    ]
+    assert all(row["reached"] > 0 for row in results["targets"])
+
+
+def test_three_tokenizer_pairs_and_four_texts_are_measured(results: Mapping[str, Any]) -> None:
+    assert len({(batch["teacher"], batch["student"], batch["text"]) for batch in results["batches"]}) == 12
     for batch in results["batches"]:
         assert batch["rows"] == 2
         assert 1_800 < batch["teacher_tokens"] < 2_300
@@ -80,7 +93,7 @@ def test_three_tokenizer_pairs_and_three_texts_are_measured(results: Mapping[str
 
 def test_every_contestant_is_timed(results: Mapping[str, Any]) -> None:
     for batch in results["batches"]:
-        assert list(batch["results"]) == ["dskd", *PEERS]
+        assert list(batch["results"]) == ["dskd", "dskd_everything", *PEERS]
         assert all(numbers["tokens_per_second"] > 0 for numbers in batch["results"].values())
     for small in results["small"]:
         assert list(small["microseconds"]) == ["dskd", *PEERS]
@@ -89,7 +102,7 @@ def test_every_contestant_is_timed(results: Mapping[str, Any]) -> None:
 
 def test_the_numpy_ways_find_every_pair_and_no_other(results: Mapping[str, Any]) -> None:
     numpy_ways = [numbers for name, numbers in peers_of(results) if name.startswith("numpy")]
-    assert len(numpy_ways) == 18
+    assert len(numpy_ways) == 24
     assert {(numbers["recall"], numbers["precision"]) for numbers in numpy_ways} == {(1.0, 1.0)}
 
 
@@ -101,14 +114,16 @@ def test_recall_and_precision_are_shares(results: Mapping[str, Any]) -> None:
 
 def test_the_tables_are_made_from_the_file(quick_run: tuple[Path, str]) -> None:
     output, printed = quick_run
-    assert printed.startswith("How many times as fast as each peer dskd is")
-    assert run_bench("--table", "--output", str(output)) == printed
+    assert printed.startswith("Asked for on source, aimed at, and reached")
+    assert run_bench("align", "--table", "--output", str(output)) == printed
 
 
-def test_the_readme_holds_the_tables_of_the_committed_file(tmp_path: Path) -> None:
-    copy = tmp_path / "align.json"
-    copy.write_bytes((BENCHES / "results" / "align.json").read_bytes())
-    assert run_bench("--table", "--output", str(copy)) in (BENCHES / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["align", "limits"])
+def test_the_readme_holds_the_tables_of_the_committed_file(name: str, tmp_path: Path) -> None:
+    committed, copy = BENCHES / "results" / f"{name}.json", tmp_path / "copy.json"
+    assert committed.exists(), "measure on a machine at rest: make bench bench-limits"
+    copy.write_bytes(committed.read_bytes())
+    assert run_bench(name, "--table", "--output", str(copy)) in (BENCHES / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two"])
@@ -117,3 +132,38 @@ def test_a_wrong_number_of_rows_is_refused(number: str) -> None:
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert ended.returncode == 2
     assert f"{number!r} is not a number from 1 on" in ended.stderr
+
+
+# ---- limits.py -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick_limits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The JSON file of a quick run, and what it printed."""
+    needs_assets(fetch_assets)
+    output = tmp_path_factory.mktemp("limits") / "limits.json"
+    return output, run_bench("limits", "--quick", "--besides", "the tests", "--output", str(output))
+
+
+def test_every_limit_has_a_line_with_its_target(quick_limits: tuple[Path, str]) -> None:
+    results = json.loads(quick_limits[0].read_text(encoding="utf-8"))
+    assert list(results) == ["lines", "machine", "besides", "sizes"]
+    targets: dict[str, list[float]] = {}
+    for line in results["lines"]:
+        targets.setdefault(line["unit"], []).append(line["target"])
+        # A small batch may end before its signal; all else has been measured.
+        assert line["value"] is not None or "ended before its signal" in line["note"], line
+    children = [5] * len(multiprocessing.get_all_start_methods())
+    assert targets == {
+        "times": [1.6, 1.5, *[3] * 5],
+        "bytes a token": [40] * 2,
+        "s": [0.2, 1.5, 0.1, *children, *[0.2] * 4],
+    }
+    assert [line["at_least"] for line in results["lines"]] == [True, *[False] * (len(results["lines"]) - 1)]
+
+
+def test_the_table_of_limits_is_made_from_the_file(quick_limits: tuple[Path, str]) -> None:
+    output, printed = quick_limits
+    assert printed.startswith("What is asked of alignment beside its speed:")
+    assert "beside it ran: the tests." in printed
+    assert run_bench("limits", "--table", "--output", str(output)) == printed
