@@ -1,7 +1,7 @@
 """Rows of a file, read a few at a time from any place on; each error with its line or row.
 
-text, a row per line, and JSON lines    texts; read by lines
-Parquet                                 texts, or ids of both sides; parquet_in.py
+Of text (a row per line) and JSON lines they are texts, read here; of Parquet texts or ids, read by
+`dskd.cli.parquet_in`.
 """
 
 from __future__ import annotations

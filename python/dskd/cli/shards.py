@@ -3,10 +3,10 @@
     part-000000.parquet ...    so many rows each; a shard is there whole or not at all
     .manifest.jsonl            what the job is; then, a line each, the shards that are done and where to go on
 
-A shard is written under another name, synced, renamed and only then put into the manifest. So a shard that the
-manifest does not name was not finished, and is made again; a last line that is cut was not written. What the
-folder holds in the end depends on nothing but the job. Its name begins with a dot: readers of a folder of
-Parquet (pyarrow, datasets, Ray, DuckDB) pass over it.
+A shard is written under another name, synced, renamed and only then put into the manifest. So a shard that
+the manifest does not name was not finished, and is made again; a last line that is cut was not written. What
+the folder holds in the end depends on nothing but the job. The manifest's name begins with a dot, so that
+readers of a folder of Parquet (pyarrow, datasets, Ray) pass over it.
 """
 
 from __future__ import annotations
@@ -154,10 +154,9 @@ _MANIFEST_ASIDE = f".{_MANIFEST}."
 
 def _refuse_other_job(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in [*before, *now]:
-        if before.get(name) != now.get(name):
-            raise InputError(
-                f"{folder} was begun with {name} {before.get(name)}, and now it is {now.get(name)}; {_START_OVER}"
-            )
+        then, today = before.get(name), now.get(name)
+        if then != today:
+            raise InputError(f"{folder}: {name} was {then} when it was begun and is {today}; {_START_OVER}")
 
 
 def _sweep(folder: Path, done: Mapping[str, int]) -> None:
