@@ -5,6 +5,7 @@
 #   make test    all checks: Rust, the core with numpy alone, lint and types, everything else
 #   make wheel   the wheel that old systems install, and the source distribution, into dist/; tested with numpy alone
 #   make bench   speed of alignment beside its peers -> benches/results/align.json
+#   make bench-large   ten million tokens through `dskd align`, killed and resumed -> benches/results/large.json
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.
@@ -24,7 +25,7 @@ CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.p
 	tests/test_ragged.py tests/test_reference.py tests/test_to_student.py tests/test_vocabulary.py \
 	tests/test_vocabulary_map.py
 
-.PHONY: demo test test-rust test-core test-full lint format wheel bench proof clean
+.PHONY: demo test test-rust test-core test-full lint format wheel bench bench-large proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -58,6 +59,9 @@ format: $(BIN)/dev.stamp
 
 bench: $(BIN)/dev.stamp
 	$(BIN)/python benches/align.py --output benches/results/align.json
+
+bench-large: $(BIN)/dev.stamp
+	$(BIN)/python benches/large.py
 
 proof: $(BIN)/dev.stamp
 	$(BIN)/python benches/recall.py
