@@ -1,7 +1,7 @@
 """A file of ten million tokens through `dskd align`: speed end to end, peak memory, and ten kills.
 
     python benches/large.py            # prints Markdown, writes results/large.json
-    python benches/large.py --quick    # a small file, three kills: whether it works, not how fast
+    python benches/large.py --quick    # a small file, two kills: whether it works, not how fast
 
 The file holds real text (see corpus.py) in rows of about 4,000 characters, over and over until both sides
 together have so many tokens: once as ids of both sides in Parquet, once as text in JSON lines. Each goes
@@ -247,10 +247,10 @@ def table(results: Sequence[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     """Measures, prints, writes; fails if a resumed job differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="a small file and three kills")
+    parser.add_argument("--quick", action="store_true", help="a small file and two kills")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    tokens, kills = (200_000, 3) if options.quick else (TOKENS, KILLS)
+    tokens, kills = (100_000, 2) if options.quick else (TOKENS, KILLS)
     names = [str(assets.tokenizer(name)) for name in (TEACHER, STUDENT)]
     pair = TokenizerPair.load(*names, parse_special=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ vocabularies alone, so a later run with the same tokenizers finds its result in 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import datasets
 import pyarrow as pa
@@ -17,6 +18,14 @@ import transformers
 import assets
 from dskd import Aligner
 from dskd.arrow import record_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def text_rows(count: int) -> Iterator[dict[str, str]]:
+    """Real text; a data set that lies in files has a cache, and one made of a list has none."""
+    return ({"text": text} for text in assets.source_rows(count))
 
 
 def tokenize(texts: dict[str, list[str]], teacher: str, student: str) -> dict[str, list[list[int]]]:
@@ -36,7 +45,7 @@ def main(rows: int = 200) -> datasets.Dataset:
     """The aligned rows; says how many of the student's tokens are paired."""
     folders = [str(assets.tokenizer(name)) for name in ("qwen2", "smollm2")]
     aligner = Aligner(*(transformers.AutoTokenizer.from_pretrained(folder) for folder in folders))
-    texts = datasets.Dataset.from_dict({"text": assets.source_rows(rows)})
+    texts = datasets.Dataset.from_generator(text_rows, gen_kwargs={"count": rows})
     sides = {"teacher": folders[0], "student": folders[1]}
     ids = texts.map(tokenize, batched=True, remove_columns="text", fn_kwargs=sides)
     aligned = ids.with_format("arrow").map(align, batched=True, num_proc=2, fn_kwargs={"aligner": aligner})

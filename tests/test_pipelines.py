@@ -76,6 +76,7 @@ def test_datasets_map_in_two_processes_and_from_the_cache(tmp_path: Path) -> Non
         files.append({path: Path(path).stat().st_mtime_ns for path in written})
     assert found[0] == found[1]
     assert files[0] == files[1]  # the second process wrote nothing anew
+    assert len(files[0]) == 2  # a file of each of two processes
     expected = expected_columns(30)
     assert {name: found[0][1][name] for name in expected} == expected
 
