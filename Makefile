@@ -6,6 +6,7 @@
 #   make wheel   the wheel that old systems install, and the source distribution, into dist/; tested with numpy alone
 #   make bench   speed of alignment beside its peers -> benches/results/align.json
 #   make bench-limits   long rows, memory, threads, building, Ctrl-C -> benches/results/limits.json
+#   make bench-large   ten million tokens through `dskd align`, killed and resumed -> benches/results/large.json
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.
@@ -25,7 +26,7 @@ CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.p
 	tests/test_processes.py tests/test_ragged.py tests/test_reference.py tests/test_to_student.py tests/test_vocabulary.py \
 	tests/test_vocabulary_map.py
 
-.PHONY: demo test test-rust test-core test-full lint format wheel bench bench-limits proof clean
+.PHONY: demo test test-rust test-core test-full lint format wheel bench bench-limits bench-large proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -62,6 +63,9 @@ bench: $(BIN)/dev.stamp
 
 bench-limits: $(BIN)/dev.stamp
 	$(BIN)/python benches/limits.py --output benches/results/limits.json
+
+bench-large: $(BIN)/dev.stamp
+	$(BIN)/python benches/large.py
 
 proof: $(BIN)/dev.stamp
 	$(BIN)/python benches/recall.py

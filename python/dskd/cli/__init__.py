@@ -4,7 +4,7 @@ It needs more than the library (`pip install 'dskd[cli]'`). `main` says so where
 tokenizers and writes Parquet is imported by the command that needs it. `dskd train`, the same as
 `dskd-train`, is `dskd.train.script` and needs `dskd[train]`.
 
-    commands <- drawing, totals, rows_in, rows_out <- pair <- loading
+    commands <- drawing, progress, work <- shards <- rows_out, totals, rows_in (parquet_in) <- pair <- loading
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
-from itertools import islice
 from pathlib import Path  # noqa: TC003 - typer reads the annotations of a command
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +14,11 @@ from dskd._core import __version__
 from dskd.cli.drawing import draw, harmless, labels_of, legend, wrapped
 from dskd.cli.loading import TokenizerError
 from dskd.cli.pair import TokenizerPair, published_pairs
-from dskd.cli.rows_in import InputError, batches, progress, rows_of, text_of_argument
-from dskd.cli.rows_out import check_paths, record_batch, write_summary, writer, written_aside
+from dskd.cli.progress import progress
+from dskd.cli.rows_in import InputError, text_of_argument
+from dskd.cli.rows_out import check_paths, write_summary
 from dskd.cli.totals import Totals, report
+from dskd.cli.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,21 +99,38 @@ def inspect(
 
 
 def align(  # noqa: PLR0913 - the options of a command
-    file: Annotated[Path, typer.Argument(help="Text with a row per line, or JSON lines (*.jsonl).")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Text with a row per line, JSON lines (*.jsonl), or Parquet (*.parquet)."),
+    ],
     *,
     teacher: Annotated[
         str, typer.Option(metavar="TOKENIZER", help="The teacher's: a hub name, a folder or a file.")
     ],
     student: Annotated[str, typer.Option(metavar="TOKENIZER", help="The student's.")],
     field: Annotated[
-        str | None, typer.Option(help="Read JSON lines, and the text from this field.  [default: text]")
+        str | None,
+        typer.Option(
+            help="Read JSON lines or Parquet, and the text from this field.  [default: text; of Parquet the "
+            "columns teacher_ids and student_ids, where there are both]"
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Parquet, or JSON lines (*.jsonl).  [default: FILE with suffix .dskd.parquet]"),
     ] = None,
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Write a folder of Parquet files of so many rows, which the same command goes on with "
+            "after it was ended.  [default folder: FILE with suffix .dskd]",
+        ),
+    ] = None,
     summary: Annotated[Path | None, typer.Option(help="Also write the summary's numbers, as JSON.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there, all shards.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many rows.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 256,
     num_threads: Annotated[
@@ -127,26 +144,28 @@ def align(  # noqa: PLR0913 - the options of a command
     """Align two tokenizations of every row of a file, and sum up.
 
     Each row becomes a row of Parquet: the ids of both sides, pairs, chunks, differences, counts and ratios.
-    Nothing is written unless all is.
+    Nothing is written unless all is, or all of a shard; memory does not grow with the file.
     """
-    output = output or file.with_suffix(".dskd.parquet")
+    output = output or file.with_suffix(".dskd.parquet" if shard_rows is None else ".dskd")
     with _reported():
-        check_paths(file, output, summary, overwrite=overwrite)
+        check_paths(file, output, summary, overwrite=overwrite, shards=shard_rows is not None)
         tokenizers = TokenizerPair.load(teacher, student, parse_special=parse_special)
-        totals, start = Totals(), time.perf_counter()
-        with (
-            written_aside(output) as aside,
-            writer(aside, output.suffix, tokenizers) as write,
-            progress(file, limit) as show,
-        ):
-            for part in batches(islice(rows_of(file, field), limit), batch_size):
-                batch = tokenizers.align([row.text for row in part], num_threads)
-                write(record_batch(batch, first_row=totals.rows))
-                totals.add(batch, published_pairs(tokenizers, batch) if published else None)
-                show(part)
-            if not totals.rows:
-                raise InputError(f"{file} has no rows; there is nothing to align")
-        totals.seconds = time.perf_counter() - start
+        with progress(limit) as show:
+            work = Work(
+                file=file,
+                field=field,
+                tokenizers=tokenizers,
+                limit=limit,
+                batch_size=batch_size,
+                num_threads=num_threads,
+                published=published,
+                parse_special=parse_special,
+                show=show,
+            )
+            if shard_rows is None:
+                totals = work.to_file(output)
+            else:
+                totals = work.to_folder(output, shard_rows, overwrite=overwrite)
         if summary:
             paths = {"file": str(file), "output": str(output)}
             write_summary(summary, {**paths, **tokenizers.about(), **totals.numbers()})

@@ -10,8 +10,10 @@ tokenizer.json names none.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,8 @@ class LoadedTokenizer:
         name: what to call it in a report.
         vocabulary: the bytes, kinds and roles of its ids.
         eos: how its vocabulary spells its end of sequence, where it has one.
+
+    Two tokenizers of one vocabulary may still split a text differently: `encoding_hash` tells them apart.
     """
 
     name: str
@@ -43,6 +47,12 @@ class LoadedTokenizer:
     eos: str | None
     _encode_batch: Callable[[list[str]], list[list[int]]]
     _spellings: Callable[[list[int]], list[str]]
+    _definition: Callable[[], bytes]
+
+    @property
+    def encoding_hash(self) -> str:
+        """SHA-256 over what the library was told of how to split a text, in hexadecimal."""
+        return hashlib.sha256(self._definition()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; no special token is added to it."""
@@ -184,12 +194,16 @@ def _from_tokenizers(
     backend.no_padding()
 
     def encode_batch(texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def spellings(ids: list[int]) -> list[str]:
         return [backend.id_to_token(token_id) for token_id in ids]
 
-    return LoadedTokenizer(name, vocabulary, eos, encode_batch, spellings)
+    def definition() -> bytes:
+        text: str = backend.to_str()
+        return text.encode()
+
+    return LoadedTokenizer(name, vocabulary, eos, encode_batch, spellings, definition)
 
 
 def _from_slow(tokenizer: Any, name: str, parse_special: bool) -> LoadedTokenizer:
@@ -200,8 +214,18 @@ def _from_slow(tokenizer: Any, name: str, parse_special: bool) -> LoadedTokenize
         options = {"add_special_tokens": False, "split_special_tokens": not parse_special}
         return [tokenizer.encode(text, **options) for text in texts]
 
+    def definition() -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            files = (Path(file) for file in tokenizer.save_pretrained(folder))
+            return b"".join(file.read_bytes() for file in sorted(files) if file.is_file())
+
     return LoadedTokenizer(
-        name, vocabulary, tokenizer.eos_token, encode_batch, tokenizer.convert_ids_to_tokens
+        name,
+        vocabulary,
+        tokenizer.eos_token,
+        encode_batch,
+        tokenizer.convert_ids_to_tokens,
+        definition,
     )
 
 
@@ -222,7 +246,14 @@ def _load_with_sentencepiece(path: Path, name: str, parse_special: bool) -> Load
         ) from error
     eos = processor.id_to_piece(processor.eos_id()) if processor.eos_id() >= 0 else None
     vocabulary = _vocabulary(processor, name)
-    return LoadedTokenizer(name, vocabulary, eos, processor.encode, processor.id_to_piece)
+    return LoadedTokenizer(
+        name,
+        vocabulary,
+        eos,
+        processor.encode,
+        processor.id_to_piece,
+        processor.serialized_model_proto,
+    )
 
 
 def _vocabulary(tokenizer: Any, name: str) -> Vocabulary:

@@ -1,4 +1,4 @@
-"""Two tokenizers side by side: texts in, aligned rows out, and what the published rule finds in them."""
+"""Two tokenizers side by side: texts or ids in, aligned rows out; what the published rule finds in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
     from dskd.alignment import Alignment
 
-__all__ = ["AlignedRows", "TokenizerPair", "published_pairs"]
+__all__ = ["AlignedRows", "Ids", "TokenizerPair", "published_pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Rows of ids of both sides, as many of the one as of the other."""
+
+    teacher: Ragged
+    student: Ragged
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.teacher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +65,19 @@ class TokenizerPair:
             for side, tokenizer in (("teacher", self.teacher), ("student", self.student))
         }
 
-    def align(self, texts: Sequence[str], num_threads: int | None = None) -> AlignedRows:
-        """Tokenizes the texts on both sides and aligns them."""
-        teacher_ids = _ragged(self.teacher.encode_batch(texts))
-        student_ids = _ragged(self.student.encode_batch(texts))
+    def align(self, rows: Sequence[str] | Ids, num_threads: int | None = None) -> AlignedRows:
+        """Aligns rows of ids; texts are tokenized on both sides first.
+
+        Raises:
+            ValueError: an id is not in its vocabulary.
+        """
+        ids = rows if isinstance(rows, Ids) else self._ids_of(rows)
         start = time.perf_counter()
-        alignment = self.aligner.align(teacher_ids, student_ids, num_threads=num_threads)
-        return AlignedRows(teacher_ids, student_ids, alignment, time.perf_counter() - start)
+        alignment = self.aligner.align(ids.teacher, ids.student, num_threads=num_threads)
+        return AlignedRows(ids.teacher, ids.student, alignment, time.perf_counter() - start)
+
+    def _ids_of(self, texts: Sequence[str]) -> Ids:
+        return Ids(*(_ragged(side.encode_batch(texts)) for side in (self.teacher, self.student)))
 
 
 def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:

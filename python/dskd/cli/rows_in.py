@@ -1,23 +1,27 @@
-"""Texts from a file or an argument, each error with its line, and the progress through them."""
+"""Rows of a file, read a few at a time from any place on; each error with its line or row.
+
+Of text (a row per line) and JSON lines they are texts, read here; of Parquet texts or ids, read by
+`dskd.cli.parquet_in`.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["InputError", "Line", "batches", "progress", "rows_of", "text_of_argument"]
+    from dskd.cli.pair import Ids
+
+__all__ = ["MOST_BYTES", "InputError", "Part", "Place", "Rows", "open_rows", "text_of_argument"]
+
+MOST_BYTES = 1 << 23
+"""Of text or ids that are read at a time, but for a single row that has more: what memory depends on."""
 
 
 class InputError(ValueError):
@@ -25,11 +29,55 @@ class InputError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """The text of a row, and the bytes of the file that it took."""
+class Place:
+    """Where reading goes on: rows, lines and, of text, bytes that lie before."""
 
-    text: str
-    size: int
+    rows: int = 0
+    lines: int = 0
+    offset: int = 0
+
+
+Part: TypeAlias = "Sequence[str] | Ids"
+"""Rows that were read: their texts, or their ids."""
+
+
+class Rows(Protocol):
+    """An open file of rows. What a call reads depends on the place and the count alone."""
+
+    place: Place
+    kind: str
+    """What is read of each row, in words."""
+    reads_text: bool
+    """Whether that is text; or else ids."""
+
+    def read(self, count: int) -> Part:
+        """At most so many rows more; fewer where they are long, none at the end of the file."""
+        ...
+
+    def share(self) -> float:
+        """How much of the file lies before the place, from 0 to 1."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the file."""
+        ...
+
+
+def open_rows(file: Path, field: str | None, place: Place) -> Rows:
+    """The rows of a file from a place on.
+
+    Raises:
+        InputError: it is Parquet and has no column that could be read.
+    """
+    if file.suffix == ".parquet":
+        from dskd.cli.parquet_in import ParquetRows  # noqa: PLC0415 - who reads text does without
+
+        return ParquetRows(file, field, place)
+    return _Lines(file, field, place)
 
 
 def text_of_argument(argument: str) -> str:
@@ -39,18 +87,52 @@ def text_of_argument(argument: str) -> str:
     return _decoded(os.fsencode(argument), "TEXT")
 
 
-def rows_of(file: Path, name: str | None) -> Iterator[Line]:
+class _Lines:
     """The texts of a file: every line, or the named field of every line that is not blank."""
-    is_json = name is not None or file.suffix in _JSON_LINES
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{file}, line {number}"
-            start = 3 if number == 1 and line.startswith(b"\xef\xbb\xbf") else 0  # a byte order mark
-            text = _decoded(line[start:].removesuffix(b"\n").removesuffix(b"\r"), where)
-            if not is_json:
-                yield Line(text, len(line))
-            elif text.strip():
-                yield Line(_field_of(text, name or "text", where), len(line))
+
+    def __init__(self, file: Path, field: str | None, place: Place) -> None:
+        """Opens it and goes to the place; a pipe, which cannot go anywhere, begins at its beginning."""
+        self.place = place
+        self.reads_text = True
+        self._name = file
+        self._field = field or ("text" if file.suffix in _JSON_LINES else None)
+        self.kind = f"lines of JSON, field {self._field}" if self._field else "lines of text"
+        self._file = file.open("rb")
+        self._size = os.fstat(self._file.fileno()).st_size
+        if place.offset:
+            self._file.seek(place.offset)
+
+    def read(self, count: int) -> list[str]:
+        """See `Rows`."""
+        texts: list[str] = []
+        size, lines, offset = 0, self.place.lines, self.place.offset
+        while len(texts) < count and size < MOST_BYTES and (line := self._file.readline()):
+            lines, offset = lines + 1, offset + len(line)
+            if (text := self._text_of(line, lines)) is not None:
+                texts.append(text)
+                size += len(line)
+        self.place = Place(self.place.rows + len(texts), lines, offset)
+        return texts
+
+    def _text_of(self, line: bytes, number: int) -> str | None:
+        where = f"{self._name}, line {number}"
+        start = 3 if number == 1 and line.startswith(b"\xef\xbb\xbf") else 0  # a byte order mark
+        text = _decoded(line[start:].removesuffix(b"\n").removesuffix(b"\r"), where)
+        if self._field is None:
+            return text
+        return _field_of(text, self._field, where) if text.strip() else None
+
+    def share(self) -> float:
+        """See `Rows`; of a pipe it is always 0."""
+        return self.place.offset / self._size if self._size else 0.0
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -107,31 +189,3 @@ def _whole(text: str, where: str) -> str:
             f"{where}: {code} is half of a surrogate pair and no character; repair the row"
         ) from error
     return text
-
-
-def batches(rows: Iterator[Line], size: int) -> Iterator[list[Line]]:
-    """So many rows at a time."""
-    while part := list(islice(rows, size)):
-        yield part
-
-
-@contextlib.contextmanager
-def progress(file: Path, limit: int | None) -> Iterator[Callable[[list[Line]], None]]:
-    """A bar over the bytes of the file, or over the rows up to the limit where that comes first."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    size = file.stat().st_size
-    rows = TextColumn("{task.fields[rows]:,} rows")
-    columns = (BarColumn(), TaskProgressColumn(), rows, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=1.0 if size else None, rows=0, bytes=0)
-
-        def show(part: list[Line]) -> None:
-            seen = progress.tasks[task].fields
-            rows, read = seen["rows"] + len(part), seen["bytes"] + sum(line.size for line in part)
-            done = max(read / size if size else 0.0, rows / limit if limit else 0.0)
-            progress.update(task, completed=done, rows=rows, bytes=read)
-
-        yield show

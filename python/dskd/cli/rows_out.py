@@ -5,38 +5,39 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from dskd._core import __version__
+from dskd.arrow import list_array, record_batch
 from dskd.cli.pair import AlignedRows, TokenizerPair
 from dskd.cli.rows_in import InputError
-from dskd.columns import Counts
 from dskd.ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    import numpy.typing as npt
     import pyarrow as pa
 
-    from dskd.columns import Pairs, Ranges
-
-__all__ = ["check_paths", "record_batch", "write_summary", "writer", "written_aside"]
+__all__ = ["Write", "batch_of", "check_paths", "sync", "write_summary", "writer", "written_aside"]
 
 
-def check_paths(file: Path, output: Path, summary: Path | None, *, overwrite: bool) -> None:
-    """Before anything is read: whether there is something to read, and nothing in the way."""
+def check_paths(file: Path, output: Path, summary: Path | None, *, overwrite: bool, shards: bool) -> None:
+    """Before anything is read: whether there is something to read, and nothing in the way.
+
+    A folder of shards may be there: `dskd.cli.shards` says whether the job in it is this one.
+    """
     if not file.exists():
         raise InputError(f"there is no file {file}")
     if file.is_dir():
         raise InputError(f"{file} is a folder; name a file in it")
-    if output.suffix not in _WRITERS:
+    if not shards and output.suffix not in _WRITERS:
         raise InputError(f"--output {output}: its suffix is none of {', '.join(_WRITERS)}")
-    for path in filter(None, (output, summary)):
+    if shards:
+        _check_folder(file, output)
+    for path in filter(None, (None if shards else output, summary)):
         if path.resolve() == file.resolve():
             raise InputError(f"{path} is the file to read; name another to write")
         if not path.parent.is_dir():
@@ -45,15 +46,42 @@ def check_paths(file: Path, output: Path, summary: Path | None, *, overwrite: bo
             raise InputError(f"{path} exists; name another, or replace it with --overwrite")
 
 
+def _check_folder(file: Path, output: Path) -> None:
+    if output.suffix in _WRITERS:
+        raise InputError(f"--output {output}: with --shard-rows it is a folder, and its name has no suffix")
+    if not file.is_file():
+        raise InputError(f"{file} is a pipe or the like, which cannot be resumed; leave --shard-rows out")
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: there is no folder {output.parent}; make it first")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} exists and is no folder; name another")
+
+
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside this one to write to; at the end it is renamed, and after an error nothing is left."""
+    """A path beside this one to write to; at the end it is renamed, and after an error nothing is left.
+
+    What is found under the name is whole, whatever ended the process or the machine.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield aside
+        sync(aside)
         aside.replace(path)
+        sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk; Windows syncs no folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_summary(path: Path, numbers: dict[str, Any]) -> None:
@@ -62,13 +90,13 @@ def write_summary(path: Path, numbers: dict[str, Any]) -> None:
         aside.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
-_Write: TypeAlias = "Callable[[pa.RecordBatch], None]"
+Write: TypeAlias = "Callable[[pa.RecordBatch], None]"
 
 
 @contextlib.contextmanager
-def writer(path: Path, suffix: str, tokenizers: TokenizerPair) -> Iterator[_Write]:
+def writer(path: Path, suffix: str, tokenizers: TokenizerPair) -> Iterator[Write]:
     """What writes record batches to this path, by the suffix that it will have."""
-    with _WRITERS[suffix](path, _schema(tokenizers)) as write:
+    with _WRITERS[suffix](path, schema_of(tokenizers)) as write:
         yield write
 
 
@@ -76,7 +104,7 @@ _GROUP_BYTES = 1 << 26  # a row group; one for every batch would fill the footer
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, schema: pa.Schema) -> Iterator[_Write]:
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[Write]:
     import pyarrow as pa  # noqa: PLC0415 - `inspect` does without
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -91,14 +119,26 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[_Write]:
         if sum(each.nbytes for each in waiting) > _GROUP_BYTES:
             flush()
 
-    with pq.ParquetWriter(path, schema, compression="zstd") as parquet:
+    # Positions rise within a row: as differences 4.2 MB where dictionaries took 6.5, in half the time.
+    encoding = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in _positions(schema)}
+    options = {"compression": "zstd", "use_dictionary": False, "column_encoding": encoding}
+    with pq.ParquetWriter(path, schema, **options) as parquet:
         yield write
         if waiting:
             flush()
 
 
+def _positions(schema: pa.Schema) -> list[str]:
+    """The columns that hold positions of tokens."""
+    return [
+        name
+        for name in schema.names
+        if name in ("pair_teacher", "pair_student") or name.endswith(("_start", "_end"))
+    ]
+
+
 @contextlib.contextmanager
-def _json_lines(path: Path, _schema: pa.Schema) -> Iterator[_Write]:
+def _json_lines(path: Path, _schema: pa.Schema) -> Iterator[Write]:
     with path.open("w", encoding="utf-8") as file:
 
         def write(batch: pa.RecordBatch) -> None:
@@ -110,42 +150,28 @@ def _json_lines(path: Path, _schema: pa.Schema) -> Iterator[_Write]:
 _WRITERS = {".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
 
 
-def _schema(tokenizers: TokenizerPair) -> pa.Schema:
+def schema_of(tokenizers: TokenizerPair) -> pa.Schema:
     """The columns, and which tokenizers the ids are of."""
     nothing = Ragged.from_lengths(np.empty(0, np.int32), [])
-    alignment = tokenizers.aligner.align([], [])
+    empty = AlignedRows(nothing, nothing, tokenizers.aligner.align([], []), 0.0)
     about = json.dumps({"version": __version__, **tokenizers.about()})
-    return record_batch(AlignedRows(nothing, nothing, alignment, 0.0), first_row=0).schema.with_metadata(
-        {"dskd": about}
-    )
+    return batch_of(empty, first_row=0).schema.with_metadata({"dskd": about})
 
 
-def record_batch(batch: AlignedRows, *, first_row: int) -> pa.RecordBatch:
-    """A row of the file for each row of the batch: ids, what aligning found, counts and ratios."""
+def batch_of(rows: AlignedRows, *, first_row: int) -> pa.RecordBatch:
+    """A row of the file for each row: its number, the ids of both sides, and what aligning found."""
     import pyarrow as pa  # noqa: PLC0415 - `inspect` does without
 
-    alignment = batch.alignment
-    ends = ("teacher_start", "teacher_end", "student_start", "student_end")
+    found = record_batch(rows.alignment)
     columns = {
-        "row": first_row + np.arange(len(alignment)),
-        "teacher_ids": _lists(batch.teacher_ids.values, batch.teacher_ids.offsets),
-        "student_ids": _lists(batch.student_ids.values, batch.student_ids.offsets),
-        **_list_columns("pair", alignment.pairs, ("teacher", "student", "kind")),
-        **_list_columns("chunk", alignment.chunks, (*ends, "encloses_zero_width")),
-        **_list_columns("difference", alignment.differences, ends),
-        **{item.name: getattr(alignment.counts, item.name) for item in fields(Counts)},
-        "coverage_teacher": alignment.coverage.teacher,
-        "coverage_student": alignment.coverage.student,
-        "ratio": alignment.ratio,
+        "row": pa.array(first_row + np.arange(len(rows.alignment))),
+        "teacher_ids": _ids(rows.teacher_ids),
+        "student_ids": _ids(rows.student_ids),
+        **dict(zip(found.schema.names, found.columns, strict=True)),
     }
     return pa.record_batch(columns)
 
 
-def _list_columns(prefix: str, found: Pairs | Ranges, names: Iterable[str]) -> dict[str, pa.ListArray]:
-    return {f"{prefix}_{name}": _lists(getattr(found, name), found.offsets) for name in names}
-
-
-def _lists(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> pa.ListArray:
-    import pyarrow as pa  # noqa: PLC0415 - `inspect` does without
-
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
+def _ids(rows: Ragged) -> pa.ListArray:
+    """Ids that were aligned are in a vocabulary, and fit int32 whatever type they came in."""
+    return list_array(rows.values.astype(np.int32, copy=False), rows.offsets)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Totals", "percent", "report"]
 
 
+_PLAIN = ("rows", "teacher_ids", "student_ids", "differences", "seconds_aligning", "seconds")
+
+
 def _no_counts() -> Counts:
     return Counts(*(np.zeros(1, np.int64) for _ in fields(Counts)))
 
@@ -54,12 +57,33 @@ class Totals:
         self.student_ids += len(batch.student_ids.values)
         self.differences += len(batch.alignment.differences)
         self.seconds_aligning += batch.seconds
-        total = batch.alignment.counts.total()
+        self._add_counts(batch.alignment.counts.total(), published)
+
+    def add_totals(self, other: Totals) -> None:
+        """Adds the sums over other rows."""
+        for name in _PLAIN:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._add_counts(other.counts, other.published)
+
+    def _add_counts(self, counts: Counts, published: tuple[int, int] | None) -> None:
         names = [item.name for item in fields(Counts)]
-        self.counts = Counts(*(getattr(self.counts, name) + getattr(total, name) for name in names))
+        self.counts = Counts(*(getattr(self.counts, name) + getattr(counts, name) for name in names))
         if published is not None:
             before = self.published or (0, 0)
             self.published = (before[0] + published[0], before[1] + published[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """All that `from_json` needs to make them again."""
+        counts = {item.name: int(getattr(self.counts, item.name)[0]) for item in fields(Counts)}
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        return {**plain, "counts": counts, "published": self.published}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Totals:
+        """What `to_json` made."""
+        counts = Counts(*(np.array([data["counts"][item.name]]) for item in fields(Counts)))
+        published = None if data["published"] is None else (data["published"][0], data["published"][1])
+        return cls(**{name: data[name] for name in _PLAIN}, counts=counts, published=published)
 
     @property
     def pairs(self) -> int:
