@@ -6,8 +6,7 @@ import multiprocessing
 import operator
 import os
 from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +37,6 @@ __all__ = ["Aligner", "Alignment", "Predicting", "align", "set_tokenizers"]
 
 IGNORED_LABEL = -100
 """The label of a position that takes no part, as in transformers."""
-
-
-_PARTS = ("pairs", "chunks", "differences", "counts", "teacher_lengths", "student_lengths")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +70,18 @@ class Predicting:
         return predicting_tensors(self, device)
 
 
+_PARTS = (
+    "pairs",
+    "chunks",
+    "differences",
+    "counts",
+    "teacher_lengths",
+    "student_lengths",
+    "_teacher",
+    "_student",
+)
+
+
 class Alignment:
     """What aligning a batch of rows found. Immutable; its arrays are made when they are first asked for.
 
@@ -88,13 +96,20 @@ class Alignment:
     What needs the ids again (`overlaps`, a pickle) reads them where they were given: they are not copied.
     """
 
-    _found: _core.Found
-    _aligner: Aligner
-    _sides: tuple[_Side, _Side]
+    pairs: Pairs
+    chunks: Chunks
+    differences: Ranges
+    counts: Counts
+    teacher_lengths: npt.NDArray[np.int64]
+    student_lengths: npt.NDArray[np.int64]
+    _teacher: Tokens
+    _student: Tokens
+    _source: tuple[_core.Found, Aligner, _Side, _Side]
+    """What the others are made of."""
 
-    def __init__(self, found: _core.Found, aligner: Aligner, teacher: _Side, student: _Side) -> None:
+    def __init__(self, *source: *tuple[_core.Found, Aligner, _Side, _Side]) -> None:
         """Made by `Aligner.align`."""
-        self.__dict__.update(_found=found, _aligner=aligner, _sides=(teacher, student))
+        self.__dict__["_source"] = source
 
     @classmethod
     def _of(cls, **parts: Any) -> Alignment:
@@ -103,43 +118,33 @@ class Alignment:
         alignment.__dict__.update(parts)
         return alignment
 
-    @cached_property
-    def pairs(self) -> Pairs:
-        """The same tokens of the text, in the order of the text."""
-        return Pairs(*self._found.pairs())
+    if not TYPE_CHECKING:  # a name that is not declared above is none
 
-    @cached_property
-    def chunks(self) -> Chunks:
-        """Smallest runs of tokens that cover the same bytes, in the order of the text."""
-        return Chunks(*self._found.chunks())
+        def __getattr__(self, name: str) -> Any:
+            """Makes an attribute that is not there yet. Two threads may make it twice, of equal content."""
+            if name not in _PARTS:
+                raise AttributeError(f"an Alignment has no {name!r}")
+            return self.__dict__.setdefault(name, self._made(name))
 
-    @cached_property
-    def differences(self) -> Ranges:
-        """Runs of tokens whose bytes differ; none of them is in a chunk."""
-        return Ranges(*self._found.differences())
-
-    @cached_property
-    def counts(self) -> Counts:
-        """Numerators and denominators, a row each."""
-        return Counts(*self._found.counts())
-
-    @cached_property
-    def teacher_lengths(self) -> npt.NDArray[np.int64]:
-        """Ids in each teacher row, int64 `[rows]`."""
-        return _row_lengths(self._teacher)
-
-    @cached_property
-    def student_lengths(self) -> npt.NDArray[np.int64]:
-        """Ids in each student row, int64 `[rows]`."""
-        return _row_lengths(self._student)
-
-    @cached_property
-    def _teacher(self) -> Tokens:
-        return self._sides[0].tokens(self._aligner.byte_lengths[0])
-
-    @cached_property
-    def _student(self) -> Tokens:
-        return self._sides[1].tokens(self._aligner.byte_lengths[1])
+    def _made(self, name: str) -> Any:
+        found, aligner, teacher, student = self._source
+        match name:
+            case "pairs":
+                return Pairs(*found.pairs())
+            case "chunks":
+                return Chunks(*found.chunks())
+            case "differences":
+                return Ranges(*found.differences())
+            case "counts":
+                return Counts(*found.counts())
+            case "teacher_lengths":
+                return _row_lengths(self._teacher)
+            case "student_lengths":
+                return _row_lengths(self._student)
+            case "_teacher":
+                return _tokens(teacher, aligner.byte_lengths[0])
+            case _:
+                return _tokens(student, aligner.byte_lengths[1])
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refused.
@@ -159,7 +164,7 @@ class Alignment:
 
     def __getstate__(self) -> dict[str, Any]:
         """All its parts, and not the aligner."""
-        return {name: getattr(self, name) for name in (*_PARTS, "_teacher", "_student")}
+        return {name: getattr(self, name) for name in _PARTS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """From all its parts."""
@@ -167,7 +172,8 @@ class Alignment:
 
     def __repr__(self) -> str:
         """Its public parts."""
-        return f"Alignment({', '.join(f'{name}={getattr(self, name)!r}' for name in _PARTS)})"
+        public = (name for name in _PARTS if not name.startswith("_"))
+        return f"Alignment({', '.join(f'{name}={getattr(self, name)!r}' for name in public)})"
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -279,6 +285,12 @@ class Alignment:
             ImportError: there is no torch.
         """
         return alignment_tensors(self, device)
+
+
+def _row_lengths(tokens: Tokens) -> npt.NDArray[np.int64]:
+    lengths = tokens.offsets[1:] - tokens.offsets[:-1]
+    lengths.flags.writeable = False
+    return lengths
 
 
 class Aligner:
@@ -470,47 +482,46 @@ def _vocabulary_of(tokenizer: Any) -> Vocabulary:
     return tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_tokenizer(tokenizer)
 
 
-class _Side(NamedTuple):
-    """One side as the core takes it."""
-
-    ids: npt.NDArray[Any]
-    offsets: npt.NDArray[np.int64] | None
-    """None where the ids are one row."""
-    selected: npt.NDArray[np.bool_] | None
-    """Which of the ids take part; None where all do."""
-
-    def tokens(self, byte_lengths: npt.NDArray[np.int32]) -> Tokens:
-        """The ids with what they are long; the offsets become read-only."""
-        offsets = np.array([0, len(self.ids)], dtype=np.int64) if self.offsets is None else self.offsets
-        offsets.flags.writeable = False
-        return Tokens(self.ids, offsets, byte_lengths)
+_Side: TypeAlias = "tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, npt.NDArray[np.bool_] | None]"
+"""One side as the core takes it: ids, offsets (None: they are one row), and which take part (None: all)."""
 
 
 def _side(side: str, ids: RowsLike | None, mask: RowsLike | None, labels: RowsLike | None) -> _Side:
-    """The ids of one side, and which of them take part."""
     if labels is None and mask is None and is_read_as_is(ids):
-        return _Side(ids, None, None)
+        return ids, None, None
     if labels is not None:
         if ids is not None or mask is not None:
             raise TypeError(
                 f"{side}_labels stand instead of {side}_ids and {side}_mask; give only one of them"
             )
         rows = integer_rows(labels, f"{side}_labels")
-        return _Side(rows.values, rows.offsets, rows.values != IGNORED_LABEL)
+        return rows.values, rows.offsets, rows.values != IGNORED_LABEL
     if ids is None:
         raise TypeError(f"give {side}_ids or {side}_labels")
     if mask is None:
         rows = integer_rows(ids, f"{side}_ids")
-        return _Side(rows.values, rows.offsets, None)
+        return rows.values, rows.offsets, None
     rows, selected = masked_integer_rows(ids, f"{side}_ids", mask, f"{side}_mask")
-    return _Side(rows.values, rows.offsets, selected)
+    return rows.values, rows.offsets, selected
+
+
+def _tokens(side: _Side, byte_lengths: npt.NDArray[np.int32]) -> Tokens:
+    """The ids of a side and how long they are; the offsets become read-only."""
+    ids, offsets, _ = side
+    if offsets is None:
+        offsets = np.array([0, len(ids)], dtype=np.int64)
+    offsets.flags.writeable = False
+    return Tokens(ids, offsets, byte_lengths)
+
+
+_ALL_PROCESSORS = 0
+_MOST_THREADS = 1 << 16
 
 
 def _thread_count(num_threads: int | None) -> int:
-    """As the core takes it: 0 is as many as there are processors, and never more than that."""
+    """As the core takes it; never more than there are processors."""
     if num_threads is None:
-        in_child = multiprocessing.parent_process() is not None or os.getpid() != _imported_in
-        return 1 if in_child else 0
+        return _default_threads
     if not hasattr(num_threads, "__index__"):
         raise TypeError(f"num_threads={num_threads!r}; it is a number, or None for a default")
     if num_threads < 1:
@@ -518,14 +529,17 @@ def _thread_count(num_threads: int | None) -> int:
     return min(operator.index(num_threads), _MOST_THREADS)
 
 
-_MOST_THREADS = 1 << 16
-_imported_in = os.getpid()
+_default_threads = _ALL_PROCESSORS if multiprocessing.parent_process() is None else 1
 
 
-def _row_lengths(tokens: Tokens) -> npt.NDArray[np.int64]:
-    lengths = tokens.offsets[1:] - tokens.offsets[:-1]
-    lengths.flags.writeable = False
-    return lengths
+def _work_alone() -> None:
+    """A child is one of many, and each would take all processors."""
+    global _default_threads  # noqa: PLW0603 - the default of this process
+    _default_threads = 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_work_alone)
 
 
 def _attended(
