@@ -63,7 +63,8 @@ struct Cut(u8, u8);
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Edit {
-    Replace(u8),
+    Replace { byte: u8, at: u8 },
+    ReplaceAt(Length, u8),
     Insert(u8),
     Remove,
     Space,
@@ -79,7 +80,7 @@ impl Length {
             Self::Around { blocks, log, more } => {
                 let block = 1024_usize << (log % 5);
                 (block * (1 + usize::from(blocks % 4)))
-                    .saturating_add_signed(isize::from(more))
+                    .saturating_add_signed(isize::from(more / 4))
                     .min(MOST_BYTES)
             }
         }
@@ -185,16 +186,28 @@ impl Edit {
         }
         let at = at % tokens.len();
         match (self, &mut tokens[at]) {
-            (Self::Replace(byte), Token::Text(bytes)) if !bytes.is_empty() => {
-                let last = bytes.len() - 1;
-                bytes[last] = byte;
+            (Self::Replace { byte, at }, Token::Text(bytes)) if !bytes.is_empty() => {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = byte;
             }
+            (Self::ReplaceAt(position, byte), _) => replace_at(tokens, position.bytes(), byte),
             (Self::Insert(byte), Token::Text(bytes)) => bytes.push(byte),
             (Self::Space, Token::Text(bytes)) => bytes.insert(0, b' '),
             (Self::Remove, _) => drop(tokens.remove(at)),
             (Self::Opaque, _) => tokens.insert(at, Token::Opaque),
             _ => {}
         }
+    }
+}
+
+fn replace_at(tokens: &mut [Token], mut position: usize, byte: u8) {
+    for token in tokens {
+        let Token::Text(bytes) = token else { continue };
+        if position < bytes.len() {
+            bytes[position] = byte;
+            return;
+        }
+        position -= bytes.len();
     }
 }
 
