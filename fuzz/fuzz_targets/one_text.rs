@@ -76,9 +76,9 @@ impl Length {
         match self {
             Self::Short(bytes) => usize::from(bytes),
             Self::Medium(bytes, more) => 2 * usize::from(bytes) + usize::from(more),
-            // 2^10 to 2^14 bytes a block.
+            // The core's window is about 8 KB.
             Self::Around { blocks, log, more } => {
-                let block = 1024_usize << (log % 5);
+                let block = [1024, 4096, 8192, 8192, 16_384][usize::from(log) % 5];
                 (block * (1 + usize::from(blocks % 4)))
                     .saturating_add_signed(isize::from(more / 4))
                     .min(MOST_BYTES)
@@ -90,7 +90,8 @@ impl Length {
 impl Cut {
     fn bytes(self) -> usize {
         match self.0 {
-            0..200 => 1 + usize::from(self.0) % 8,
+            0..140 => 1 + usize::from(self.0) % 8,
+            140..200 => 16 + usize::from(self.0 - 140),
             200..240 => 13 + usize::from(self.0 - 200) % 6, // around 15 and 16
             240..252 => 32 << (self.0 - 240).min(8),
             _ => 8191 * usize::from(self.0 - 251) + usize::from(self.1 % 4),
