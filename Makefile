@@ -3,6 +3,9 @@
 #   make demo    set up, fetch real tokenizers, text and a model; align them, and distill the model
 #                (STEPS=5 make demo is a smoke run of its training)
 #   make test    all checks: Rust, the core with numpy alone, lint and types, everything else
+#   make fuzz    inputs that coverage leads to, a minute a target (SECONDS_A_TARGET=1200 make fuzz for longer)
+#   make test-debug   the tests of the core on a build that checks overflow and its own assertions; all
+#                tests with TESTS=tests
 #   make wheel   the wheel that old systems install, and the source distribution, into dist/; tested with numpy alone
 #   make bench   speed of alignment beside its peers -> benches/results/align.json
 #   make bench-limits   long rows, memory, threads, building, Ctrl-C -> benches/results/limits.json
@@ -13,20 +16,24 @@
 
 PYTHON ?= python3
 STEPS ?= 50
+SECONDS_A_TARGET ?= 60
+FUZZ_TARGETS ?= rows one_text decode
 ZIG ?= --zig --compatibility manylinux_2_17
 VENV_BIN ?= bin
 BIN := .venv/$(VENV_BIN)
 CORE_BIN := .venv-core/$(VENV_BIN)
+DEBUG_BIN := .venv-debug/$(VENV_BIN)
 WHEEL = $$(ls build/wheels/dskd-*.whl)
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(wildcard rust/*.rs) \
 	$(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 # What runs where there is numpy, pytest and hypothesis and nothing else.
 CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.py tests/test_overlaps.py \
-	tests/test_processes.py tests/test_ragged.py tests/test_reference.py tests/test_to_student.py tests/test_vocabulary.py \
-	tests/test_vocabulary_map.py
+	tests/test_processes.py tests/test_ragged.py tests/test_reference.py tests/test_to_student.py \
+	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
-.PHONY: demo test test-rust test-core test-full lint format wheel bench bench-limits bench-large proof clean
+.PHONY: demo test test-rust test-core test-full test-debug fuzz lint format wheel bench bench-limits bench-large \
+	proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -44,8 +51,31 @@ test-core: $(CORE_BIN)/core.stamp
 test-full: $(BIN)/dev.stamp
 	$(BIN)/python -m pytest -q
 
+# A build of its own in an environment of its own, so that what is measured stays the release build. TESTS=tests
+# is the whole suite, which needs what [dev] installs.
+test-debug: TESTS ?= $(CORE_TESTS)
+test-debug: $(DEBUG_BIN)/core.stamp
+	$(if $(filter tests,$(TESTS)),$(DEBUG_BIN)/python -m pip install --quiet "$$(ls build/debug-wheels/dskd-*.whl)[dev]")
+	$(DEBUG_BIN)/python -m pytest -q --timeout 1200 $(TESTS)
+
+# cargo-fuzz wants a nightly compiler; RUSTC_BOOTSTRAP lets the stable one do, and there is no unsafe code for a
+# sanitizer to watch. libFuzzer is C++, so this needs a C++ compiler besides. What was found stays in build/fuzz.
+fuzz: build/cargo-tools/bin/cargo-fuzz
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p build/fuzz/$$target && $(PYTHON) fuzz/seeds.py build/fuzz/$$target && \
+		{ RUSTC_BOOTSTRAP=1 build/cargo-tools/bin/cargo-fuzz run --sanitizer none --no-trace-compares $$target build/fuzz/$$target -- \
+			-max_total_time=$(SECONDS_A_TARGET) -max_len=4096 -len_control=0 -timeout=60 -print_final_stats=1 \
+			> build/fuzz/$$target.log 2>&1 || { tail -n 60 build/fuzz/$$target.log; exit 1; }; } && \
+		awk -v target=$$target '/number_of_executed_units/ { print target ": " $$2 " inputs" }' \
+			build/fuzz/$$target.log || exit 1; \
+	done
+
+build/cargo-tools/bin/cargo-fuzz:
+	cargo install --quiet --root build/cargo-tools cargo-fuzz --version 0.13.2 --locked
+
 lint: $(BIN)/dev.stamp
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --quiet --all-targets -- -D warnings
 	cargo clippy --quiet --all-targets --features python -- -D warnings
 	$(BIN)/ruff check
@@ -55,6 +85,7 @@ lint: $(BIN)/dev.stamp
 
 format: $(BIN)/dev.stamp
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -94,6 +125,16 @@ $(CORE_BIN)/core.stamp: build/wheel.stamp | $(CORE_BIN)/python
 	$(CORE_BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)
 	touch $@
 
+build/debug-wheel.stamp: $(SOURCES) | $(BIN)/maturin
+	rm -rf build/debug-wheels
+	$(BIN)/maturin build --quiet --profile checked --out build/debug-wheels
+	touch $@
+
+$(DEBUG_BIN)/core.stamp: build/debug-wheel.stamp | $(DEBUG_BIN)/python
+	$(DEBUG_BIN)/python -m pip install --quiet numpy pytest pytest-timeout hypothesis
+	$(DEBUG_BIN)/python -m pip install --quiet --force-reinstall --no-deps build/debug-wheels/dskd-*.whl
+	touch $@
+
 $(BIN)/demo.stamp: build/wheel.stamp
 	$(BIN)/python -m pip install --quiet "$(WHEEL)[demo]"
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)
@@ -110,5 +151,8 @@ $(BIN)/maturin:
 $(CORE_BIN)/python:
 	$(PYTHON) -m venv .venv-core
 
+$(DEBUG_BIN)/python:
+	$(PYTHON) -m venv .venv-debug
+
 clean:
-	rm -rf build target .venv .venv-core demo python/dskd/*.so
+	rm -rf build target fuzz/target fuzz/artifacts .venv .venv-core .venv-debug demo python/dskd/*.so

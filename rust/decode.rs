@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Error;
-use crate::vocabulary::Kind;
+use crate::vocabulary::{Kind, MAX_TOKEN_BYTES};
 
 /// One step of a tokenizer's decoder, as far as it changes the bytes of a single token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub fn decode(id: usize, spelling: &str, kind: Kind, steps: &[Step]) -> Result<(
     let mut text = spelling.to_owned();
     for step in steps {
         match step {
-            Step::Replace { from, to } => text = text.replace(from.as_str(), to),
+            Step::Replace { from, to } => text = replace(id, &text, from, to)?,
             Step::ByteLevel if kind == Kind::Normal => {
                 if let Some(bytes) = text.chars().map(byte_of).collect() {
                     return Ok((bytes, kind));
@@ -53,6 +53,16 @@ pub fn decode(id: usize, spelling: &str, kind: Kind, steps: &[Step]) -> Result<(
         return Err(Error::NotAByte { id, spelling: spelling.to_owned() });
     }
     Ok((text.into_bytes(), kind))
+}
+
+/// Refused before memory is asked for: a chain of a few replacements can ask for more than there is.
+fn replace(id: usize, text: &str, from: &str, to: &str) -> Result<String, Error> {
+    let count = text.matches(from).count();
+    let length = (text.len() - count * from.len()).saturating_add(count.saturating_mul(to.len()));
+    if length > MAX_TOKEN_BYTES && to.len() > from.len() {
+        return Err(Error::TokenTooLong { id, length, limit: MAX_TOKEN_BYTES });
+    }
+    Ok(text.replace(from, to))
 }
 
 /// The byte that a character of GPT-2's byte-level alphabet stands for.

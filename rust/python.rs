@@ -376,6 +376,7 @@ fn ranges(found: &Bound<'_, Found>, ranges: &align::Ranges, offsets: &[i64]) -> 
 }
 
 /// A read-only array that reads these values where they are.
+#[expect(unsafe_code, reason = "numpy cannot know whose memory it is")]
 fn column<T: Element>(found: &Bound<'_, Found>, values: &[T]) -> Py<PyAny> {
     let values = ArrayView1::from(values);
     // SAFETY: the values belong to `found`, which the array keeps alive, whose class is frozen, and from

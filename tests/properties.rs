@@ -6,37 +6,23 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::slice::from_ref;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use dskd::align::{Aligner, PairKind, Ranges};
+use dskd::align::PairKind;
 use dskd::batch::{Batch, Ids, Rows, align_batch};
 use dskd::error::Error;
-use dskd::vocabulary::{Kind, Roles, Vocabulary};
+use dskd::vocabulary::{Kind, Vocabulary};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
-#[derive(Clone, Debug, PartialEq)]
-enum Token {
-    Text(Vec<u8>),
-    Special(BTreeSet<&'static str>),
-    Opaque,
-}
+use promises::{
+    Row, Side, Token, align, align_rows, aligner, bytes_of, kind_of, number, pairs, ranges, row_of, side_of,
+};
 
-/// One side of a row: what the tokens are, and the ids that stand there.
-#[derive(Clone, Debug)]
-struct Side {
-    vocabulary: Vec<Token>,
-    ids: Vec<i64>,
-}
-
-#[derive(Clone, Debug)]
-struct Row {
-    teacher: Side,
-    student: Side,
-}
+mod promises;
 
 // ---- Random rows ---------------------------------------------------------------------------------------
 
@@ -88,20 +74,6 @@ fn tokenization(text: Vec<u8>) -> impl Strategy<Value = Vec<Token>> {
     })
 }
 
-/// A side of these tokens; its vocabulary has one more, for it is never empty.
-fn side_of(tokens: &[Token]) -> Side {
-    let mut vocabulary = vec![Token::Text(b" ".to_vec())];
-    let mut ids = Vec::new();
-    for token in tokens {
-        let known = vocabulary.iter().position(|other| other == token);
-        ids.push(number(known.unwrap_or(vocabulary.len())));
-        if known.is_none() {
-            vocabulary.push(token.clone());
-        }
-    }
-    Side { vocabulary, ids }
-}
-
 fn two_tokenizations() -> impl Strategy<Value = (Vec<Token>, Vec<Token>)> {
     text(0..12).prop_flat_map(|text| (tokenization(text.clone()), tokenization(text)))
 }
@@ -125,236 +97,62 @@ fn any_row() -> impl Strategy<Value = Row> {
     prop_oneof![random, related_row()]
 }
 
-// ---- Aligning them -------------------------------------------------------------------------------------
-
-impl Side {
-    fn vocabulary(&self) -> Arc<Vocabulary> {
-        let tokens: Vec<&[u8]> = self.vocabulary.iter().map(bytes_of).collect();
-        let kinds: Vec<Kind> = self.vocabulary.iter().map(kind_of).collect();
-        let roles: Roles = self.vocabulary.iter().enumerate().filter_map(roles_of).collect();
-        Arc::new(Vocabulary::new(&tokens, &kinds, roles, false).expect("a small vocabulary"))
-    }
-
-    fn token(&self, column: i32) -> &Token {
-        &self.vocabulary[index(self.ids[index(column)])]
-    }
-
-    fn tokens(&self, columns: &Range<i32>) -> Vec<&Token> {
-        columns.clone().map(|column| self.token(column)).collect()
-    }
-
-    fn bytes(&self, columns: &Range<i32>) -> Vec<u8> {
-        self.tokens(columns).into_iter().flat_map(bytes_of).copied().collect()
-    }
-
-    fn columns(&self) -> Range<i32> {
-        0..i32::try_from(self.ids.len()).expect("a short row")
-    }
-}
-
-fn bytes_of(token: &Token) -> &[u8] {
-    if let Token::Text(bytes) = token { bytes } else { &[] }
-}
-
-fn kind_of(token: &Token) -> Kind {
-    match token {
-        Token::Text(_) => Kind::Normal,
-        Token::Special(_) => Kind::Special,
-        Token::Opaque => Kind::Opaque,
-    }
-}
-
-fn roles_of((id, token): (usize, &Token)) -> Option<(u32, BTreeSet<String>)> {
-    let Token::Special(roles) = token else { return None };
-    Some((u32::try_from(id).expect("small"), roles.iter().map(|role| (*role).to_owned()).collect()))
-}
-
-fn aligner(row: &Row) -> Aligner {
-    Aligner::new(row.teacher.vocabulary(), row.student.vocabulary())
-}
-
-fn align(row: &Row) -> Batch {
-    let (teacher, student) = ([row.teacher.ids.clone()], [row.student.ids.clone()]);
-    align_rows(&aligner(row), &teacher, &student, 1).expect("all ids are in the vocabulary")
-}
-
-fn align_rows(
-    aligner: &Aligner,
-    teacher: &[Vec<i64>],
-    student: &[Vec<i64>],
-    threads: usize,
-) -> Result<Batch, Error> {
-    let (teacher_ids, student_ids) = (teacher.concat(), student.concat());
-    let (teacher_offsets, student_offsets) = (offsets(teacher), offsets(student));
-    align_batch(
-        aligner,
-        Rows { ids: Ids::I64(&teacher_ids), offsets: &teacher_offsets, mask: None },
-        Rows { ids: Ids::I64(&student_ids), offsets: &student_offsets, mask: None },
-        threads,
-    )
-}
-
-fn offsets(rows: &[Vec<i64>]) -> Vec<i64> {
-    let ends = rows.iter().scan(0, |end, row| {
-        *end += number(row.len());
-        Some(*end)
-    });
-    std::iter::once(0).chain(ends).collect()
-}
-
-fn ranges(ranges: &Ranges) -> Vec<(Range<i32>, Range<i32>)> {
-    let teachers = ranges.teacher_start.iter().zip(&ranges.teacher_end);
-    let students = ranges.student_start.iter().zip(&ranges.student_end);
-    teachers
-        .zip(students)
-        .map(|(teacher, student)| (*teacher.0..*teacher.1, *student.0..*student.1))
-        .collect()
-}
-
-fn pairs(batch: &Batch, kind: PairKind) -> Vec<(i32, i32)> {
-    let pairs = &batch.found.pairs;
-    let both = pairs.teacher.iter().copied().zip(pairs.student.iter().copied());
-    both.zip(&pairs.kind).filter(|(_, other)| **other == kind as u8).map(|(pair, _)| pair).collect()
-}
-
-fn number(index: usize) -> i64 {
-    i64::try_from(index).expect("small")
-}
-
-fn index<T: TryInto<usize>>(number: T) -> usize {
-    number.try_into().ok().expect("not negative")
-}
-
-/// Equal bytes, or equal but for one leading space.
-fn equal_but_for_one_space(one: &[u8], other: &[u8]) -> bool {
-    one == other || one.strip_prefix(b" ") == Some(other) || other.strip_prefix(b" ") == Some(one)
-}
+// ---- Properties ----------------------------------------------------------------------------------------
 
 proptest! {
     #[test]
     fn pairs_are_monotone(row in any_row()) {
-        let pairs = align(&row).found.pairs;
-        prop_assert!(pairs.teacher.is_sorted_by(|one, next| one < next), "{pairs:?}");
-        prop_assert!(pairs.student.is_sorted_by(|one, next| one < next), "{pairs:?}");
+        promises::pairs_are_monotone(&row, &align(&row));
     }
 
     #[test]
     fn chunks_are_in_order_and_disjoint_and_never_empty(row in any_row()) {
-        let chunks = ranges(&align(&row).found.chunks);
-        prop_assert!(chunks.iter().all(|(teacher, student)| !teacher.is_empty() && !student.is_empty()));
-        for neighbours in chunks.windows(2) {
-            prop_assert!(neighbours[0].0.end <= neighbours[1].0.start, "{chunks:?}");
-            prop_assert!(neighbours[0].1.end <= neighbours[1].1.start, "{chunks:?}");
-        }
+        promises::chunks_are_in_order_and_disjoint_and_never_empty(&row, &align(&row));
     }
 
     #[test]
     fn every_byte_but_the_one_spaces_is_in_a_chunk_or_a_difference(row in any_row()) {
-        let batch = align(&row);
-        let mut held: Vec<_> = ranges(&batch.found.chunks);
-        held.extend(ranges(&batch.found.differences));
-        let left = |side: &Side, holds: &dyn Fn(i32) -> bool| -> Vec<u8> {
-            let columns = side.columns().filter(|column| !holds(*column));
-            columns.flat_map(|column| bytes_of(side.token(column)).to_vec()).collect()
-        };
-        let teacher = left(&row.teacher, &|column| held.iter().any(|(range, _)| range.contains(&column)));
-        let student = left(&row.student, &|column| held.iter().any(|(_, range)| range.contains(&column)));
-        prop_assert!(teacher.iter().chain(&student).all(|byte| *byte == b' '), "{batch:?}");
+        promises::every_byte_but_the_one_spaces_is_in_a_chunk_or_a_difference(&row, &align(&row));
     }
 
     #[test]
     fn both_sides_of_a_chunk_have_the_same_bytes_up_to_the_one_space(row in any_row()) {
-        let batch = align(&row);
-        let mut bytes = 0;
-        for (teacher, student) in ranges(&batch.found.chunks) {
-            let (teacher, student) = (row.teacher.bytes(&teacher), row.student.bytes(&student));
-            prop_assert!(equal_but_for_one_space(&teacher, &student), "{teacher:?} {student:?}");
-            bytes += number(teacher.len().min(student.len()));
-        }
-        prop_assert_eq!(batch.counts[0].chunk_bytes, bytes);
+        promises::both_sides_of_a_chunk_have_the_same_bytes_up_to_the_one_space(&row, &align(&row));
     }
 
     #[test]
     fn no_chunk_can_be_cut_in_two(row in any_row()) {
-        for (teachers, students) in ranges(&align(&row).found.chunks) {
-            // Measured from the end: the one space stands in the first token.
-            let inner = |side: &Side, columns: &Range<i32>| -> BTreeSet<usize> {
-                let from_end = |column| side.bytes(&(column..columns.end)).len();
-                columns.clone().skip(1).map(from_end).collect()
-            };
-            let (teacher, student) = (inner(&row.teacher, &teachers), inner(&row.student, &students));
-            prop_assert!(teacher.is_disjoint(&student), "{teachers:?} {students:?}");
-        }
+        promises::no_chunk_can_be_cut_in_two(&row, &align(&row));
     }
 
     #[test]
     fn a_chunk_begins_and_ends_with_bytes_and_says_whether_it_encloses_zero_width(row in any_row()) {
-        let batch = align(&row);
-        for ((teacher, student), encloses) in ranges(&batch.found.chunks).iter().zip(&batch.found.encloses) {
-            let (teacher, student) = (row.teacher.tokens(teacher), row.student.tokens(student));
-            for tokens in [&teacher, &student] {
-                prop_assert!(!bytes_of(tokens[0]).is_empty());
-                prop_assert!(!bytes_of(tokens[tokens.len() - 1]).is_empty());
-            }
-            let zero_width = teacher.iter().chain(&student).any(|token| bytes_of(token).is_empty());
-            prop_assert_eq!(*encloses, zero_width);
-        }
+        promises::a_chunk_begins_and_ends_with_bytes_and_says_whether_it_encloses_zero_width(&row, &align(&row));
     }
 
     #[test]
     fn exact_pairs_have_equal_bytes(row in any_row()) {
-        for (teacher, student) in pairs(&align(&row), PairKind::Exact) {
-            prop_assert_eq!(bytes_of(row.teacher.token(teacher)), bytes_of(row.student.token(student)));
-            prop_assert!(!bytes_of(row.teacher.token(teacher)).is_empty());
-        }
+        promises::exact_pairs_have_equal_bytes(&row, &align(&row));
     }
 
     #[test]
     fn space_pairs_have_equal_bytes_but_for_one_space(row in any_row()) {
-        for (teacher, student) in pairs(&align(&row), PairKind::Space) {
-            let bytes = (bytes_of(row.teacher.token(teacher)), bytes_of(row.student.token(student)));
-            prop_assert!(bytes.0 != bytes.1 && equal_but_for_one_space(bytes.0, bytes.1), "{bytes:?}");
-            prop_assert!(!bytes.0.is_empty() && !bytes.1.is_empty());
-        }
+        promises::space_pairs_have_equal_bytes_but_for_one_space(&row, &align(&row));
     }
 
     #[test]
     fn exact_and_space_pairs_are_the_chunks_of_one_and_one(row in any_row()) {
-        let batch = align(&row);
-        let mut found = pairs(&batch, PairKind::Exact);
-        found.extend(pairs(&batch, PairKind::Space));
-        found.sort_unstable();
-        let single = |(teacher, student): &(Range<i32>, Range<i32>)| {
-            teacher.len() == 1 && student.len() == 1
-        };
-        let chunks = ranges(&batch.found.chunks).into_iter().filter(single);
-        let expected: Vec<_> = chunks.map(|(teacher, student)| (teacher.start, student.start)).collect();
-        prop_assert_eq!(found, expected);
+        promises::exact_and_space_pairs_are_the_chunks_of_one_and_one(&row, &align(&row));
     }
 
     #[test]
     fn role_pairs_are_specials_that_share_a_role_other_than_pad_and_unk(row in any_row()) {
-        for (teacher, student) in pairs(&align(&row), PairKind::Role) {
-            let (Token::Special(teacher), Token::Special(student)) =
-                (row.teacher.token(teacher), row.student.token(student)) else {
-                    return Err(TestCaseError::fail("no special"));
-                };
-            prop_assert!(teacher.intersection(student).any(|role| !["pad", "unk"].contains(role)));
-        }
+        promises::role_pairs_are_specials_that_share_a_role_other_than_pad_and_unk(&row, &align(&row));
     }
 
     #[test]
     fn differences_are_in_order_and_apart_from_each_other_and_from_chunks(row in any_row()) {
-        let batch = align(&row);
-        let mut all = ranges(&batch.found.chunks);
-        all.extend(ranges(&batch.found.differences));
-        all.sort_by_key(|(teacher, student)| (teacher.start + student.start, teacher.end + student.end));
-        for neighbours in all.windows(2) {
-            prop_assert!(neighbours[0].0.end <= neighbours[1].0.start, "{all:?}");
-            prop_assert!(neighbours[0].1.end <= neighbours[1].1.start, "{all:?}");
-        }
-        let differences = ranges(&batch.found.differences);
-        prop_assert!(differences.iter().all(|(teacher, student)| !(teacher.is_empty() && student.is_empty())));
+        promises::differences_are_in_order_and_apart_from_each_other_and_from_chunks(&row, &align(&row));
     }
 
     #[test]
@@ -390,30 +188,12 @@ proptest! {
 
     #[test]
     fn an_opaque_token_always_lies_in_a_difference(row in any_row()) {
-        let batch = align(&row);
-        let differences = ranges(&batch.found.differences);
-        let outside = |side: &Side, holds: &dyn Fn(i32) -> bool| {
-            side.columns().any(|column| *side.token(column) == Token::Opaque && !holds(column))
-        };
-        prop_assert!(!outside(&row.teacher, &|at| differences.iter().any(|(range, _)| range.contains(&at))));
-        prop_assert!(!outside(&row.student, &|at| differences.iter().any(|(_, range)| range.contains(&at))));
+        promises::an_opaque_token_always_lies_in_a_difference(&row, &align(&row));
     }
 
     #[test]
     fn counts_are_the_selected_text_less_what_was_set_aside(row in any_row()) {
-        let batch = align(&row);
-        let counts = batch.counts[0];
-        let bytes = |side: &Side| number(side.bytes(&side.columns()).len());
-        let special = |side: &Side, column| kind_of(side.token(column)) == Kind::Special;
-        let specials = |side: &Side| side.columns().filter(|column| special(side, *column)).count();
-        // One space for the start, one for every special and one for every difference, at most.
-        let differences = batch.found.differences.teacher_start.len();
-        let most = 1 + number(differences + specials(&row.teacher) + specials(&row.student));
-        let aside = bytes(&row.teacher) - counts.teacher_bytes + bytes(&row.student) - counts.student_bytes;
-        prop_assert!((0..=most).contains(&aside), "{aside} bytes set aside");
-        prop_assert!(counts.teacher_bytes <= bytes(&row.teacher));
-        prop_assert!(counts.student_bytes <= bytes(&row.student));
-        prop_assert!(counts.chunk_bytes <= counts.teacher_bytes.min(counts.student_bytes));
+        promises::counts_are_the_selected_text_less_what_was_set_aside(&row, &align(&row));
     }
 
     #[test]
@@ -437,12 +217,7 @@ proptest! {
         let ids = picks.iter().map(|pick| number(pick.index(vocabulary.len()))).collect();
         let side = Side { vocabulary, ids };
         let row = Row { teacher: side.clone(), student: side.clone() };
-        let texts = side.columns().filter(|column| kind_of(side.token(*column)) == Kind::Normal);
-        let identity: Vec<_> = texts.map(|column| (column, column)).collect();
-        let batch = align(&row);
-        prop_assert_eq!(pairs(&batch, PairKind::Exact), identity);
-        prop_assert!(pairs(&batch, PairKind::Role).iter().all(|(teacher, student)| teacher == student));
-        prop_assert_eq!(ranges(&batch.found.differences), vec![]);
+        promises::aligned_with_itself_it_is_the_identity(&side, &align(&row));
     }
 
     #[test]
@@ -459,18 +234,7 @@ proptest! {
     #[test]
     fn swapping_the_sides_swaps_chunks_differences_and_text_pairs(row in any_row()) {
         let swapped = align(&Row { teacher: row.student.clone(), student: row.teacher.clone() });
-        let found = align(&row);
-        let swap = |batch: &Batch, kind| -> Vec<_> {
-            pairs(batch, kind).into_iter().map(|(teacher, student)| (student, teacher)).collect()
-        };
-        prop_assert_eq!(pairs(&found, PairKind::Exact), swap(&swapped, PairKind::Exact));
-        prop_assert_eq!(pairs(&found, PairKind::Space), swap(&swapped, PairKind::Space));
-        let swap_ranges = |(teacher, student)| (student, teacher);
-        let chunks: Vec<_> = ranges(&swapped.found.chunks).into_iter().map(swap_ranges).collect();
-        prop_assert_eq!(ranges(&found.found.chunks), chunks);
-        let differences: Vec<_> = ranges(&swapped.found.differences).into_iter().map(swap_ranges).collect();
-        prop_assert_eq!(ranges(&found.found.differences), differences);
-        prop_assert_eq!(found.found.encloses, swapped.found.encloses);
+        promises::swapping_the_sides_swaps_chunks_differences_and_text_pairs(&align(&row), &swapped);
     }
 
     #[test]
@@ -600,36 +364,6 @@ proptest! {
 fn any_id() -> impl Strategy<Value = i64> {
     let extreme = select(vec![-100, i64::MIN, i64::MAX, 1 << 32]);
     prop_oneof![8 => 0..4_i64, 2 => -2..9_i64, 1 => any::<i64>(), 1 => extreme]
-}
-
-/// One row of a batch, as a batch of that row alone.
-fn row_of(batch: &Batch, row: usize) -> Batch {
-    let bounds = |offsets: &[i64]| index(offsets[row])..index(offsets[row + 1]);
-    let (pairs, chunks) = (bounds(&batch.pair_offsets), bounds(&batch.chunk_offsets));
-    let differences = bounds(&batch.difference_offsets);
-    let mut one = Batch {
-        pair_offsets: vec![0, number(pairs.len())],
-        chunk_offsets: vec![0, number(chunks.len())],
-        difference_offsets: vec![0, number(differences.len())],
-        counts: vec![batch.counts[row]],
-        ..Batch::default()
-    };
-    one.found.pairs.teacher = batch.found.pairs.teacher[pairs.clone()].to_vec();
-    one.found.pairs.student = batch.found.pairs.student[pairs.clone()].to_vec();
-    one.found.pairs.kind = batch.found.pairs.kind[pairs].to_vec();
-    one.found.encloses = batch.found.encloses[chunks.clone()].to_vec();
-    one.found.chunks = cut(&batch.found.chunks, &chunks);
-    one.found.differences = cut(&batch.found.differences, &differences);
-    one
-}
-
-fn cut(ranges: &Ranges, at: &Range<usize>) -> Ranges {
-    Ranges {
-        teacher_start: ranges.teacher_start[at.clone()].to_vec(),
-        teacher_end: ranges.teacher_end[at.clone()].to_vec(),
-        student_start: ranges.student_start[at.clone()].to_vec(),
-        student_end: ranges.student_end[at.clone()].to_vec(),
-    }
 }
 
 // ---- Large rows ----------------------------------------------------------------------------------------

@@ -582,6 +582,13 @@ def test_a_token_beyond_the_limit_is_refused() -> None:
         Vocabulary.from_tokenizer(byte_level({"a" * 70_000: 0}))
 
 
+def test_a_decoder_that_doubles_a_token_again_and_again_is_refused_before_memory_is_asked_for() -> None:
+    tokenizer = byte_level({"a": 0})
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("a", "aa")] * 64)
+    with pytest.raises(ValueError, match="token 0 has 65536 bytes, and 65535 are allowed"):
+        Vocabulary.from_tokenizer(tokenizer)
+
+
 def test_a_slot_that_no_token_has_is_opaque() -> None:
     vocabulary = Vocabulary.from_tokenizer(byte_level({"a": 0, "b": 2}))
     assert [vocabulary.token_bytes(token_id) for token_id in range(3)] == [b"a", None, b"b"]

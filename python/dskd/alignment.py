@@ -29,7 +29,7 @@ from dskd.vocabulary import Vocabulary
 from dskd.vocabulary_map import VocabularyMap, vocabulary_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
 
@@ -127,24 +127,13 @@ class Alignment:
             return self.__dict__.setdefault(name, self._made(name))
 
     def _made(self, name: str) -> Any:
-        found, aligner, teacher, student = self._source
-        match name:
-            case "pairs":
-                return Pairs(*found.pairs())
-            case "chunks":
-                return Chunks(*found.chunks())
-            case "differences":
-                return Ranges(*found.differences())
-            case "counts":
-                return Counts(*found.counts())
-            case "teacher_lengths":
-                return _row_lengths(self._teacher)
-            case "student_lengths":
-                return _row_lengths(self._student)
-            case "_teacher":
-                return _tokens(teacher, aligner.byte_lengths[0])
-            case _:
-                return _tokens(student, aligner.byte_lengths[1])
+        found, aligner, *sides = self._source
+        if name in _COLUMNS:
+            return _COLUMNS[name](*getattr(found, name)())
+        if name.endswith("_lengths"):
+            return _row_lengths(self._teacher if name == "teacher_lengths" else self._student)
+        side = ("_teacher", "_student").index(name)
+        return _tokens(sides[side], aligner.byte_lengths[side])
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refused.
