@@ -70,16 +70,13 @@ class Predicting:
         return predicting_tensors(self, device)
 
 
-_PARTS = (
-    "pairs",
-    "chunks",
-    "differences",
-    "counts",
-    "teacher_lengths",
-    "student_lengths",
-    "_teacher",
-    "_student",
-)
+_COLUMNS: Mapping[str, Callable[..., Any]] = {
+    "pairs": Pairs,
+    "chunks": Chunks,
+    "differences": Ranges,
+    "counts": Counts,
+}
+_PARTS = (*_COLUMNS, "teacher_lengths", "student_lengths", "_teacher", "_student")
 
 
 class Alignment:
