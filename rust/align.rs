@@ -216,7 +216,7 @@ pub fn align_segments(
     };
     walk.pass_place(true);
     loop {
-        while walk.take_chunks() || walk.take_chunk() {
+        while !stop.is_set() && (walk.take_chunks() || walk.take_chunk()) {
             walk.pass_place(false);
         }
         if stop.is_set() || !walk.take_difference() {
@@ -348,7 +348,7 @@ impl<'a> Walk<'a> {
 
     /// Takes the chunks of plain text that begin here, as many as a block has; false if there is none.
     fn take_chunks(&mut self) -> bool {
-        if !(self.teacher.at_text() && self.student.at_text()) || self.stop.is_set() {
+        if !(self.teacher.at_text() && self.student.at_text()) {
             return false;
         }
         let common = self.blocks.next(self.teacher.plain(), self.student.plain());
