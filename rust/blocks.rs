@@ -9,13 +9,13 @@
 
 #![forbid(unsafe_code)]
 
-use crate::vocabulary::{NO_RECORD, RECORD, Vocabulary};
+use crate::vocabulary::{RECORD, Vocabulary};
 
 /// Bytes of text in a block, a power of two so that a mask keeps every index within; its tokens fit 16 bits.
 const TEXT: usize = 1 << 12;
 const MASK: usize = TEXT - 1;
-/// A record fits the text where it begins before this.
-const LIMIT: usize = TEXT - RECORD;
+/// Two records fit the text where they begin before this.
+const LIMIT: usize = TEXT - 2 * RECORD;
 /// Tokens of the student in the first block behind what is not plain text ...
 const FEWEST_TOKENS: usize = 32;
 /// ... and in the first block of all.
@@ -182,26 +182,32 @@ fn lay(
     let mut tokens = 1;
     ended(tokens, bytes);
     let records = side.vocabulary.records();
-    let mut rest = side.tokens[1..].iter();
+    let mut rest = &side.tokens[1..];
     while bytes < limit {
-        // Nothing is called in the inner loop, so that all of it stays in registers.
-        let mut unusual = None;
-        for token in rest.by_ref() {
-            let record = &records[*token as usize];
-            let length = record[RECORD - 1];
-            if length == NO_RECORD {
-                unusual = Some(*token);
+        // Nothing is called in these loops, so that all of it stays in registers; two tokens at a time, their
+        // bytes first, since the processor is faster at stores that follow each other in memory.
+        while let [first, second, behind @ ..] = rest {
+            let (first, second) = (&records[*first as usize], &records[*second as usize]);
+            let lengths = [first, second].map(|record| usize::from(record[RECORD - 1]));
+            if (lengths[0] | lengths[1]) >= RECORD {
                 break;
             }
-            text[bytes & MASK..][..RECORD].copy_from_slice(record);
-            bytes += usize::from(length);
-            tokens += 1;
-            ended(tokens, bytes);
+            let middle = bytes + lengths[0];
+            text[bytes & MASK..][..RECORD].copy_from_slice(first);
+            text[middle & MASK..][..RECORD].copy_from_slice(second);
+            bytes = middle + lengths[1];
+            ended(tokens + 1, middle);
+            ended(tokens + 2, bytes);
+            tokens += 2;
+            rest = behind;
             if bytes >= limit {
                 break;
             }
         }
-        let whole = unusual.map_or(&[][..], |token| side.vocabulary.bytes(token));
+        let Some((token, behind)) = rest.split_first().filter(|_| bytes < limit) else {
+            break;
+        };
+        let whole = side.vocabulary.bytes(*token);
         let Some(room) = text[..LIMIT].get_mut(bytes..bytes + whole.len()).filter(|room| !room.is_empty())
         else {
             break;
@@ -210,6 +216,7 @@ fn lay(
         bytes += whole.len();
         tokens += 1;
         ended(tokens, bytes);
+        rest = behind;
     }
     Laid { tokens: usize::from(tokens), bytes }
 }
