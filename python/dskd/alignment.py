@@ -29,7 +29,7 @@ from dskd.vocabulary import Vocabulary
 from dskd.vocabulary_map import VocabularyMap, vocabulary_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
     import torch
 
@@ -70,96 +70,106 @@ class Predicting:
         return predicting_tensors(self, device)
 
 
-_COLUMNS: Mapping[str, Callable[..., Any]] = {
-    "pairs": Pairs,
-    "chunks": Chunks,
-    "differences": Ranges,
-    "counts": Counts,
-}
-_PARTS = (*_COLUMNS, "teacher_lengths", "student_lengths", "_teacher", "_student")
-
-
 class Alignment:
     """What aligning a batch of rows found. Immutable; its arrays are made when they are first asked for.
-
-    Attributes:
-        pairs: the same tokens of the text, in the order of the text.
-        chunks: smallest runs of tokens that cover the same bytes, in the order of the text.
-        differences: runs of tokens whose bytes differ; none of them is in a chunk.
-        counts: numerators and denominators, a row each.
-        teacher_lengths: int64 `[rows]`, ids in each teacher row.
-        student_lengths: int64 `[rows]`, ids in each student row.
 
     What needs the ids again (`overlaps`, a pickle) reads them where they were given: they are not copied.
     """
 
-    pairs: Pairs
-    chunks: Chunks
-    differences: Ranges
-    counts: Counts
-    teacher_lengths: npt.NDArray[np.int64]
-    student_lengths: npt.NDArray[np.int64]
-    _teacher: Tokens
-    _student: Tokens
-    _source: tuple[_core.Found, Aligner, _Side, _Side]
-    """What the others are made of."""
+    __slots__ = (
+        "_aligner",
+        "_chunks",
+        "_counts",
+        "_differences",
+        "_found",
+        "_pairs",
+        "_student",
+        "_student_side",
+        "_teacher",
+        "_teacher_side",
+    )
 
-    def __init__(self, *source: *tuple[_core.Found, Aligner, _Side, _Side]) -> None:
+    def __init__(self, found: _core.Found, aligner: Aligner, teacher: _Side, student: _Side) -> None:
         """Made by `Aligner.align`."""
-        self.__dict__["_source"] = source
+        self._found = found
+        self._aligner = aligner
+        self._teacher_side = teacher
+        self._student_side = student
+        self._pairs: Pairs | None = None
+        self._chunks: Chunks | None = None
+        self._differences: Ranges | None = None
+        self._counts: Counts | None = None
+        self._teacher: Tokens | None = None
+        self._student: Tokens | None = None
 
     @classmethod
-    def _of(cls, **parts: Any) -> Alignment:
-        """One whose parts are there already."""
+    def _of(cls, *parts: Any) -> Alignment:
+        """One whose parts are there already: pairs, chunks, differences, counts, tokens of both sides."""
         alignment = cls.__new__(cls)
-        alignment.__dict__.update(parts)
+        alignment.__setstate__(parts)
         return alignment
 
-    if not TYPE_CHECKING:  # a name that is not declared above is none
+    def __getstate__(self) -> tuple[Any, ...]:
+        """All its parts; neither the ids nor the aligner."""
+        return self.pairs, self.chunks, self.differences, self.counts, self._tokens(0), self._tokens(1)
 
-        def __getattr__(self, name: str) -> Any:
-            """Makes an attribute that is not there yet. Two threads may make it twice, of equal content."""
-            if name not in _PARTS:
-                raise AttributeError(f"an Alignment has no {name!r}")
-            return self.__dict__.setdefault(name, self._made(name))
-
-    def _made(self, name: str) -> Any:
-        found, aligner, *sides = self._source
-        if name in _COLUMNS:
-            return _COLUMNS[name](*getattr(found, name)())
-        if name.endswith("_lengths"):
-            return _row_lengths(self._teacher if name == "teacher_lengths" else self._student)
-        side = ("_teacher", "_student").index(name)
-        return _tokens(sides[side], aligner.byte_lengths[side])
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Refused.
-
-        Raises:
-            AttributeError: always.
-        """
-        raise AttributeError(f"an Alignment is immutable; {name} cannot be set")
-
-    def __delattr__(self, name: str) -> None:
-        """Refused.
-
-        Raises:
-            AttributeError: always.
-        """
-        raise AttributeError(f"an Alignment is immutable; {name} cannot be deleted")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All its parts, and not the aligner."""
-        return {name: getattr(self, name) for name in _PARTS}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, parts: tuple[Any, ...]) -> None:
         """From all its parts."""
-        self.__dict__.update(state)
+        self._pairs, self._chunks, self._differences, self._counts, self._teacher, self._student = parts
+
+    @property
+    def pairs(self) -> Pairs:
+        """The same tokens of the text, in the order of the text."""
+        made = self._pairs
+        if made is None:
+            made = self._pairs = Pairs(*self._found.pairs())
+        return made
+
+    @property
+    def chunks(self) -> Chunks:
+        """Smallest runs of tokens that cover the same bytes, in the order of the text."""
+        made = self._chunks
+        if made is None:
+            made = self._chunks = Chunks(*self._found.chunks())
+        return made
+
+    @property
+    def differences(self) -> Ranges:
+        """Runs of tokens whose bytes differ; none of them is in a chunk."""
+        made = self._differences
+        if made is None:
+            made = self._differences = Ranges(*self._found.differences())
+        return made
+
+    @property
+    def counts(self) -> Counts:
+        """Numerators and denominators, a row each."""
+        made = self._counts
+        if made is None:
+            made = self._counts = Counts(*self._found.counts())
+        return made
+
+    @property
+    def teacher_lengths(self) -> npt.NDArray[np.int64]:
+        """Ids in each teacher row, int64 `[rows]`."""
+        return self._tokens(0).row_lengths
+
+    @property
+    def student_lengths(self) -> npt.NDArray[np.int64]:
+        """Ids in each student row, int64 `[rows]`."""
+        return self._tokens(1).row_lengths
+
+    def _tokens(self, side: int) -> Tokens:
+        """The ids of a side and how long they are: 0 is the teacher's, 1 the student's."""
+        if self._teacher is None or self._student is None:
+            self._teacher = _tokens(self._teacher_side, self._aligner.byte_lengths[0])
+            self._student = _tokens(self._student_side, self._aligner.byte_lengths[1])
+        return self._student if side else self._teacher
 
     def __repr__(self) -> str:
         """Its public parts."""
-        public = (name for name in _PARTS if not name.startswith("_"))
-        return f"Alignment({', '.join(f'{name}={getattr(self, name)!r}' for name in public)})"
+        names = ("pairs", "chunks", "differences", "counts", "teacher_lengths", "student_lengths")
+        return f"Alignment({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -173,14 +183,12 @@ class Alignment:
         """
         index = range(len(self))[operator.index(row)]
         return self._of(
-            pairs=row_of(self.pairs, index),
-            chunks=row_of(self.chunks, index),
-            differences=row_of(self.differences, index),
-            counts=Counts(*(getattr(self.counts, item.name)[index : index + 1] for item in fields(Counts))),
-            teacher_lengths=self.teacher_lengths[index : index + 1],
-            student_lengths=self.student_lengths[index : index + 1],
-            _teacher=self._teacher.row(index),
-            _student=self._student.row(index),
+            row_of(self.pairs, index),
+            row_of(self.chunks, index),
+            row_of(self.differences, index),
+            Counts(*(getattr(self.counts, item.name)[index : index + 1] for item in fields(Counts))),
+            self._tokens(0).row(index),
+            self._tokens(1).row(index),
         )
 
     def __iter__(self) -> Iterator[Alignment]:
@@ -243,7 +251,7 @@ class Alignment:
         """
         if side not in {"teacher", "student"}:
             raise ValueError(f'side={side!r}; it is "teacher" or "student"')
-        return overlaps(self.chunks, self.counts.chunk_bytes, self._teacher, self._student, side)
+        return overlaps(self.chunks, self.counts.chunk_bytes, self._tokens(0), self._tokens(1), side)
 
     def to_student(self, values: RowsLike) -> StudentValues:
         """Log-probabilities of the teacher's tokens, carried to the student's tokens of the same text.
@@ -261,8 +269,9 @@ class Alignment:
             TypeError: the values are not floats.
             ValueError: they have another shape than the teacher's ids; the row is named.
         """
-        flat = float_rows(values, "values", Ragged(self._teacher.ids, self._teacher.offsets))
-        return student_values(self.chunks, self.pairs, self._teacher, self._student, flat)
+        teacher, student = self._tokens(0), self._tokens(1)
+        flat = float_rows(values, "values", Ragged(teacher.ids, teacher.offsets))
+        return student_values(self.chunks, self.pairs, teacher, student, flat)
 
     def to(self, device: torch.device | str | int) -> AlignmentTensors:
         """Its arrays as torch tensors on a device: the same attributes, of the same types.
@@ -271,12 +280,6 @@ class Alignment:
             ImportError: there is no torch.
         """
         return alignment_tensors(self, device)
-
-
-def _row_lengths(tokens: Tokens) -> npt.NDArray[np.int64]:
-    lengths = tokens.offsets[1:] - tokens.offsets[:-1]
-    lengths.flags.writeable = False
-    return lengths
 
 
 class Aligner:
@@ -492,7 +495,6 @@ def _side(side: str, ids: RowsLike | None, mask: RowsLike | None, labels: RowsLi
 
 
 def _tokens(side: _Side, byte_lengths: npt.NDArray[np.int32]) -> Tokens:
-    """The ids of a side and how long they are; the offsets become read-only."""
     ids, offsets, _ = side
     if offsets is None:
         offsets = np.array([0, len(ids)], dtype=np.int64)

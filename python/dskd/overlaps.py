@@ -59,6 +59,13 @@ class Tokens:
         """The number of tokens of all rows."""
         return len(self.ids)
 
+    @property
+    def row_lengths(self) -> _Indices:
+        """The tokens in each row."""
+        lengths = np.diff(self.offsets)
+        lengths.flags.writeable = False
+        return lengths
+
     def row(self, index: int) -> Tokens:
         """The tokens of one row."""
         start, end = self.offsets[index : index + 2]
