@@ -58,12 +58,14 @@ def _from_tokenizers(tokenizer: Any) -> Pieces:
     slots = _slots([*(token_id for _, token_id in spelled), *added])
     spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * slots
+    normal = Kind.NORMAL
     for spelling, token_id in spelled:
-        _refuse_second(spellings[token_id], spelling, token_id)
+        if spellings[token_id] is not None:
+            _refuse_second(*sorted([spelling, str(spellings[token_id])]), token_id=token_id)
         spellings[token_id] = spelling
-        kinds[token_id] = Kind.NORMAL
+        kinds[token_id] = normal
     for token_id, token in added.items():
-        _refuse_second(spellings[token_id], token.content, token_id)
+        _refuse_second(spellings[token_id], token.content, token_id=token_id)
         spellings[token_id] = token.content
         kinds[token_id] = Kind.SPECIAL if token.special else Kind.USER_DEFINED
     named = {} if unknown is None else {unknown: {"unk"}}
@@ -80,7 +82,7 @@ def _model_of(tokenizer: Any) -> tuple[list[tuple[str, int]], int | None, bool]:
         return pieces, state["unk_id"], bool(state.get("byte_fallback"))
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
     unknown = vocabulary.get(model.unk_token) if model.unk_token else None
-    return sorted(vocabulary.items()), unknown, bool(getattr(model, "byte_fallback", False))
+    return list(vocabulary.items()), unknown, bool(getattr(model, "byte_fallback", False))
 
 
 def _slots(ids: Iterable[int]) -> int:
@@ -91,7 +93,7 @@ def _slots(ids: Iterable[int]) -> int:
     return slots
 
 
-def _refuse_second(first: str | None, second: str, token_id: int) -> None:
+def _refuse_second(first: str | None, second: str, *, token_id: int) -> None:
     if first is not None and first != second:
         raise ValueError(f"the tokenizer gives id {token_id} to two tokens, {first!r} and {second!r}")
 
@@ -116,7 +118,7 @@ def _from_slow(tokenizer: Any) -> Pieces:
     spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * slots
     for spelling, token_id in vocabulary.items():
-        _refuse_second(spellings[token_id], spelling, token_id)
+        _refuse_second(spellings[token_id], spelling, token_id=token_id)
         spellings[token_id] = spelling
         kinds[token_id] = model.kinds[index[spelling]] if spelling in index else Kind.USER_DEFINED
     for token_id, token in tokenizer.added_tokens_decoder.items():

@@ -123,10 +123,12 @@ class Vocabulary:
             TypeError: a token is neither bytes nor None.
             ValueError: `size` is too small, `roles` names no token, or a token is too long.
         """
-        for index, token in enumerate(tokens):
-            if token is not None and not isinstance(token, bytes):
-                raise TypeError(f"token {index} is {type(token).__name__}; tokens are bytes or None")
-        kinds = [Kind.OPAQUE if token is None else Kind.NORMAL for token in tokens]
+        if not set(map(type, tokens)) <= {bytes, type(None)}:
+            for index, token in enumerate(tokens):
+                if token is not None and not isinstance(token, bytes):
+                    raise TypeError(f"token {index} is {type(token).__name__}; tokens are bytes or None")
+        normal, opaque = Kind.NORMAL, Kind.OPAQUE
+        kinds = [opaque if token is None else normal for token in tokens]
         return _vocabulary(Pieces(list(tokens), kinds, dummy_prefix=dummy_prefix), size, roles)
 
     def __len__(self) -> int:
@@ -269,12 +271,12 @@ def _vocabulary(pieces: Pieces, size: int | None, roles: RolesLike | None) -> Vo
     for token_id, roles_named in named.items():
         is_unknown = "unk" in roles_named and roles_named <= {"unk", "pad"}
         kinds[token_id] = Kind.OPAQUE if is_unknown else Kind.SPECIAL
+    numbers = np.frombuffer(bytes(kinds), dtype=np.uint8)
+    specials = {*named, *np.flatnonzero(numbers == Kind.SPECIAL).tolist()}
     all_roles = {
-        token_id: _roles_of(named.get(token_id, set()), spellings[token_id])
-        for token_id, kind in enumerate(kinds)
-        if token_id in named or kind == Kind.SPECIAL
+        token_id: _roles_of(named.get(token_id, set()), spellings[token_id]) for token_id in sorted(specials)
     }
-    return Vocabulary(_core_vocabulary(spellings, np.array(kinds, dtype=np.uint8), all_roles, pieces))
+    return Vocabulary(_core_vocabulary(spellings, numbers, all_roles, pieces))
 
 
 def _with_size(pieces: Pieces, size: int | None) -> tuple[list[Any], list[Kind]]:
@@ -321,9 +323,9 @@ def _core_vocabulary(
     if pieces.steps is not None:
         _refuse_surrogates(spellings)
         return _core.Vocabulary.from_spellings(spellings, kinds, roles, pieces.steps, pieces.dummy_prefix)
-    lengths = np.fromiter((len(token or b"") for token in spellings), np.uint32, len(spellings))
-    arena = b"".join(token or b"" for token in spellings)
-    return _core.Vocabulary.from_parts(arena, lengths, kinds, roles, pieces.dummy_prefix)
+    tokens = [token or b"" for token in spellings]
+    lengths = np.fromiter(map(len, tokens), np.uint32, len(tokens))
+    return _core.Vocabulary.from_parts(b"".join(tokens), lengths, kinds, roles, pieces.dummy_prefix)
 
 
 def _refuse_surrogates(spellings: Sequence[str | None]) -> None:
