@@ -6,9 +6,8 @@
 The file holds real text (see corpus.py) in rows of about 4,000 characters, over and over until both sides
 together have so many tokens: once as ids of both sides in Parquet, once as text in JSON lines. Each goes
 through the command `dskd align --shard-rows`, a process of its own: the wall clock counts its start, its
-imports and the tokenizers it loads (some 7 s and 800 MB, since transformers imports PyTorch where there is
-one). Peak memory is the highest resident memory of that process (it has no children), as the
-kernel counts it. The same command over the first tenth of the rows says how memory grows with the file.
+imports and the tokenizers it loads. Peak memory is the highest resident memory of that process (it has no
+children), as the kernel counts it. The same command over the first tenth of the rows says how memory grows with the file.
 
 Then the same, killed (SIGKILL) at random moments and started again; its folder must hold the same bytes.
 """
@@ -19,7 +18,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import random
 import shutil
 import signal
@@ -97,6 +95,11 @@ class Measured:
     same_bytes: bool
 
 
+def tokenizer(name: str) -> Path:
+    """Its file: of a folder transformers makes a tokenizer, and imports PyTorch for it where there is one."""
+    return assets.tokenizer(name) / "tokenizer.json"
+
+
 # ---- Input -----------------------------------------------------------------------------------------------
 
 
@@ -133,7 +136,7 @@ def write_inputs(folder: Path, pair: TokenizerPair, tokens: int) -> tuple[Path, 
 
 def command(source: Path, output: Path, shard_rows: int, *more: str) -> list[str]:
     """The command line; the summary is written beside the output."""
-    names = ["--teacher", str(assets.tokenizer(TEACHER)), "--student", str(assets.tokenizer(STUDENT))]
+    names = ["--teacher", str(tokenizer(TEACHER)), "--student", str(tokenizer(STUDENT))]
     where = ["--output", str(output), "--summary", f"{output}.json", "--shard-rows", str(shard_rows)]
     return [sys.executable, "-m", "dskd", "align", str(source), *names, *where, *more]
 
@@ -141,12 +144,26 @@ def command(source: Path, output: Path, shard_rows: int, *more: str) -> list[str
 def run(line: Sequence[str]) -> Ended:
     """Runs it to its end; stops everything if it fails."""
     start = time.perf_counter()
+    peak = 0
     with subprocess.Popen(line, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            peak = max(peak, peak_of(process.pid))
+            time.sleep(0.01)
     if process.returncode:
         raise SystemExit(f"dskd align ended with {process.returncode}")
-    return Ended(time.perf_counter() - start, 1024 * usage.ru_maxrss)
+    return Ended(time.perf_counter() - start, peak)
+
+
+def peak_of(process: int) -> int:
+    """The peak of its resident memory so far, in bytes; 0 if it has ended.
+
+    Not `ru_maxrss`, in which a process begins with what its parent had.
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return max((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), default=0)
 
 
 def killed(line: Sequence[str], folder: Path, seconds: float) -> bool:
@@ -251,7 +268,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     tokens, kills = (100_000, 2) if options.quick else (TOKENS, KILLS)
-    names = [str(assets.tokenizer(name)) for name in (TEACHER, STUDENT)]
+    names = [str(tokenizer(name)) for name in (TEACHER, STUDENT)]
     pair = TokenizerPair.load(*names, parse_special=False)
     with tempfile.TemporaryDirectory() as folder:
         ids, lines, rows, _ = write_inputs(Path(folder), pair, tokens)
