@@ -7,7 +7,8 @@ The file holds real text (see corpus.py) in rows of about 4,000 characters, over
 together have so many tokens: once as ids of both sides in Parquet, once as text in JSON lines. Each goes
 through the command `dskd align --shard-rows`, a process of its own: the wall clock counts its start, its
 imports and the tokenizers it loads. Peak memory is the highest resident memory of that process (it has no
-children), as the kernel counts it. The same command over the first tenth of the rows says how memory grows with the file.
+children), as the kernel counts it. The same command over the first tenth of the rows says how memory grows
+with the file.
 
 Then the same, killed (SIGKILL) at random moments and started again; its folder must hold the same bytes.
 """
