@@ -16,22 +16,12 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::blocks::{Blocks, Common, Place, Plain};
+use crate::blocks::{Blocks, Plain};
+use crate::found::Trace;
+pub use crate::found::{Counts, Found, PairKind, Pairs, Ranges};
 use crate::resync::{Search, Text};
 use crate::stop::Stop;
 use crate::vocabulary::{Kind, Vocabulary};
-
-/// What makes a teacher token and a student token the same token of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum PairKind {
-    /// Same span, same bytes.
-    Exact = 0,
-    /// Two specials that share a role, at the same place.
-    Role = 1,
-    /// Exact but for the one space, which one of the two held.
-    Space = 2,
-}
 
 /// The two vocabularies and the roles that their specials share: all that alignment needs to know.
 #[derive(Debug)]
@@ -90,85 +80,6 @@ fn number_roles(vocabulary: &Vocabulary, shared: &HashMap<&str, usize>) -> RoleN
     specials.map(|(id, roles)| (*id, roles.iter().filter_map(numbers).collect())).collect()
 }
 
-/// Token pairs, a column each. Positions are columns of the row.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pairs {
-    /// Positions on the teacher's side.
-    pub teacher: Vec<i32>,
-    /// Positions on the student's side.
-    pub student: Vec<i32>,
-    /// A [`PairKind`] each, as a number.
-    pub kind: Vec<u8>,
-}
-
-/// Ranges of teacher tokens and of student tokens that belong together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges {
-    /// First teacher token.
-    pub teacher_start: Vec<i32>,
-    /// One past the last teacher token.
-    pub teacher_end: Vec<i32>,
-    /// First student token.
-    pub student_start: Vec<i32>,
-    /// One past the last student token.
-    pub student_end: Vec<i32>,
-}
-
-/// Numerators and denominators of one row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Selected teacher tokens that have bytes.
-    pub teacher_tokens: i64,
-    /// Selected student tokens that have bytes.
-    pub student_tokens: i64,
-    /// Bytes of the selected teacher text.
-    pub teacher_bytes: i64,
-    /// Bytes of the selected student text.
-    pub student_bytes: i64,
-    /// Bytes in chunks, the same on both sides.
-    pub chunk_bytes: i64,
-    /// Selected teacher tokens whose bytes are unknown.
-    pub teacher_opaque: i64,
-    /// Selected student tokens whose bytes are unknown.
-    pub student_opaque: i64,
-    /// Pairs of kind exact.
-    pub exact: i64,
-    /// Pairs of kind role.
-    pub role: i64,
-    /// Pairs of kind space.
-    pub space: i64,
-    /// One if one side has more segments than the other.
-    pub segment_mismatch: i64,
-}
-
-impl Counts {
-    /// Tokens with bytes, their bytes, and opaque tokens.
-    fn add_teacher(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
-        self.teacher_tokens += tokens;
-        self.teacher_bytes += bytes;
-        self.teacher_opaque += opaque;
-    }
-
-    fn add_student(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
-        self.student_tokens += tokens;
-        self.student_bytes += bytes;
-        self.student_opaque += opaque;
-    }
-}
-
-/// Everything found in one row or in many rows that follow each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// The same tokens of the text.
-    pub pairs: Pairs,
-    /// Smallest runs of tokens that cover the same bytes.
-    pub chunks: Ranges,
-    /// For each chunk, whether it encloses a token of zero width.
-    pub encloses: Vec<bool>,
-    /// Runs of tokens whose bytes differ.
-    pub differences: Ranges,
-}
-
 /// A stretch of one row on one side: ids known to be in the vocabulary, and the column of the first.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
@@ -200,7 +111,7 @@ pub fn align_segments(
     student: Segment<'_>,
     stop: &Stop,
     blocks: &mut Blocks,
-    found: &mut Found,
+    found: &mut Trace,
     counts: &mut Counts,
 ) {
     let mut walk = Walk {
@@ -233,13 +144,13 @@ pub fn surplus_segments(
     aligner: &Aligner,
     teacher: Segment<'_>,
     student: Segment<'_>,
-    found: &mut Found,
+    found: &mut Trace,
     counts: &mut Counts,
 ) {
     counts.add_teacher(count_text(&aligner.teacher, teacher.tokens));
     counts.add_student(count_text(&aligner.student, student.tokens));
     if !(teacher.tokens.is_empty() && student.tokens.is_empty()) {
-        found.differences.push(teacher.column..teacher.end(), student.column..student.end());
+        found.push_difference(teacher.column..teacher.end(), student.column..student.end());
     }
 }
 
@@ -262,7 +173,7 @@ struct Walk<'a> {
     student: Cursor<'a>,
     stop: &'a Stop,
     blocks: &'a mut Blocks,
-    found: &'a mut Found,
+    found: &'a mut Trace,
     counts: &'a mut Counts,
     /// Made at the first difference.
     search: Option<Search>,
@@ -308,7 +219,9 @@ impl<'a> Walk<'a> {
                 others.iter().any(|role| roles.contains(role))
             };
             let ahead = students[next..].iter().position(shares).expect("the last of a role is ahead");
-            self.push_pair(teacher, students[next + ahead], PairKind::Role);
+            self.counts.role += 1;
+            let columns = (self.teacher.column + teacher, self.student.column + students[next + ahead]);
+            self.found.push_role(columns.0, columns.1);
             self.teacher.unpaired = teacher + 1;
             self.student.unpaired = students[next + ahead] + 1;
             next += ahead + 1;
@@ -356,10 +269,11 @@ impl<'a> Walk<'a> {
             return false;
         };
         let space = self.teacher.held_space || self.student.held_space;
-        let columns = [self.teacher.column + self.teacher.at, self.student.column + self.student.at];
-        let [exact, spaces] = self.found.push_common(&common, columns.map(column_number), space);
-        self.counts.exact += exact;
-        self.counts.space += spaces;
+        let columns = (self.teacher.column + self.teacher.at, self.student.column + self.student.at);
+        self.found.push_block(&common, columns.0, columns.1, space);
+        let with_space = space && common.begins_with_pair();
+        self.counts.exact += length_as_count(common.pairs()) - i64::from(with_space);
+        self.counts.space += i64::from(with_space);
         self.counts.chunk_bytes += length_as_count(common.bytes);
         self.counts.add_teacher(self.teacher.read_tokens(last.teacher().into(), common.bytes));
         self.counts.add_student(self.student.read_tokens(last.student().into(), common.bytes));
@@ -421,24 +335,11 @@ impl<'a> Walk<'a> {
     fn push_chunk(&mut self, teacher: usize, student: usize, bytes: usize, space: bool, encloses: bool) {
         let teachers = self.teacher.columns(teacher..self.teacher.at);
         let students = self.student.columns(student..self.student.at);
-        if teachers.len() == 1 && students.len() == 1 {
-            let kind = if space { PairKind::Space } else { PairKind::Exact };
-            self.push_pair(teacher, student, kind);
-        }
+        let is_pair = teachers.len() == 1 && students.len() == 1;
+        self.counts.exact += i64::from(is_pair && !space);
+        self.counts.space += i64::from(is_pair && space);
         self.counts.chunk_bytes += length_as_count(bytes);
-        self.found.chunks.push(teachers, students);
-        self.found.encloses.push(encloses);
-    }
-
-    fn push_pair(&mut self, teacher: usize, student: usize, kind: PairKind) {
-        self.found.pairs.teacher.push(column_number(self.teacher.column + teacher));
-        self.found.pairs.student.push(column_number(self.student.column + student));
-        self.found.pairs.kind.push(kind as u8);
-        match kind {
-            PairKind::Exact => self.counts.exact += 1,
-            PairKind::Role => self.counts.role += 1,
-            PairKind::Space => self.counts.space += 1,
-        }
+        self.found.push_chunk(teachers, students, space, encloses);
     }
 
     /// Takes the difference that begins here and the chunk behind it; false where it reaches the end.
@@ -450,7 +351,7 @@ impl<'a> Walk<'a> {
         self.counts.student_bytes += i64::from(self.student.take_space_back());
         let (teacher, student) = (self.teacher.at, self.student.at);
         while let Some((teacher_end, student_end)) = self.next_place() {
-            let before = (self.found.pairs.kind.len(), *self.counts);
+            let before = (self.found.steps(), *self.counts);
             let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
             let stands = (self.teacher.stand(), self.student.stand());
             self.pass_place(true);
@@ -460,7 +361,7 @@ impl<'a> Walk<'a> {
                 return true;
             }
             // The one space was set aside, and the texts agree no more.
-            self.found.pairs.truncate(before.0);
+            self.found.forget(before.0);
             *self.counts = before.1;
             self.go_back(stands);
             (self.teacher.unpaired, self.student.unpaired) = ends;
@@ -489,7 +390,7 @@ impl<'a> Walk<'a> {
     fn push_difference(&mut self, starts: (usize, usize), ends: (usize, usize)) {
         let (teacher, student) = (starts.0..ends.0.max(starts.0), starts.1..ends.1.max(starts.1));
         if !(teacher.is_empty() && student.is_empty()) {
-            self.found.differences.push(self.teacher.columns(teacher), self.student.columns(student));
+            self.found.push_difference(self.teacher.columns(teacher), self.student.columns(student));
         }
     }
 }
@@ -752,91 +653,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A column as the results hold it; rows longer than that were refused.
-fn column_number(column: usize) -> i32 {
-    i32::try_from(column).expect("batch refuses rows that int32 cannot index")
-}
-
 fn length_as_count(length: usize) -> i64 {
     i64::try_from(length).expect("a length fits i64")
-}
-
-impl Pairs {
-    fn truncate(&mut self, length: usize) {
-        self.teacher.truncate(length);
-        self.student.truncate(length);
-        self.kind.truncate(length);
-    }
-}
-
-impl Ranges {
-    fn push(&mut self, teacher: Range<usize>, student: Range<usize>) {
-        self.teacher_start.push(column_number(teacher.start));
-        self.teacher_end.push(column_number(teacher.end));
-        self.student_start.push(column_number(student.start));
-        self.student_end.push(column_number(student.end));
-    }
-
-    fn append(&mut self, other: &mut Self) {
-        self.teacher_start.append(&mut other.teacher_start);
-        self.teacher_end.append(&mut other.teacher_end);
-        self.student_start.append(&mut other.student_start);
-        self.student_end.append(&mut other.student_end);
-    }
-}
-
-impl Found {
-    /// Nothing yet, and room for this many chunks, each of them a pair.
-    #[must_use]
-    pub fn with_capacity(chunks: usize) -> Self {
-        Self {
-            pairs: Pairs {
-                teacher: Vec::with_capacity(chunks),
-                student: Vec::with_capacity(chunks),
-                kind: Vec::with_capacity(chunks),
-            },
-            chunks: Ranges {
-                teacher_start: Vec::with_capacity(chunks),
-                teacher_end: Vec::with_capacity(chunks),
-                student_start: Vec::with_capacity(chunks),
-                student_end: Vec::with_capacity(chunks),
-            },
-            encloses: Vec::with_capacity(chunks),
-            differences: Ranges::default(),
-        }
-    }
-
-    /// Appends the chunks and pairs of a block that begins at these columns, its first token without the one
-    /// space; returns how many of the pairs are exact, and how many but for the space.
-    fn push_common(&mut self, common: &Common<'_>, [teacher, student]: [i32; 2], space: bool) -> [i64; 2] {
-        let teachers = |place: &Place| teacher + i32::from(place.teacher());
-        let students = |place: &Place| student + i32::from(place.student());
-        let starts = &common.ends[..common.ends.len() - 1];
-        self.chunks.teacher_start.push(teacher);
-        self.chunks.teacher_start.extend(starts.iter().map(teachers));
-        self.chunks.teacher_end.extend(common.ends.iter().map(teachers));
-        self.chunks.student_start.push(student);
-        self.chunks.student_start.extend(starts.iter().map(students));
-        self.chunks.student_end.extend(common.ends.iter().map(students));
-        self.encloses.resize(self.encloses.len() + common.ends.len(), false);
-        let first = self.pairs.kind.len();
-        self.pairs.teacher.extend(common.pairs.iter().map(teachers));
-        self.pairs.student.extend(common.pairs.iter().map(students));
-        self.pairs.kind.resize(first + common.pairs.len(), PairKind::Exact as u8);
-        let with_space = space && common.pairs.first() == Some(&Place::default());
-        if with_space {
-            self.pairs.kind[first] = PairKind::Space as u8;
-        }
-        [length_as_count(common.pairs.len()) - i64::from(with_space), i64::from(with_space)]
-    }
-
-    /// Puts what another part found behind this; columns stay those of the rows.
-    pub fn append(&mut self, mut other: Self) {
-        self.pairs.teacher.append(&mut other.pairs.teacher);
-        self.pairs.student.append(&mut other.pairs.student);
-        self.pairs.kind.append(&mut other.pairs.kind);
-        self.chunks.append(&mut other.chunks);
-        self.encloses.append(&mut other.encloses);
-        self.differences.append(&mut other.differences);
-    }
 }

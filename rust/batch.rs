@@ -9,9 +9,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::align::{Aligner, Counts, Found, Segment, align_segments, surplus_segments};
+use crate::align::{Aligner, Segment, align_segments, surplus_segments};
 use crate::blocks::Blocks;
 use crate::error::{Error, Side};
+use crate::found::{self, Counts, Found, Pairs, Ranges, Trace};
 use crate::pool;
 use crate::stop::Stop;
 use crate::vocabulary::Vocabulary;
@@ -181,8 +182,79 @@ fn push_ids<T: Copy + Into<i64>>(
     outside >= 0
 }
 
-/// What was found in all rows. The offsets, one more than there are rows, say where each row's part of
-/// the columns begins.
+/// What was found in all rows, as it was written down; columns are made of it when somebody asks.
+#[derive(Debug, Default)]
+pub struct Aligned {
+    parts: Vec<Trace>,
+    /// One for each row.
+    pub counts: Vec<Counts>,
+    /// How many chunks each row has, and how many differences.
+    lengths: Vec<(usize, usize)>,
+}
+
+impl Aligned {
+    /// The pairs of all rows, one row after the other.
+    #[must_use]
+    pub fn pairs(&self) -> Pairs {
+        let count = self.counts.iter().map(pairs_in).sum();
+        found::pairs_of(&self.parts, count)
+    }
+
+    /// Where each row's part of the pairs begins, and where the last one ends.
+    #[must_use]
+    pub fn pair_offsets(&self) -> Vec<i64> {
+        offsets(self.counts.iter().map(pairs_in))
+    }
+
+    /// The chunks of all rows, and for each whether it encloses a token of zero width.
+    #[must_use]
+    pub fn chunks(&self) -> (Ranges, Vec<bool>) {
+        found::chunks_of(&self.parts)
+    }
+
+    /// Offsets of the chunks.
+    #[must_use]
+    pub fn chunk_offsets(&self) -> Vec<i64> {
+        offsets(self.lengths.iter().map(|lengths| lengths.0))
+    }
+
+    /// The differences of all rows.
+    #[must_use]
+    pub fn differences(&self) -> Ranges {
+        found::differences_of(&self.parts)
+    }
+
+    /// Offsets of the differences.
+    #[must_use]
+    pub fn difference_offsets(&self) -> Vec<i64> {
+        offsets(self.lengths.iter().map(|lengths| lengths.1))
+    }
+
+    fn append(&mut self, part: Self) {
+        self.parts.extend(part.parts);
+        self.counts.extend(part.counts);
+        self.lengths.extend(part.lengths);
+    }
+}
+
+fn pairs_in(counts: &Counts) -> usize {
+    usize::try_from(counts.exact + counts.role + counts.space).expect("counts are not negative")
+}
+
+/// From lengths to offsets, one more than there are lengths.
+fn offsets(lengths: impl Iterator<Item = usize>) -> Vec<i64> {
+    let mut offsets = Vec::with_capacity(lengths.size_hint().0 + 1);
+    let mut end = 0;
+    offsets.push(end);
+    offsets.extend(lengths.map(|length| {
+        end += i64::try_from(length).expect("a length fits i64");
+        end
+    }));
+    offsets
+}
+
+/// What was found in all rows, in columns. The offsets, one more than there are rows, say where each row's
+/// part of the columns begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Pairs, chunks and differences of all rows, one row after the other.
@@ -197,6 +269,20 @@ pub struct Batch {
     pub counts: Vec<Counts>,
 }
 
+impl From<Aligned> for Batch {
+    fn from(aligned: Aligned) -> Self {
+        let (chunks, encloses) = aligned.chunks();
+        let found = Found { pairs: aligned.pairs(), chunks, encloses, differences: aligned.differences() };
+        Self {
+            found,
+            pair_offsets: aligned.pair_offsets(),
+            chunk_offsets: aligned.chunk_offsets(),
+            difference_offsets: aligned.difference_offsets(),
+            counts: aligned.counts,
+        }
+    }
+}
+
 /// Aligns row `i` of the teacher with row `i` of the student, on at most this many threads and no more
 /// than there are processors.
 pub fn align_batch(
@@ -205,17 +291,17 @@ pub fn align_batch(
     student: Rows<'_>,
     threads: usize,
 ) -> Result<Batch, Error> {
-    align_batch_until(&Stop::default(), aligner, teacher, student, threads)
+    align_until(&Stop::default(), aligner, teacher, student, threads).map(Batch::from)
 }
 
-/// The same, or [`Error::Stopped`] soon after it was asked to stop.
-pub fn align_batch_until(
+/// The same, not in columns yet; or [`Error::Stopped`] soon after it was asked to stop.
+pub fn align_until(
     stop: &Stop,
     aligner: &Aligner,
     teacher: Rows<'_>,
     student: Rows<'_>,
     threads: usize,
-) -> Result<Batch, Error> {
+) -> Result<Aligned, Error> {
     let rows = teacher.count();
     if rows != student.count() {
         return Err(Error::RowCounts { teacher: rows, student: student.count() });
@@ -227,7 +313,7 @@ pub fn align_batch_until(
         let blocks = blocks_of_rows(&teacher, &student);
         if let Some(pool) = (blocks.len() > 1).then(|| pool::of_this_process(threads)).flatten() {
             let parts = pool.install(|| blocks.into_par_iter().map(align).collect::<Vec<_>>());
-            return join(parts, rows);
+            return join(parts);
         }
     }
     align(0..rows)
@@ -294,9 +380,10 @@ fn align_rows(
     teacher: Rows<'_>,
     student: Rows<'_>,
     rows: Range<usize>,
-) -> Result<Batch, Error> {
+) -> Result<Aligned, Error> {
     let chunks = teacher.tokens_in(&rows).min(student.tokens_in(&rows));
-    let mut batch = Batch::with_capacity(rows.len(), chunks);
+    let mut trace = Trace::with_capacity(chunks);
+    let mut made = Aligned::default();
     let mut work = WORKSPACE.take().unwrap_or_default();
     for row in rows {
         if stop.is_set() {
@@ -304,8 +391,9 @@ fn align_rows(
         }
         teacher.read(row, Side::Teacher, aligner.teacher(), stop, &mut work.teacher)?;
         student.read(row, Side::Student, aligner.student(), stop, &mut work.student)?;
-        let counts = align_row(stop, aligner, &mut work, &mut batch.found);
-        batch.end_row(counts);
+        let before = (trace.chunks(), trace.differences().len());
+        made.counts.push(align_row(stop, aligner, &mut work, &mut trace));
+        made.lengths.push((trace.chunks() - before.0, trace.differences().len() - before.1));
     }
     if stop.is_set() {
         return Err(Error::Stopped);
@@ -313,12 +401,13 @@ fn align_rows(
     if work.teacher.is_small() && work.student.is_small() {
         WORKSPACE.set(Some(work));
     }
-    Ok(batch)
+    made.parts.push(trace);
+    Ok(made)
 }
 
 /// Aligns the k-th segment with the k-th; what one side has more is a difference each, against the
 /// place where the other side's last segment ends.
-fn align_row(stop: &Stop, aligner: &Aligner, work: &mut Workspace, found: &mut Found) -> Counts {
+fn align_row(stop: &Stop, aligner: &Aligner, work: &mut Workspace, found: &mut Trace) -> Counts {
     let Workspace { blocks, teacher, student } = work;
     let mut counts = Counts::default();
     let (teachers, students) = (teacher.segments.len(), student.segments.len());
@@ -337,52 +426,11 @@ fn align_row(stop: &Stop, aligner: &Aligner, work: &mut Workspace, found: &mut F
     counts
 }
 
-impl Batch {
-    /// No rows yet, and room for this many rows and chunks.
-    fn with_capacity(rows: usize, chunks: usize) -> Self {
-        let offsets = || {
-            let mut offsets = Vec::with_capacity(rows + 1);
-            offsets.push(0);
-            offsets
-        };
-        Self {
-            found: Found::with_capacity(chunks),
-            pair_offsets: offsets(),
-            chunk_offsets: offsets(),
-            difference_offsets: offsets(),
-            counts: Vec::with_capacity(rows),
-        }
-    }
-
-    fn end_row(&mut self, counts: Counts) {
-        let end = |length: usize| i64::try_from(length).expect("a length fits i64");
-        self.pair_offsets.push(end(self.found.pairs.kind.len()));
-        self.chunk_offsets.push(end(self.found.encloses.len()));
-        self.difference_offsets.push(end(self.found.differences.teacher_start.len()));
-        self.counts.push(counts);
-    }
-
-    fn append(&mut self, part: Self) {
-        append_offsets(&mut self.pair_offsets, &part.pair_offsets);
-        append_offsets(&mut self.chunk_offsets, &part.chunk_offsets);
-        append_offsets(&mut self.difference_offsets, &part.difference_offsets);
-        self.found.append(part.found);
-        self.counts.extend(part.counts);
-    }
-}
-
-/// One batch of all parts, or the first error.
-fn join(parts: Vec<Result<Batch, Error>>, rows: usize) -> Result<Batch, Error> {
-    let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let chunks = parts.iter().map(|part| part.found.encloses.len()).sum();
-    let mut all = Batch::with_capacity(rows, chunks);
+/// All parts, or the first error.
+fn join(parts: Vec<Result<Aligned, Error>>) -> Result<Aligned, Error> {
+    let mut all = Aligned::default();
     for part in parts {
-        all.append(part);
+        all.append(part?);
     }
     Ok(all)
-}
-
-fn append_offsets(offsets: &mut Vec<i64>, part: &[i64]) {
-    let base = *offsets.last().expect("offsets begin with 0");
-    offsets.extend(part[1..].iter().map(|end| base + end));
 }

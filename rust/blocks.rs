@@ -52,6 +52,12 @@ impl Place {
     pub fn student(self) -> u16 {
         (self.0 & 0xFFFF) as u16
     }
+
+    /// Whether it is one token behind this place on both sides: between them lies a pair.
+    #[must_use]
+    pub fn follows(self, start: Self) -> bool {
+        self.0 == start.0.wrapping_add(Self::PAIR)
+    }
 }
 
 /// What a block has in common.
@@ -59,10 +65,23 @@ impl Place {
 pub struct Common<'a> {
     /// Where tokens of both sides end, in order; the first chunk begins where the block does.
     pub ends: &'a [Place],
-    /// Where the tokens that are pairs begin.
-    pub pairs: &'a [Place],
     /// Bytes before the last end.
     pub bytes: usize,
+}
+
+impl Common<'_> {
+    /// How many of the chunks are pairs.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        let behind = self.ends.iter().skip(1).zip(self.ends).filter(|(end, start)| end.follows(**start));
+        usize::from(self.begins_with_pair()) + behind.count()
+    }
+
+    /// Whether the first chunk is a pair.
+    #[must_use]
+    pub fn begins_with_pair(&self) -> bool {
+        self.ends.first().is_some_and(|end| end.follows(Place::default()))
+    }
 }
 
 /// The memory in which blocks are laid out.
@@ -72,7 +91,6 @@ pub struct Blocks {
     /// For each byte position how many tokens of the student end there or before, 0 where none ends.
     marks: Box<[u16; TEXT]>,
     ends: Box<[Place; TEXT]>,
-    pairs: Box<[Place; TEXT]>,
     /// Tokens of the student that the next block may have.
     reach: usize,
 }
@@ -84,7 +102,6 @@ impl Default for Blocks {
             student_text: Box::new([0; TEXT + RECORD]),
             marks: Box::new([0; TEXT]),
             ends: Box::new([Place::default(); TEXT]),
-            pairs: Box::new([Place::default(); TEXT]),
             reach: FIRST_TOKENS,
         }
     }
@@ -103,8 +120,7 @@ impl Blocks {
         }
         let used = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].student()));
         self.reach = if 2 * used < laid.tokens { FEWEST_TOKENS } else { (self.reach * 8).min(TEXT) };
-        let pairs = self.find_pairs(found);
-        Common { ends: &self.ends[..found], pairs: &self.pairs[..pairs], bytes }
+        Common { ends: &self.ends[..found], bytes }
     }
 
     fn lay_student(&mut self, student: Plain<'_>) -> Laid {
@@ -144,18 +160,6 @@ impl Blocks {
             }
         }
         (within, last)
-    }
-
-    /// The chunks of one token on both sides.
-    fn find_pairs(&mut self, found: usize) -> usize {
-        let pairs = &mut *self.pairs;
-        let (mut count, mut start) = (0, Place::default());
-        for end in &self.ends[..found] {
-            pairs[count & MASK] = start;
-            count += usize::from(end.0 == start.0 + Place::PAIR);
-            start = *end;
-        }
-        count
     }
 }
 

@@ -4,6 +4,7 @@
 //! * [`decode`]: vocabulary spelling -> bytes, per decoder step
 //! * [`align`]: one pair of sequences -> pairs, chunks and differences
 //! * [`blocks`]: the common ends of plain text, fast
+//! * [`found`]: what is found, as it is written down and in columns
 //! * [`resync`]: what to do where the two texts differ
 //! * [`batch`]: many rows, serial or in the pool
 //! * [`pool`]: this process's thread pool
@@ -17,6 +18,7 @@ pub mod batch;
 pub mod blocks;
 pub mod decode;
 pub mod error;
+pub mod found;
 pub mod pool;
 pub mod resync;
 pub mod stop;

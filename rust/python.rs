@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use numpy::ndarray::ArrayView1;
 use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::align;
-use crate::batch::{self, Batch, Ids, Rows};
+use crate::batch::{self, Aligned, Ids, Rows};
 use crate::decode::{self, Step};
 use crate::error::Error;
+use crate::found::{Counts, Ranges};
 use crate::stop::Stop;
 use crate::vocabulary::{self, Kind, Roles};
 
@@ -231,11 +231,10 @@ impl Aligner {
         let teacher = rows(teacher_ids, teacher_offsets.as_ref(), &teacher_row, teacher_mask.as_ref())?;
         let student = rows(student_ids, student_offsets.as_ref(), &student_row, student_mask.as_ref())?;
         let threads = if num_threads == 0 { usize::MAX } else { num_threads };
-        if teacher_ids.len() + student_ids.len() < LONG {
-            return Ok(Found(py.detach(|| batch::align_batch(&self.0, teacher, student, threads))?));
-        }
-        let align = |stop: &Stop| batch::align_batch_until(stop, &self.0, teacher, student, threads);
-        Ok(Found(py.detach(|| until_signal(align))??))
+        let align = |stop: &Stop| batch::align_until(stop, &self.0, teacher, student, threads);
+        let is_long = teacher_ids.len() + student_ids.len() >= LONG;
+        let aligned = py.detach(|| if is_long { until_signal(align) } else { Ok(align(&Stop::default())) });
+        Ok(Found(aligned??))
     }
 }
 
@@ -309,41 +308,39 @@ fn rows<'a>(
     Ok(Rows { ids, offsets, mask: mask.map(PyReadonlyArray1::as_slice).transpose()? })
 }
 
-/// What was found in a batch. Its columns become arrays when they are asked for; most callers want few.
+/// What was found in a batch. Columns are made of it when they are asked for; most callers want few.
 #[pyclass(frozen, module = "dskd._core")]
-struct Found(Batch);
+struct Found(Aligned);
 
 #[pymethods]
 impl Found {
     /// Teacher, student, kind, offsets.
-    fn pairs(slf: &Bound<'_, Self>) -> Columns {
-        let batch = &slf.get().0;
-        let pairs = &batch.found.pairs;
+    fn pairs(&self, py: Python<'_>) -> Columns {
+        let pairs = py.detach(|| self.0.pairs());
         vec![
-            column(slf, &pairs.teacher),
-            column(slf, &pairs.student),
-            column(slf, &pairs.kind),
-            column(slf, &batch.pair_offsets),
+            column(py, pairs.teacher),
+            column(py, pairs.student),
+            column(py, pairs.kind),
+            column(py, self.0.pair_offsets()),
         ]
     }
 
     /// Teacher's start and end, student's start and end, offsets, encloses.
-    fn chunks(slf: &Bound<'_, Self>) -> Columns {
-        let batch = &slf.get().0;
-        let mut columns = ranges(slf, &batch.found.chunks, &batch.chunk_offsets);
-        columns.push(column(slf, &batch.found.encloses));
+    fn chunks(&self, py: Python<'_>) -> Columns {
+        let (chunks, encloses) = py.detach(|| self.0.chunks());
+        let mut columns = ranges(py, chunks, self.0.chunk_offsets());
+        columns.push(column(py, encloses));
         columns
     }
 
     /// Teacher's start and end, student's start and end, offsets.
-    fn differences(slf: &Bound<'_, Self>) -> Columns {
-        let batch = &slf.get().0;
-        ranges(slf, &batch.found.differences, &batch.difference_offsets)
+    fn differences(&self, py: Python<'_>) -> Columns {
+        ranges(py, self.0.differences(), self.0.difference_offsets())
     }
 
     /// The counts as a matrix of int64, a row for each field.
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let fields: [fn(&align::Counts) -> i64; 11] = [
+        let fields: [fn(&Counts) -> i64; 11] = [
             |row| row.teacher_tokens,
             |row| row.student_tokens,
             |row| row.teacher_bytes,
@@ -365,24 +362,19 @@ impl Found {
 
 type Columns = Vec<Py<PyAny>>;
 
-fn ranges(found: &Bound<'_, Found>, ranges: &align::Ranges, offsets: &[i64]) -> Columns {
+fn ranges(py: Python<'_>, ranges: Ranges, offsets: Vec<i64>) -> Columns {
     vec![
-        column(found, &ranges.teacher_start),
-        column(found, &ranges.teacher_end),
-        column(found, &ranges.student_start),
-        column(found, &ranges.student_end),
-        column(found, offsets),
+        column(py, ranges.teacher_start),
+        column(py, ranges.teacher_end),
+        column(py, ranges.student_start),
+        column(py, ranges.student_end),
+        column(py, offsets),
     ]
 }
 
-/// A read-only array that reads these values where they are.
-#[expect(unsafe_code, reason = "numpy cannot know whose memory it is")]
-fn column<T: Element>(found: &Bound<'_, Found>, values: &[T]) -> Py<PyAny> {
-    let values = ArrayView1::from(values);
-    // SAFETY: the values belong to `found`, which the array keeps alive, whose class is frozen, and from
-    // which nothing here takes them by a mutable reference. The array is made read-only before Python sees it.
-    let array = unsafe { PyArray1::borrow_from_array(&values, found.clone().into_any()) };
-    array.readwrite().make_nonwriteable().as_any().clone().unbind()
+/// A read-only array of the values, without a copy.
+fn column<T: Element>(py: Python<'_>, values: Vec<T>) -> Py<PyAny> {
+    values.into_pyarray(py).readwrite().make_nonwriteable().as_any().clone().unbind()
 }
 
 /// The compiled part of dskd; use the package's own names instead.

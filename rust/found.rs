@@ -1,0 +1,344 @@
+//! What alignment finds: written down shortly as it is found, and the columns made of it that callers read.
+//!
+//! A chunk of plain text takes four bytes in a [`Trace`], and thirty in columns, of which most callers read
+//! some. Columns are made when somebody asks.
+
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use crate::blocks::{Common, Place};
+
+/// What makes a teacher token and a student token the same token of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PairKind {
+    /// Same span, same bytes.
+    Exact = 0,
+    /// Two specials that share a role, at the same place.
+    Role = 1,
+    /// Exact but for the one space, which one of the two held.
+    Space = 2,
+}
+
+/// Token pairs, a column each. Positions are columns of the row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pairs {
+    /// Positions on the teacher's side.
+    pub teacher: Vec<i32>,
+    /// Positions on the student's side.
+    pub student: Vec<i32>,
+    /// A [`PairKind`] each, as a number.
+    pub kind: Vec<u8>,
+}
+
+/// Ranges of teacher tokens and of student tokens that belong together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges {
+    /// First teacher token.
+    pub teacher_start: Vec<i32>,
+    /// One past the last teacher token.
+    pub teacher_end: Vec<i32>,
+    /// First student token.
+    pub student_start: Vec<i32>,
+    /// One past the last student token.
+    pub student_end: Vec<i32>,
+}
+
+/// Numerators and denominators of one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Selected teacher tokens that have bytes.
+    pub teacher_tokens: i64,
+    /// Selected student tokens that have bytes.
+    pub student_tokens: i64,
+    /// Bytes of the selected teacher text.
+    pub teacher_bytes: i64,
+    /// Bytes of the selected student text.
+    pub student_bytes: i64,
+    /// Bytes in chunks, the same on both sides.
+    pub chunk_bytes: i64,
+    /// Selected teacher tokens whose bytes are unknown.
+    pub teacher_opaque: i64,
+    /// Selected student tokens whose bytes are unknown.
+    pub student_opaque: i64,
+    /// Pairs of kind exact.
+    pub exact: i64,
+    /// Pairs of kind role.
+    pub role: i64,
+    /// Pairs of kind space.
+    pub space: i64,
+    /// One if one side has more segments than the other.
+    pub segment_mismatch: i64,
+}
+
+impl Counts {
+    /// Tokens with bytes, their bytes, and opaque tokens.
+    pub(crate) fn add_teacher(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
+        self.teacher_tokens += tokens;
+        self.teacher_bytes += bytes;
+        self.teacher_opaque += opaque;
+    }
+
+    pub(crate) fn add_student(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
+        self.student_tokens += tokens;
+        self.student_bytes += bytes;
+        self.student_opaque += opaque;
+    }
+}
+
+/// Everything found in one row or in many rows that follow each other, in columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The same tokens of the text.
+    pub pairs: Pairs,
+    /// Smallest runs of tokens that cover the same bytes.
+    pub chunks: Ranges,
+    /// For each chunk, whether it encloses a token of zero width.
+    pub encloses: Vec<bool>,
+    /// Runs of tokens whose bytes differ.
+    pub differences: Ranges,
+}
+
+impl Ranges {
+    fn with_capacity(count: usize) -> Self {
+        Self {
+            teacher_start: Vec::with_capacity(count),
+            teacher_end: Vec::with_capacity(count),
+            student_start: Vec::with_capacity(count),
+            student_end: Vec::with_capacity(count),
+        }
+    }
+
+    /// How many they are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.teacher_start.len()
+    }
+
+    fn push(&mut self, teacher: Range<i32>, student: Range<i32>) {
+        self.teacher_start.push(teacher.start);
+        self.teacher_end.push(teacher.end);
+        self.student_start.push(student.start);
+        self.student_end.push(student.end);
+    }
+
+    fn append(&mut self, other: &mut Self) {
+        self.teacher_start.append(&mut other.teacher_start);
+        self.teacher_end.append(&mut other.teacher_end);
+        self.student_start.append(&mut other.student_start);
+        self.student_end.append(&mut other.student_end);
+    }
+}
+
+impl Found {
+    /// Puts what another part found behind this; columns stay those of the rows.
+    pub fn append(&mut self, mut other: Self) {
+        self.pairs.teacher.append(&mut other.pairs.teacher);
+        self.pairs.student.append(&mut other.pairs.student);
+        self.pairs.kind.append(&mut other.pairs.kind);
+        self.chunks.append(&mut other.chunks);
+        self.encloses.append(&mut other.encloses);
+        self.differences.append(&mut other.differences);
+    }
+}
+
+/// What was found in the rows of one part of a batch, in the order of the text.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    steps: Vec<Step>,
+    /// The ends of the chunks of all blocks.
+    places: Vec<Place>,
+    chunks: usize,
+    differences: Ranges,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// The chunks that end at the next so many places; the first begins at these columns.
+    Block { teacher: i32, student: i32, places: u32, space: bool },
+    /// One chunk.
+    Chunk { teacher: (i32, i32), student: (i32, i32), encloses: bool, space: bool },
+    /// Two specials of one role.
+    Role { teacher: i32, student: i32 },
+}
+
+impl Trace {
+    /// Nothing yet, and room for this many chunks in blocks.
+    #[must_use]
+    pub fn with_capacity(chunks: usize) -> Self {
+        Self { places: Vec::with_capacity(chunks), ..Self::default() }
+    }
+
+    /// Chunks so far.
+    #[must_use]
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// Differences.
+    #[must_use]
+    pub fn differences(&self) -> &Ranges {
+        &self.differences
+    }
+
+    /// What [`forget`](Self::forget) goes back to.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Forgets pairs of roles that were found since.
+    pub fn forget(&mut self, steps: usize) {
+        self.steps.truncate(steps);
+    }
+
+    /// The chunks of a block that begins at these columns, its first tokens without the one space where one
+    /// of them held it.
+    pub fn push_block(&mut self, common: &Common<'_>, teacher: usize, student: usize, space: bool) {
+        let places = u32::try_from(common.ends.len()).expect("a block is small");
+        self.places.extend_from_slice(common.ends);
+        self.chunks += common.ends.len();
+        let (teacher, student) = (column_number(teacher), column_number(student));
+        self.steps.push(Step::Block { teacher, student, places, space });
+    }
+
+    /// One chunk of these columns.
+    pub fn push_chunk(&mut self, teacher: Range<usize>, student: Range<usize>, space: bool, encloses: bool) {
+        let columns = |range: Range<usize>| (column_number(range.start), column_number(range.end));
+        self.chunks += 1;
+        self.steps.push(Step::Chunk {
+            teacher: columns(teacher),
+            student: columns(student),
+            encloses,
+            space,
+        });
+    }
+
+    /// Two specials of one role, in these columns.
+    pub fn push_role(&mut self, teacher: usize, student: usize) {
+        self.steps.push(Step::Role { teacher: column_number(teacher), student: column_number(student) });
+    }
+
+    /// A difference of these columns.
+    pub fn push_difference(&mut self, teacher: Range<usize>, student: Range<usize>) {
+        self.differences.push(
+            column_number(teacher.start)..column_number(teacher.end),
+            column_number(student.start)..column_number(student.end),
+        );
+    }
+
+    /// The steps, each with its places.
+    fn read(&self) -> impl Iterator<Item = (Step, &[Place])> {
+        let mut rest = &self.places[..];
+        self.steps.iter().map(move |step| {
+            let count = if let Step::Block { places, .. } = step { *places as usize } else { 0 };
+            let (places, behind) = rest.split_at(count);
+            rest = behind;
+            (*step, places)
+        })
+    }
+
+    /// Writes the pairs into columns from here on; returns where they end.
+    ///
+    /// Without a branch for each chunk: what is written behind the last pair is written over.
+    fn write_pairs(&self, pairs: &mut Pairs, mut at: usize) -> usize {
+        let Pairs { teacher: teachers, student: students, kind: kinds } = pairs;
+        for (step, places) in self.read() {
+            match step {
+                Step::Block { teacher, student, space, .. } => {
+                    let begins_with_pair = places[0].follows(Place::default());
+                    if space && begins_with_pair {
+                        kinds[at] = PairKind::Space as u8;
+                    }
+                    let mut start = Place::default();
+                    for end in places {
+                        teachers[at] = teacher + i32::from(start.teacher());
+                        students[at] = student + i32::from(start.student());
+                        at += usize::from(end.follows(start));
+                        start = *end;
+                    }
+                }
+                Step::Chunk { teacher, student, space, .. } => {
+                    if teacher.1 - teacher.0 == 1 && student.1 - student.0 == 1 {
+                        (teachers[at], students[at]) = (teacher.0, student.0);
+                        kinds[at] = if space { PairKind::Space } else { PairKind::Exact } as u8;
+                        at += 1;
+                    }
+                }
+                Step::Role { teacher, student } => {
+                    (teachers[at], students[at], kinds[at]) = (teacher, student, PairKind::Role as u8);
+                    at += 1;
+                }
+            }
+        }
+        at
+    }
+
+    /// Appends the chunks to columns, and for each whether it encloses a token of zero width.
+    fn append_chunks(&self, chunks: &mut Ranges, encloses: &mut Vec<bool>) {
+        for (step, places) in self.read() {
+            match step {
+                Step::Block { teacher, student, .. } => {
+                    let teachers = |place: &Place| teacher + i32::from(place.teacher());
+                    let students = |place: &Place| student + i32::from(place.student());
+                    let starts = &places[..places.len() - 1];
+                    chunks.teacher_start.push(teacher);
+                    chunks.teacher_start.extend(starts.iter().map(teachers));
+                    chunks.teacher_end.extend(places.iter().map(teachers));
+                    chunks.student_start.push(student);
+                    chunks.student_start.extend(starts.iter().map(students));
+                    chunks.student_end.extend(places.iter().map(students));
+                    encloses.resize(encloses.len() + places.len(), false);
+                }
+                Step::Chunk { teacher, student, encloses: one, .. } => {
+                    chunks.push(teacher.0..teacher.1, student.0..student.1);
+                    encloses.push(one);
+                }
+                Step::Role { .. } => {}
+            }
+        }
+    }
+}
+
+/// The pairs of all parts, so many.
+#[must_use]
+pub fn pairs_of(parts: &[Trace], count: usize) -> Pairs {
+    // One more, where what is no pair is written.
+    let mut pairs =
+        Pairs { teacher: vec![0; count + 1], student: vec![0; count + 1], kind: vec![0; count + 1] };
+    let end = parts.iter().fold(0, |at, part| part.write_pairs(&mut pairs, at));
+    debug_assert_eq!(end, count);
+    pairs.teacher.truncate(count);
+    pairs.student.truncate(count);
+    pairs.kind.truncate(count);
+    pairs
+}
+
+/// The chunks of all parts, and for each whether it encloses a token of zero width.
+#[must_use]
+pub fn chunks_of(parts: &[Trace]) -> (Ranges, Vec<bool>) {
+    let count = parts.iter().map(Trace::chunks).sum();
+    let mut chunks = Ranges::with_capacity(count);
+    let mut encloses = Vec::with_capacity(count);
+    for part in parts {
+        part.append_chunks(&mut chunks, &mut encloses);
+    }
+    (chunks, encloses)
+}
+
+/// The differences of all parts.
+#[must_use]
+pub fn differences_of(parts: &[Trace]) -> Ranges {
+    let mut differences = Ranges::default();
+    for part in parts {
+        differences.append(&mut part.differences.clone());
+    }
+    differences
+}
+
+/// A column as the results hold it.
+fn column_number(column: usize) -> i32 {
+    i32::try_from(column).expect("batch refuses rows that int32 cannot index")
+}
