@@ -205,6 +205,12 @@ impl<'a> Walk<'a> {
     /// pair that shares a role; of a run of one repeated special only the first takes part.
     fn pair_roles(&mut self) -> bool {
         let (start, others_start) = (self.teacher.at, self.student.at);
+        if self.teacher.is_at_lone_special() && self.student.is_at_lone_special() {
+            self.teacher.at += 1;
+            self.student.at += 1;
+            self.pair_if_of_one_role(start, others_start);
+            return true;
+        }
         let teachers = self.teacher.pass_specials();
         let students = self.student.pass_specials();
         let last = self.last_student_of_each_role(&students);
@@ -219,14 +225,25 @@ impl<'a> Walk<'a> {
                 others.iter().any(|role| roles.contains(role))
             };
             let ahead = students[next..].iter().position(shares).expect("the last of a role is ahead");
-            self.counts.role += 1;
-            let columns = (self.teacher.column + teacher, self.student.column + students[next + ahead]);
-            self.found.push_role(columns.0, columns.1);
-            self.teacher.unpaired = teacher + 1;
-            self.student.unpaired = students[next + ahead] + 1;
+            self.push_role(teacher, students[next + ahead]);
             next += ahead + 1;
         }
         self.teacher.at > start || self.student.at > others_start
+    }
+
+    fn pair_if_of_one_role(&mut self, teacher: usize, student: usize) {
+        let roles = self.aligner.teacher_roles_of(self.teacher.tokens[teacher]);
+        let others = self.aligner.student_roles_of(self.student.tokens[student]);
+        if roles.iter().any(|role| others.contains(role)) {
+            self.push_role(teacher, student);
+        }
+    }
+
+    fn push_role(&mut self, teacher: usize, student: usize) {
+        self.counts.role += 1;
+        self.found.push_role(self.teacher.column + teacher, self.student.column + student);
+        self.teacher.unpaired = teacher + 1;
+        self.student.unpaired = student + 1;
     }
 
     /// For each role the index of the last special that can pair by it: without it, a place of many
@@ -544,6 +561,11 @@ impl<'a> Cursor<'a> {
 
     fn columns(&self, range: Range<usize>) -> Range<usize> {
         self.column + range.start..self.column + range.end
+    }
+
+    /// Whether exactly one special stands here, as is usual.
+    fn is_at_lone_special(&self) -> bool {
+        self.kind(self.at) == Some(Kind::Special) && self.kind(self.at + 1) != Some(Kind::Special)
     }
 
     /// Passes the specials that stand here; returns where each run of one repeated special begins.

@@ -89,8 +89,8 @@ impl Rows<'_> {
         }
     }
 
-    /// Reads a row: its ids, checked where they take part, and its segments, the maximal runs of selected
-    /// columns; without a mask the whole row, even an empty one.
+    /// Reads the segments of a row, the maximal runs of selected columns, their ids checked; without a mask the
+    /// whole row is one, even an empty one.
     fn read(
         &self,
         row: usize,
@@ -101,84 +101,115 @@ impl Rows<'_> {
     ) -> Result<(), Error> {
         let range = self.range(row);
         let mask = self.mask.map(|mask| &mask[range.clone()]);
-        into.segments.clear();
-        match mask {
-            None => into.segments.push(0..range.len()),
-            Some(mask) => into.segments.extend(runs_of_true(mask)),
-        }
-        let tokens = &mut into.tokens;
-        let checked = match self.ids {
-            Ids::I32(ids) => check_ids(stop, &ids[range], mask, vocabulary, tokens),
-            Ids::U32(ids) => check_ids(stop, &ids[range], mask, vocabulary, tokens),
-            Ids::I64(ids) => check_ids(stop, &ids[range], mask, vocabulary, tokens),
+        let read = match self.ids {
+            Ids::I32(ids) => into.read(&ids[range], mask, vocabulary, stop),
+            Ids::U32(ids) => into.read(&ids[range], mask, vocabulary, stop),
+            Ids::I64(ids) => into.read(&ids[range], mask, vocabulary, stop),
         };
-        checked.map_err(|(column, id)| Error::UnknownId { side, row, column, id, size: vocabulary.size() })
+        read.map_err(|(column, id)| Error::UnknownId { side, row, column, id, size: vocabulary.size() })
+    }
+}
+
+/// One side of the row at hand.
+#[derive(Default)]
+struct RowSide {
+    /// The ids of all segments.
+    tokens: Vec<u32>,
+    /// Where in them each segment is, and the column of its first.
+    segments: Vec<(Range<usize>, usize)>,
+}
+
+impl RowSide {
+    /// Most tokens whose memory is kept.
+    const KEPT: usize = 1 << 16;
+
+    /// Reads what is selected; fails with the first column and id that the vocabulary does not have.
+    fn read<T: Copy + Into<i64>>(
+        &mut self,
+        ids: &[T],
+        mask: Option<&[bool]>,
+        vocabulary: &Vocabulary,
+        stop: &Stop,
+    ) -> Result<(), (usize, i64)> {
+        self.tokens.clear();
+        self.segments.clear();
+        match mask {
+            None => self.read_segment(ids, 0..ids.len(), vocabulary, stop),
+            Some(mask) => {
+                let mut runs = runs_of_true(mask);
+                runs.try_for_each(|run| self.read_segment(ids, run, vocabulary, stop))
+            }
+        }
+    }
+
+    fn read_segment<T: Copy + Into<i64>>(
+        &mut self,
+        ids: &[T],
+        columns: Range<usize>,
+        vocabulary: &Vocabulary,
+        stop: &Stop,
+    ) -> Result<(), (usize, i64)> {
+        /// So many at once, and then it is asked whether to stop.
+        const PIECE: usize = 1 << 16;
+        let start = self.tokens.len();
+        self.tokens.reserve(columns.len());
+        let mut all_inside = true;
+        for piece in ids[columns.clone()].chunks(PIECE) {
+            all_inside &= push_ids(piece, vocabulary.size(), &mut self.tokens);
+            if stop.is_set() {
+                return Ok(());
+            }
+        }
+        self.segments.push((start..self.tokens.len(), columns.start));
+        if all_inside {
+            return Ok(());
+        }
+        let mut numbered = columns.clone().map(|column| (column, ids[column].into()));
+        Err(numbered.find(|(_, id)| vocabulary.find(*id).is_none()).expect("not all are inside"))
+    }
+
+    fn segment(&self, number: usize) -> Segment<'_> {
+        let (tokens, column) = &self.segments[number];
+        Segment { tokens: &self.tokens[tokens.clone()], column: *column }
+    }
+
+    /// Where the last segment ends.
+    fn end(&self) -> Segment<'_> {
+        Segment::empty(self.segments.last().map_or(0, |(tokens, column)| column + tokens.len()))
+    }
+
+    fn is_small(&self) -> bool {
+        self.tokens.capacity() <= Self::KEPT && self.segments.capacity() <= Self::KEPT
     }
 }
 
 fn runs_of_true(mask: &[bool]) -> impl Iterator<Item = Range<usize>> {
     let mut at = 0;
     iter::from_fn(move || {
-        let start = at + mask[at..].iter().position(|selected| *selected)?;
-        let run = mask[start..].iter().position(|selected| !*selected);
-        at = run.map_or(mask.len(), |length| start + length);
+        let start = at + first(&mask[at..], true)?;
+        at = first(&mask[start..], false).map_or(mask.len(), |length| start + length);
         Some(start..at)
     })
 }
 
-/// Puts the ids into `tokens`, 0 where they take no part; fails with the first column and id that the
-/// vocabulary does not have.
-fn check_ids<T: Copy + Into<i64>>(
-    stop: &Stop,
-    ids: &[T],
-    mask: Option<&[bool]>,
-    vocabulary: &Vocabulary,
-    tokens: &mut Vec<u32>,
-) -> Result<(), (usize, i64)> {
-    /// So many at once, and then it is asked whether to stop.
-    const PIECE: usize = 1 << 16;
-    tokens.clear();
-    tokens.reserve(ids.len());
-    let mut all_inside = true;
-    for (number, piece) in ids.chunks(PIECE).enumerate() {
-        let mask = mask.map(|mask| &mask[number * PIECE..][..piece.len()]);
-        all_inside &= push_ids(piece, mask, vocabulary.size(), tokens);
-        if stop.is_set() {
-            return Ok(());
-        }
-    }
-    if all_inside {
-        return Ok(());
-    }
-    let takes_part = |column: usize| mask.is_none_or(|mask| mask[column]);
-    let mut refused = ids.iter().map(|id| (*id).into()).enumerate();
-    // In an empty vocabulary nothing is inside, not even what takes no part.
-    refused.find(|(column, id)| takes_part(*column) && vocabulary.find(*id).is_none()).map_or(Ok(()), Err)
+/// Where this value first stands; eight are looked at at once.
+fn first(mask: &[bool], value: bool) -> Option<usize> {
+    let (eights, _) = mask.as_chunks::<8>();
+    let others = 8 * eights.iter().take_while(|eight| **eight == [!value; 8]).count();
+    mask[others..].iter().position(|one| *one == value).map(|behind| others + behind)
 }
 
-/// Pushes the ids, 0 where they take no part, whatever they are; says whether all are below the size.
+/// Pushes the ids, whatever they are; says whether all are below the size.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "what does not fit is refused")]
-fn push_ids<T: Copy + Into<i64>>(
-    ids: &[T],
-    mask: Option<&[bool]>,
-    size: usize,
-    tokens: &mut Vec<u32>,
-) -> bool {
+fn push_ids<T: Copy + Into<i64>>(ids: &[T], size: usize, tokens: &mut Vec<u32>) -> bool {
     // Without a branch: the sign bit of either is set where an id is below zero or above the last.
     let last = i64::try_from(size).expect("MAX_ENTRIES fits") - 1;
     let mut outside = 0;
-    let mut token = |id: i64| {
+    tokens.extend(ids.iter().map(|id| {
+        let id = (*id).into();
         outside |= id | last.wrapping_sub(id);
         id as u32
-    };
-    match mask {
-        None => tokens.extend(ids.iter().map(|id| token((*id).into()))),
-        Some(mask) => {
-            let selected =
-                ids.iter().zip(mask).map(|(id, takes_part)| (*id).into() & -i64::from(*takes_part));
-            tokens.extend(selected.map(token));
-        }
-    }
+    }));
     outside >= 0
 }
 
@@ -342,32 +373,6 @@ struct Workspace {
     blocks: Blocks,
     teacher: RowSide,
     student: RowSide,
-}
-
-/// One side of the row at hand.
-#[derive(Default)]
-struct RowSide {
-    tokens: Vec<u32>,
-    segments: Vec<Range<usize>>,
-}
-
-impl RowSide {
-    /// Most tokens whose memory is kept.
-    const KEPT: usize = 1 << 16;
-
-    fn segment(&self, number: usize) -> Segment<'_> {
-        let range = &self.segments[number];
-        Segment { tokens: &self.tokens[range.clone()], column: range.start }
-    }
-
-    /// Where the last segment ends.
-    fn end(&self) -> Segment<'_> {
-        Segment::empty(self.segments.last().map_or(0, |last| last.end))
-    }
-
-    fn is_small(&self) -> bool {
-        self.tokens.capacity() <= Self::KEPT && self.segments.capacity() <= Self::KEPT
-    }
 }
 
 thread_local! {
