@@ -191,6 +191,8 @@ def _trimmed(rows: Ragged, name: str) -> Ragged:
     if offsets.ndim != 1 or offsets.size == 0 or offsets.dtype.kind not in "iu" or values.ndim != 1:
         raise ValueError(f"{name}: a Ragged has 1-D values and 1-D integer offsets, one more than rows")
     offsets = offsets.astype(np.int64)
+    if offsets[0] == 0 and offsets[-1] == len(values) and not (offsets[1:] < offsets[:-1]).any():
+        return Ragged(values, offsets)
     wrong = np.flatnonzero((np.diff(offsets) < 0) | (offsets[:-1] < 0) | (offsets[1:] > len(values)))
     if wrong.size or not 0 <= offsets[0] <= len(values):
         row = int(wrong[0]) if wrong.size else 0
