@@ -593,15 +593,7 @@ impl<'a> Cursor<'a> {
 
     fn text(&mut self) -> Text {
         self.searched_from = self.at;
-        let mut text = Text::new();
-        for at in self.at..self.tokens.len() {
-            if self.kind(at) == Some(Kind::Opaque) {
-                text.push_unknown();
-            } else {
-                text.push(self.bytes(at));
-            }
-        }
-        text
+        Text::new(self.vocabulary, &self.tokens[self.at..])
     }
 
     /// Where in the text the cursor stands; before it are at most specials that found no partner.

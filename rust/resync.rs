@@ -21,10 +21,14 @@
 use std::cmp::Ordering;
 
 use crate::stop::Stop;
+use crate::vocabulary::{Kind, MAX_TOKEN_BYTES, NO_RECORD, RECORD, Vocabulary};
 
 /// Blocks whose hashes are looked for: how many bytes they have and how far they lie apart. Every run of
 /// `size + stride - 1` bytes has one. Where all small ones are frequent, in tables, large ones are not.
-const BLOCKS: [Block; 2] = [Block { size: 12, stride: 4 }, Block { size: 32, stride: 16 }];
+const SMALL: usize = 12;
+const SMALL_STRIDE: usize = 4;
+const LARGE: usize = 32;
+const LARGE_STRIDE: usize = 16;
 /// Blocks that stand at more places than this say nothing about where they belong.
 const MOST_PLACES: usize = 4;
 /// Shortest anchor.
@@ -60,51 +64,138 @@ const INSIDE: usize = 2;
 /// How far back a run is followed for a token boundary.
 const BACK: usize = 64;
 
-/// The bytes of a text from a token on; a token of unknown bytes is one unit that equals nothing.
-#[derive(Debug, Default)]
+/// The bytes of a text from a token on; a token of unknown bytes is one byte that equals nothing.
+///
+/// Offsets fit 32 bits: of a text of more than 4 GB the tokens behind are left out, and nothing is found there.
+#[derive(Debug)]
 pub struct Text {
-    units: Vec<u16>,
+    bytes: Vec<u8>,
     /// Where each token begins, and where the last one ends.
-    starts: Vec<usize>,
+    starts: Vec<u32>,
+    /// Where the tokens of unknown bytes stand.
+    unknown: Vec<u32>,
 }
 
-/// What stands for unknown bytes.
-const UNKNOWN: u16 = 1 << 8;
+/// What is written for unknown bytes; so is a byte that is known to be this one.
+const UNKNOWN: u8 = 0xFF;
+/// Tokens for which room is made at once.
+const AT_ONCE: usize = 256;
+/// Bytes of a token for which memory is reserved.
+const USUAL_BYTES: usize = 5;
+/// Bytes of a text behind which no more tokens are laid.
+const MOST_BYTES: usize = u32::MAX as usize - AT_ONCE * MAX_TOKEN_BYTES;
 
 impl Text {
-    /// No text yet.
+    /// The text of these tokens.
     #[must_use]
-    pub fn new() -> Self {
-        Self { units: Vec::new(), starts: vec![0] }
+    pub fn new(vocabulary: &Vocabulary, tokens: &[u32]) -> Self {
+        let mut text = Self {
+            bytes: Vec::with_capacity(USUAL_BYTES * tokens.len() + AT_ONCE * RECORD),
+            starts: Vec::with_capacity(tokens.len() + 1),
+            unknown: Vec::new(),
+        };
+        text.starts.push(0);
+        for tokens in tokens.chunks(AT_ONCE) {
+            if text.bytes.len() <= MOST_BYTES {
+                text.push(vocabulary, tokens);
+            }
+        }
+        text
     }
 
-    /// Adds a token.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.units.extend(bytes.iter().map(|byte| u16::from(*byte)));
-        self.starts.push(self.units.len());
+    /// Adds a few tokens.
+    fn push(&mut self, vocabulary: &Vocabulary, tokens: &[u32]) {
+        let mut end = self.bytes.len();
+        self.bytes.resize(end + tokens.len() * RECORD, 0);
+        for (at, token) in tokens.iter().enumerate() {
+            let record = &vocabulary.records()[*token as usize];
+            let length = record[RECORD - 1];
+            if length == NO_RECORD {
+                self.bytes.truncate(end);
+                self.push_unusual(vocabulary, *token);
+                end = self.bytes.len();
+                self.bytes.resize(end + (tokens.len() - at) * RECORD, 0);
+            } else {
+                self.bytes[end..][..RECORD].copy_from_slice(record);
+                end += usize::from(length);
+            }
+            self.starts.push(offset(end));
+        }
+        self.bytes.truncate(end);
     }
 
-    /// Adds a token whose bytes are unknown.
-    pub fn push_unknown(&mut self) {
-        self.units.push(UNKNOWN);
-        self.starts.push(self.units.len());
+    /// Adds the bytes of a token that has many, none, or unknown ones.
+    fn push_unusual(&mut self, vocabulary: &Vocabulary, token: u32) {
+        self.bytes.extend_from_slice(vocabulary.bytes(token));
+        if vocabulary.kind(token) == Kind::Opaque {
+            self.unknown.push(offset(self.bytes.len()));
+            self.bytes.push(UNKNOWN);
+        }
     }
 
-    /// Where this token begins.
+    /// Where this token begins; the end of the text if it was left out.
     #[must_use]
     pub fn start_of(&self, token: usize) -> usize {
-        self.starts[token]
+        self.starts[token.min(self.starts.len() - 1)] as usize
     }
 
     /// The first token that begins here or behind.
     fn first_at(&self, offset: usize) -> usize {
-        self.starts.partition_point(|start| *start < offset)
+        self.starts.partition_point(|start| (*start as usize) < offset)
+    }
+
+    /// Whether a token begins here, which is the first that begins here or behind.
+    fn begins_at(&self, token: usize, offset: usize) -> bool {
+        self.starts.get(token).is_some_and(|start| *start as usize == offset)
+    }
+
+    /// From here on what is known.
+    fn known_from(&self, start: usize, end: usize) -> &[u8] {
+        let behind = self.unknown.partition_point(|at| (*at as usize) < start);
+        let stop = self.unknown.get(behind).map_or(end, |at| end.min(*at as usize));
+        &self.bytes[start..stop]
+    }
+
+    /// Back from here what is known.
+    fn known_before(&self, start: usize, end: usize) -> &[u8] {
+        let behind = self.unknown.partition_point(|at| (*at as usize) < end);
+        let stop = behind.checked_sub(1).map_or(start, |last| start.max(self.unknown[last] as usize + 1));
+        &self.bytes[stop..end]
     }
 }
 
-/// Whether two units are the same known byte.
-fn agree(one: u16, other: u16) -> bool {
-    one == other && one != UNKNOWN
+fn offset(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("MOST_BYTES sees to it")
+}
+
+/// How many bytes agree from the first on.
+fn agreement(one: &[u8], other: &[u8]) -> usize {
+    let length = one.len().min(other.len());
+    let mut at = 0;
+    while let (Some(ones), Some(others)) = (one[at..].first_chunk(), other[at..].first_chunk()) {
+        let differing = u64::from_le_bytes(*ones) ^ u64::from_le_bytes(*others);
+        if differing != 0 {
+            return at + differing.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + (at..length).take_while(|at| one[*at] == other[*at]).count()
+}
+
+/// How many bytes agree from the last one back.
+fn agreement_back(one: &[u8], other: &[u8]) -> usize {
+    let (mut ones, mut others) = (one, other);
+    while let (Some((rest, last)), Some((others_rest, others_last))) =
+        (ones.split_last_chunk(), others.split_last_chunk())
+    {
+        let differing = u64::from_le_bytes(*last) ^ u64::from_le_bytes(*others_last);
+        if differing != 0 {
+            return one.len() - ones.len() + differing.leading_zeros() as usize / 8;
+        }
+        (ones, others) = (rest, others_rest);
+    }
+    let both = ones.iter().rev().zip(others.iter().rev());
+    one.len() - ones.len() + both.take_while(|(one, other)| one == other).count()
 }
 
 /// A stretch that is the same on both sides: where it begins, and its length.
@@ -153,7 +244,7 @@ impl Search {
         let order = order(&teacher, &student);
         let swapped = order == Ordering::Greater;
         let sides = if swapped { [student, teacher] } else { [teacher, student] };
-        let looked_at: usize = sides.iter().map(|side| side.units.len() + side.starts.len()).sum();
+        let looked_at: usize = sides.iter().map(|side| side.bytes.len() + side.starts.len()).sum();
         let patience = VAIN_A_BYTE * looked_at;
         let mut search = Self { sides, swapped, anchors: Vec::new(), near: Vec::new(), patience };
         search.anchors = if order == Ordering::Equal { search.known() } else { search.find_anchors(stop) };
@@ -231,26 +322,28 @@ impl Search {
     }
 
     fn ends(&self) -> [usize; 2] {
-        [self.sides[0].units.len(), self.sides[1].units.len()]
+        [self.sides[0].bytes.len(), self.sides[1].bytes.len()]
     }
 
     /// How far the texts agree from here, at most to `end`.
     fn agreement(&self, at: [usize; 2], end: [usize; 2]) -> usize {
-        let [one, other] = [0, 1].map(|side| &self.sides[side].units[at[side]..end[side]]);
-        one.iter().zip(other).take_while(|(one, other)| agree(**one, **other)).count()
+        let [one, other] = [0, 1].map(|side| self.sides[side].known_from(at[side], end[side]));
+        agreement(one, other)
     }
 
     /// How far the texts agree before here, at most back to `start` and over at most so many bytes.
     fn agreement_before(&self, at: [usize; 2], start: [usize; 2], most: usize) -> usize {
-        let [one, other] = [0, 1].map(|side| &self.sides[side].units[start[side]..at[side]]);
-        let both = one.iter().rev().zip(other.iter().rev());
-        both.take(most).take_while(|(one, other)| agree(**one, **other)).count()
+        let [one, other] = [0, 1].map(|side| {
+            let start = start[side].max(at[side].saturating_sub(most));
+            self.sides[side].known_before(start, at[side])
+        });
+        agreement_back(one, other)
     }
 
     /// How many bytes of a run are no spaces: in source code runs of spaces agree by chance.
     fn without_spaces(&self, run: &Run) -> usize {
-        let units = &self.sides[0].units[run.at[0]..run.end()[0]];
-        units.iter().filter(|unit| **unit != u16::from(b' ')).count()
+        let bytes = &self.sides[0].bytes[run.at[0]..run.end()[0]];
+        bytes.iter().filter(|byte| **byte != b' ').count()
     }
 
     // ---- A run -> a place ----------------------------------------------------------------------------
@@ -272,7 +365,7 @@ impl Search {
     fn token_at(&self, side: usize, offset: usize) -> usize {
         let text = &self.sides[side];
         let first = text.first_at(offset);
-        if text.starts.get(first) == Some(&offset) { first } else { first - 1 }
+        if text.begins_at(first, offset) { first } else { first - 1 }
     }
 
     /// The places in a run where a token begins on both sides, true, or would but for a space before one of
@@ -310,7 +403,7 @@ impl Search {
 
     /// Where in the run this token begins.
     fn boundary(&self, side: usize, token: usize, run: Run) -> Option<usize> {
-        let offset = self.sides[side].starts.get(token)? - run.at[side];
+        let offset = *self.sides[side].starts.get(token)? as usize - run.at[side];
         (offset <= run.length).then_some(offset)
     }
 
@@ -319,7 +412,7 @@ impl Search {
         let text = &self.sides[side];
         let before = offset.checked_sub(1).filter(|before| *before >= place[side])?;
         let token = text.first_at(before);
-        (text.starts[token] == before && text.units[before] == u16::from(b' ')).then_some(token)
+        (text.begins_at(token, before) && text.bytes[before] == b' ').then_some(token)
     }
 
     // ---- Near: the shortest edit script --------------------------------------------------------------
@@ -469,12 +562,13 @@ impl Search {
     /// All known bytes of two texts that are the same, the nearest last: they agree wherever they are known.
     fn known(&self) -> Vec<Run> {
         let mut runs = Vec::new();
-        let mut at = 0;
-        for known in self.sides[0].units.split(|unit| *unit == UNKNOWN) {
-            if !known.is_empty() {
-                runs.push(Run { at: [at, at], length: known.len() });
+        let ends = self.sides[0].unknown.iter().map(|at| *at as usize).chain([self.sides[0].bytes.len()]);
+        let mut start = 0;
+        for end in ends {
+            if end > start {
+                runs.push(Run { at: [start, start], length: end - start });
             }
-            at += known.len() + 1;
+            start = end + 1;
         }
         runs.reverse();
         runs
@@ -499,35 +593,64 @@ impl Search {
     /// Maximal common runs before this place, at least as long as an anchor, in the order in which they begin
     /// on the second side.
     fn common_runs(&self, limit: [usize; 2], stop: &Stop) -> Vec<Run> {
-        let [one, other] = [0, 1].map(|side| &self.sides[side].units[..limit[side]]);
-        let mut budget = COMPARED_A_BYTE * (one.len() + other.len());
-        let mut runs: Vec<Run> = Vec::new();
-        for block in BLOCKS.iter().filter(|block| block.size <= one.len().min(other.len())) {
-            let index = BlockIndex::new(one, *block, stop);
-            for (at, hash) in hashes(other, block.size) {
-                if at.is_multiple_of(STRIDE) && stop.is_set() {
-                    return Vec::new();
-                }
-                for from in index.places(hash, one, &other[at..at + block.size]) {
-                    let here = [from, at];
-                    let covers = |run: &Run| !run.is_before(here) && is_on_diagonal(run, here);
-                    if runs.iter().rev().take(4 * MOST_PLACES).any(covers) {
-                        continue;
-                    }
-                    let back = self.agreement_before(here, [0, 0], usize::MAX);
-                    let length = back + self.agreement(here, limit);
-                    if length >= ANCHOR {
-                        runs.push(Run { at: here.map(|at| at - back), length });
-                    }
-                    budget = match budget.checked_sub(length) {
-                        Some(left) => left,
-                        None => return in_order(runs),
-                    };
-                }
-            }
-        }
-        in_order(runs)
+        let mut found = Found { runs: Vec::new(), budget: COMPARED_A_BYTE * (limit[0] + limit[1]) };
+        let small = [0, 1].map(|side| Places::of_blocks::<SMALL>(&self.sides[side], limit[side]));
+        let [mut first, mut second] = small;
+        first.keep_every(SMALL_STRIDE);
+        self.find_runs::<SMALL>(limit, [&mut first, &mut second], &mut found, stop);
+        // What is left are frequent blocks: only there large ones tell more.
+        first.keep_every(LARGE_STRIDE);
+        first.keep_those_of(&Places::of_blocks::<LARGE>(&self.sides[0], limit[0]));
+        second.keep_those_of(&Places::of_blocks::<LARGE>(&self.sides[1], limit[1]));
+        self.find_runs::<LARGE>(limit, [&mut first, &mut second], &mut found, stop);
+        in_order(found.runs)
     }
+
+    /// Finds the runs over blocks at these places. Of the places, those are left whose block the other side
+    /// may have; on the second side only those whose block the first side has too often.
+    fn find_runs<const SIZE: usize>(
+        &self,
+        limit: [usize; 2],
+        [first, second]: [&mut Places; 2],
+        found: &mut Found,
+        stop: &Stop,
+    ) {
+        let [one, other] = [0, 1].map(|side| self.sides[side].bytes.as_slice());
+        let most = first.count();
+        let seen = Filter::new(most, first.iter().map(|at| hash_at::<SIZE>(one, at)));
+        second.retain(stop, |at| seen.may_have(hash_at::<SIZE>(other, at)));
+        let most = most.min(second.count());
+        let seen = Filter::new(most, second.iter().map(|at| hash_at::<SIZE>(other, at)));
+        first.retain(stop, |at| seen.may_have(hash_at::<SIZE>(one, at)));
+        let index = BlockIndex::<SIZE>::new(one, first);
+        second.retain(stop, |at| {
+            let Some(places) = index.places(other, at) else { return true };
+            for from in places {
+                self.find_run(limit, [from, at], found);
+            }
+            false
+        });
+    }
+
+    /// Adds the run over this place unless it is known or short.
+    fn find_run(&self, limit: [usize; 2], here: [usize; 2], found: &mut Found) {
+        let covers = |run: &Run| !run.is_before(here) && is_on_diagonal(run, here);
+        if found.budget == 0 || found.runs.iter().rev().take(4 * MOST_PLACES).any(covers) {
+            return;
+        }
+        let back = self.agreement_before(here, [0, 0], usize::MAX);
+        let length = back + self.agreement(here, limit);
+        if length >= ANCHOR {
+            found.runs.push(Run { at: here.map(|at| at - back), length });
+        }
+        found.budget = found.budget.saturating_sub(length);
+    }
+}
+
+/// Runs found so far, and how many bytes may be compared to find more.
+struct Found {
+    runs: Vec<Run>,
+    budget: usize,
 }
 
 fn is_on_diagonal(run: &Run, here: [usize; 2]) -> bool {
@@ -586,88 +709,184 @@ fn gain(place: [usize; 2], run: &Run) -> Option<usize> {
     clipped.length.checked_sub((skipped / SKIPPED_A_BYTE).min(MOST_COST)).filter(|gain| *gain > 0)
 }
 
-/// A size of blocks.
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    size: usize,
-    stride: usize,
-}
+/// Places of a text, a bit each.
+struct Places(Vec<u64>);
 
-/// Where the blocks of a text stand.
-struct BlockIndex {
-    block: Block,
-    /// The last block of each hash, and for each block the one before; one more than its number.
-    heads: Vec<u32>,
-    previous: Vec<u32>,
-    mask: u64,
-}
+impl Places {
+    /// Where a block of this size, all of its bytes known, begins and ends before this.
+    fn of_blocks<const SIZE: usize>(text: &Text, limit: usize) -> Self {
+        let mut places = Self(vec![0; limit.div_ceil(64)]);
+        let ends = text.unknown.iter().map(|at| *at as usize).take_while(|at| *at < limit).chain([limit]);
+        let mut start = 0;
+        for end in ends {
+            if end >= start + SIZE {
+                places.add(start, end + 1 - SIZE);
+            }
+            start = end + 1;
+        }
+        places
+    }
 
-impl BlockIndex {
-    /// The blocks of a text that has at least one.
-    fn new(units: &[u16], block: Block, stop: &Stop) -> Self {
-        let blocks = (units.len() - block.size) / block.stride + 1;
-        let size = (2 * blocks).next_power_of_two();
-        let mask = (size - 1) as u64;
-        let (mut heads, mut previous) = (vec![0; size], vec![0; blocks]);
-        for (at, hash) in hashes(units, block.size).filter(|(at, _)| at % block.stride == 0) {
-            let number = at / block.stride;
-            let Ok(next) = u32::try_from(number + 1) else { break };
-            if number.is_multiple_of(STRIDE) && stop.is_set() {
+    /// Adds all from `start` on, before `end`.
+    fn add(&mut self, start: usize, end: usize) {
+        for number in start / 64..end.div_ceil(64) {
+            let before = start.saturating_sub(64 * number);
+            let behind = (64 * number + 64).saturating_sub(end);
+            self.0[number] |= u64::MAX >> behind & u64::MAX << before;
+        }
+    }
+
+    /// Keeps those at multiples of a power of two that is at most 64.
+    fn keep_every(&mut self, stride: usize) {
+        let mask = (0..64).step_by(stride).fold(0, |mask, at| mask | 1 << at);
+        self.0.iter_mut().for_each(|word| *word &= mask);
+    }
+
+    fn keep_those_of(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= other);
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(number, word)| bits(*word).map(move |bit| 64 * number + bit))
+    }
+
+    /// Keeps those of which this is true; none once it was asked to stop.
+    fn retain(&mut self, stop: &Stop, mut keep: impl FnMut(usize) -> bool) {
+        for (number, word) in self.0.iter_mut().enumerate() {
+            if number.is_multiple_of(STRIDE / 64) && stop.is_set() {
                 break;
             }
-            previous[number] = std::mem::replace(&mut heads[slot(hash, mask)], next);
+            let at = 64 * number;
+            *word = if *word == u64::MAX {
+                (0..64).fold(0, |kept, bit| kept | u64::from(keep(at + bit)) << bit)
+            } else {
+                bits(*word).fold(0, |kept, bit| kept | u64::from(keep(at + bit)) << bit)
+            };
         }
-        Self { block, heads, previous, mask }
-    }
-
-    /// The places of this block; none if there are too many.
-    fn places(&self, hash: u64, units: &[u16], block: &[u16]) -> impl Iterator<Item = usize> {
-        let mut found = [0; MOST_PLACES];
-        let (mut count, mut looked_at) = (0, 0);
-        let mut head = self.heads[slot(hash, self.mask)];
-        while head != 0 && count <= MOST_PLACES && looked_at < 4 * MOST_PLACES {
-            let at = (head as usize - 1) * self.block.stride;
-            if &units[at..at + block.len()] == block {
-                if let Some(place) = found.get_mut(count) {
-                    *place = at;
-                }
-                count += 1;
-            }
-            looked_at += 1;
-            head = self.previous[head as usize - 1];
-        }
-        let too_many = count > MOST_PLACES || head != 0;
-        found.into_iter().take(if too_many { 0 } else { count })
     }
 }
 
-fn slot(hash: u64, mask: u64) -> usize {
-    usize::try_from((hash >> 20) & mask).expect("a slot is an index")
-}
-
-/// The hash of every block of this size, by the place where it begins; those with unknown bytes have none.
-fn hashes(units: &[u16], size: usize) -> impl Iterator<Item = (usize, u64)> {
-    const BASE: u64 = 0x9E37_79B9_7F4A_7C15;
-    let highest = (1..size).fold(1_u64, |power, _| power.wrapping_mul(BASE));
-    let mut hash = 0_u64;
-    let mut known = 0;
-    units.iter().enumerate().filter_map(move |(at, unit)| {
-        if at >= size {
-            hash = hash.wrapping_sub(highest.wrapping_mul(u64::from(units[at - size]) + 1));
-        }
-        hash = hash.wrapping_mul(BASE).wrapping_add(u64::from(*unit) + 1);
-        known = if *unit == UNKNOWN { 0 } else { known + 1 };
-        (known >= size).then(|| (at + 1 - size, mixed(hash)))
+/// Which bits are set.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = word.trailing_zeros() as usize;
+        word &= word.wrapping_sub(1);
+        (bit < 64).then_some(bit)
     })
 }
 
-/// The same number, with every bit depending on all.
-fn mixed(hash: u64) -> u64 {
-    let hash = (hash ^ (hash >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    hash ^ (hash >> 32)
+/// Hashes, so that most others are told from them: two bits each, of 12 to 24, in one word.
+struct Filter {
+    words: Vec<u64>,
+    shift: u32,
+}
+
+impl Filter {
+    /// Of these hashes, of which there are about so many.
+    fn new(count: usize, hashes: impl Iterator<Item = u64>) -> Self {
+        let size = (12 * count / 64).next_power_of_two().max(2);
+        let mut filter = Self { words: vec![0; size], shift: 64 - size.trailing_zeros() };
+        for hash in hashes {
+            let word = filter.word(hash);
+            filter.words[word] |= Self::mask(hash);
+        }
+        filter
+    }
+
+    fn may_have(&self, hash: u64) -> bool {
+        self.words[self.word(hash)] & Self::mask(hash) == Self::mask(hash)
+    }
+
+    fn word(&self, hash: u64) -> usize {
+        as_index(hash >> self.shift)
+    }
+
+    fn mask(hash: u64) -> u64 {
+        1 << (hash & 63) | 1 << (hash >> 6 & 63)
+    }
+}
+
+/// Where blocks of a text stand.
+struct BlockIndex<'a, const SIZE: usize> {
+    bytes: &'a [u8],
+    /// The last block of each hash; one more than its number.
+    heads: Vec<u32>,
+    /// For each block where it stands, and the block before it that has the same hash.
+    blocks: Vec<[u32; 2]>,
+    mask: u64,
+}
+
+impl<'a, const SIZE: usize> BlockIndex<'a, SIZE> {
+    fn new(bytes: &'a [u8], places: &Places) -> Self {
+        let count = places.count();
+        let size = count.next_power_of_two();
+        let mut index =
+            Self { bytes, heads: vec![0; size], blocks: Vec::with_capacity(count), mask: size as u64 - 1 };
+        for at in places.iter() {
+            let slot = index.slot(hash_at::<SIZE>(bytes, at));
+            let number = offset(index.blocks.len() + 1);
+            index.blocks.push([offset(at), std::mem::replace(&mut index.heads[slot], number)]);
+        }
+        index
+    }
+
+    /// The places of the block that stands here in another text; nothing if there are too many.
+    fn places(&self, other: &[u8], at: usize) -> Option<impl Iterator<Item = usize> + use<SIZE>> {
+        let block = &other[at..at + SIZE];
+        let mut found = [0; MOST_PLACES];
+        let (mut count, mut looked_at) = (0, 0);
+        let mut head = self.heads[self.slot(hash_at::<SIZE>(other, at))];
+        while head != 0 {
+            if looked_at == 4 * MOST_PLACES {
+                return None;
+            }
+            let [at, before] = self.blocks[head as usize - 1];
+            let at = at as usize;
+            if &self.bytes[at..at + SIZE] == block {
+                *found.get_mut(count)? = at;
+                count += 1;
+            }
+            looked_at += 1;
+            head = before;
+        }
+        Some(found.into_iter().take(count))
+    }
+
+    fn slot(&self, hash: u64) -> usize {
+        as_index(hash >> 12 & self.mask)
+    }
+}
+
+fn as_index(number: u64) -> usize {
+    usize::try_from(number).expect("a table fits memory")
+}
+
+/// The hash of the block that stands here.
+fn hash_at<const SIZE: usize>(bytes: &[u8], at: usize) -> u64 {
+    let block: &[u8; SIZE] = bytes[at..].first_chunk().expect("a block lies within the text");
+    let (words, rest) = block.as_chunks::<8>();
+    let rest = rest.first_chunk().map_or(0, |rest| u64::from(u32::from_le_bytes(*rest)));
+    words.iter().fold(rest << 32 | rest, |hash, word| mixed(hash, u64::from_le_bytes(*word)))
+}
+
+/// Two numbers as one, every bit of which depends on all of both.
+fn mixed(hash: u64, word: u64) -> u64 {
+    let hash = hash ^ 0x9E37_79B9_7F4A_7C15;
+    let product = u128::from(hash) * u128::from(word ^ 0xD6E8_FEB8_6659_FD93);
+    #[allow(clippy::cast_possible_truncation, reason = "the halves of the product")]
+    let halves = [product as u64, (product >> 64) as u64];
+    halves[0] ^ halves[1]
 }
 
 /// Which of the two texts comes first: by bytes, then by token boundaries.
 fn order(teacher: &Text, student: &Text) -> Ordering {
-    teacher.units.cmp(&student.units).then_with(|| teacher.starts.cmp(&student.starts))
+    teacher
+        .bytes
+        .cmp(&student.bytes)
+        .then_with(|| teacher.unknown.cmp(&student.unknown))
+        .then_with(|| teacher.starts.cmp(&student.starts))
 }
