@@ -421,53 +421,76 @@ impl Search {
     /// nearest last; none if it leads nowhere.
     fn follow_edits(&self, place: [usize; 2], start: [usize; 2], end: [usize; 2]) -> Vec<Run> {
         let limit = [0, 1].map(|side| end[side].min(start[side] + WINDOW));
-        let mut script = Script { search: self, place, start, limit, reached: Vec::new() };
+        let mut script = Script::new(self, place, start, limit);
         for edits in 0..=EDITS {
-            if let Some(diagonal) = script.extend(limit == end) {
-                return script.runs(diagonal);
+            match script.extend(edits, limit == end) {
+                Extended::Agrees(number) => return script.runs(edits, number),
+                Extended::Nowhere => return script.dense_runs(edits - 1),
+                Extended::Onward => {}
             }
-            if edits == EDITS / 2 && script.beyond_chance(&script.furthest_runs()) < DENSE / 6 {
+            if edits == EDITS / 2 && script.beyond_chance(&script.furthest_runs(edits)) < DENSE / 6 {
                 return Vec::new();
             }
         }
-        script.dense_runs()
+        script.dense_runs(EDITS)
     }
 }
 
 /// Furthest-reaching paths of ever more edits; `x` on the first side, `y = x - diagonal` on the second.
+///
+/// So many edits lead to every other diagonal from `-edits` to `edits`, by that many numbers and one more.
 struct Script<'a> {
     search: &'a Search,
     /// Behind it alignment is to resume.
     place: [usize; 2],
     /// Where the script starts: at `place`, or behind anchors that were of no use.
     start: [usize; 2],
-    limit: [usize; 2],
-    /// For each number of edits the furthest `x` on its diagonals, -1 where there is none.
-    reached: Vec<Vec<i32>>,
+    /// The bytes from there to where it ends.
+    window: [&'a [u8]; 2],
+    /// Whether some of these bytes are unknown.
+    has_unknown: bool,
+    /// For each number of edits the furthest `x` on its diagonals, or less than 0 where there is none.
+    reached: Vec<i32>,
 }
 
-impl Script<'_> {
+/// What came of one more edit.
+enum Extended {
+    /// The path to the diagonal of this number can be believed.
+    Agrees(usize),
+    /// The window has ended on every path.
+    Nowhere,
+    Onward,
+}
+
+/// Where no path leads.
+const NOWHERE: i32 = i32::MIN / 2;
+
+impl<'a> Script<'a> {
+    fn new(search: &'a Search, place: [usize; 2], start: [usize; 2], limit: [usize; 2]) -> Self {
+        let window = [0, 1].map(|side| &search.sides[side].bytes[start[side]..limit[side]]);
+        let known = [0, 1].map(|side| search.sides[side].known_from(start[side], limit[side]).len());
+        let has_unknown = known != window.map(<[u8]>::len);
+        Self { search, place, start, window, has_unknown, reached: Vec::new() }
+    }
+
     fn sizes(&self) -> [i32; 2] {
-        [0, 1].map(|side| i32::try_from(self.limit[side] - self.start[side]).expect("a window is small"))
+        self.window.map(|window| i32::try_from(window.len()).expect("a window is small"))
     }
 
-    /// The furthest `x` after so many edits on this diagonal.
-    fn at(&self, edits: usize, diagonal: i32) -> i32 {
-        let edits_signed = i32::try_from(edits).expect("edits are few");
-        let index = usize::try_from(diagonal + edits_signed);
-        index.ok().and_then(|index| self.reached[edits].get(index)).copied().unwrap_or(-1)
+    /// The furthest `x` after so many edits on each diagonal.
+    fn row(&self, edits: usize) -> &[i32] {
+        &self.reached[edits * (edits + 1) / 2..][..=edits]
     }
 
-    /// Where the path to this diagonal stands after its last edit, before it goes on along a run.
-    fn after_edit(&self, edits: usize, diagonal: i32) -> i32 {
-        if edits == 0 {
-            return if diagonal == 0 { 0 } else { -1 };
-        }
-        let from_below = self.at(edits - 1, diagonal + 1);
-        let from_left = self.at(edits - 1, diagonal - 1);
+    /// Where the path to the diagonal of this number stands after its last edit, before it goes on along a run:
+    /// behind a byte of the first side from the diagonal before, of the second from the one behind.
+    fn after_edit(&self, row: &[i32], number: usize) -> i32 {
         let [width, height] = self.sizes();
-        let deleted = if from_left >= 0 && from_left < width { from_left + 1 } else { -1 };
-        let inserted = if from_below >= 0 && from_below - diagonal <= height { from_below } else { -1 };
+        let diagonal = diagonal(row.len(), number);
+        let left = if number > 0 { row[number - 1] } else { NOWHERE };
+        let below = row.get(number).copied().unwrap_or(NOWHERE);
+        let deleted = if left < width { left + 1 } else { NOWHERE };
+        let inserted = if below - diagonal <= height { below } else { NOWHERE };
         deleted.max(inserted)
     }
 
@@ -476,62 +499,81 @@ impl Script<'_> {
         [self.start[0] + x, self.start[1] + y]
     }
 
-    /// Takes one more edit on every diagonal; that of a path that can be believed, if there is one.
-    fn extend(&mut self, to_end: bool) -> Option<i32> {
-        let edits = self.reached.len();
-        let count = i32::try_from(edits).expect("edits are few");
+    /// How far the texts agree from here.
+    fn agreement(&self, x: i32, diagonal: i32) -> i32 {
+        let [one, other] = self.window;
+        let length = if self.has_unknown {
+            let limit = [self.start[0] + one.len(), self.start[1] + other.len()];
+            self.search.agreement(self.offsets(x, diagonal), limit)
+        } else {
+            let [x, y] = [x, x - diagonal].map(|at| usize::try_from(at).expect("inside the window"));
+            agreement(&one[x..], &other[y..])
+        };
+        i32::try_from(length).expect("a window is small")
+    }
+
+    /// Takes one more edit on every diagonal.
+    fn extend(&mut self, edits: usize, to_end: bool) -> Extended {
         let [width, height] = self.sizes();
-        let mut row = vec![-1; 2 * edits + 1];
-        let mut best: Option<(i32, i32, i32)> = None;
-        for diagonal in (-count..=count).step_by(2) {
-            let start = self.after_edit(edits, diagonal);
+        let believed = i32::try_from(AGREES + edits / LONGER_AN_EDIT).expect("edits are few");
+        let mut best: Option<(i32, i32, usize)> = None;
+        let mut reached = std::mem::take(&mut self.reached);
+        let first = reached.len();
+        reached.resize(first + edits + 1, NOWHERE);
+        let (before, row) = reached.split_at_mut(first);
+        let before = &before[first - edits..];
+        for (number, x) in row.iter_mut().enumerate() {
+            let diagonal = diagonal(edits, number);
+            let start = if edits == 0 { 0 } else { self.after_edit(before, number) };
             if start < 0 {
                 continue;
             }
-            let at = self.offsets(start, diagonal);
-            let length = self.search.agreement(at, self.limit);
-            let x = start + i32::try_from(length).expect("a window is small");
-            row[usize::try_from(diagonal + count).expect("a diagonal of this row")] = x;
-            let agrees = || {
-                length >= AGREES + edits / LONGER_AN_EDIT
-                    && self.search.resume_in(Run { at, length }, self.place).is_some()
-            };
-            if to_end && x == width && x - diagonal == height {
-                best = Some((i32::MAX, 0, diagonal));
-            } else if agrees() {
-                best = best.max(Some((x - start, diagonal - 2 * start, diagonal)));
+            let length = self.agreement(start, diagonal);
+            *x = start + length;
+            if to_end && *x == width && *x - diagonal == height {
+                best = Some((i32::MAX, 0, number));
+            } else if length >= believed && self.resumes(start, diagonal, length) {
+                best = best.max(Some((length, diagonal - 2 * start, number)));
             }
         }
-        // At the corner of the window no path goes on.
-        if row.iter().any(|x| *x >= 0) {
-            self.reached.push(row);
+        let is_nowhere = row.iter().all(|x| *x < 0);
+        self.reached = reached;
+        match best {
+            Some((_, _, number)) => Extended::Agrees(number),
+            None if is_nowhere => Extended::Nowhere,
+            None => Extended::Onward,
         }
-        best.map(|(_, _, diagonal)| diagonal)
     }
 
-    /// The runs of the path of all edits that ends on this diagonal, the nearest last.
-    fn runs(&self, mut diagonal: i32) -> Vec<Run> {
+    fn resumes(&self, start: i32, diagonal: i32, length: i32) -> bool {
+        self.search.resume_in(self.run(start, diagonal, length), self.place).is_some()
+    }
+
+    fn run(&self, start: i32, diagonal: i32, length: i32) -> Run {
+        Run { at: self.offsets(start, diagonal), length: usize::try_from(length).expect("runs go forward") }
+    }
+
+    /// The runs of the path of so many edits that ends on the diagonal of this number, the nearest last.
+    fn runs(&self, last: usize, mut number: usize) -> Vec<Run> {
         let mut runs = Vec::new();
-        for edits in (0..self.reached.len()).rev() {
-            let start = self.after_edit(edits, diagonal);
-            let length = usize::try_from(self.at(edits, diagonal) - start).expect("runs go forward");
+        for edits in (0..=last).rev() {
+            let before = if edits > 0 { self.row(edits - 1) } else { &[] };
+            let start = if edits > 0 { self.after_edit(before, number) } else { 0 };
+            let run = self.run(start, diagonal(edits, number), self.row(edits)[number] - start);
             // The last run reaches to what is known to agree.
-            if length >= INSIDE || (length > 0 && edits + 1 == self.reached.len()) {
-                runs.push(Run { at: self.offsets(start, diagonal), length });
+            if run.length >= INSIDE || (run.length > 0 && edits == last) {
+                runs.push(run);
             }
-            if edits > 0 {
-                let from_left = self.at(edits - 1, diagonal - 1);
-                let was_deleted = from_left >= 0 && from_left + 1 == start;
-                diagonal += if was_deleted { -1 } else { 1 };
-            }
+            let was_deleted = number > 0 && before[number - 1] >= 0 && before[number - 1] + 1 == start;
+            number -= usize::from(was_deleted);
         }
         runs
     }
 
     /// The runs of the path that reaches furthest, but for its last one, if they cannot be chance: text whose
     /// every word was changed.
-    fn dense_runs(&self) -> Vec<Run> {
-        let mut runs = self.furthest_runs();
+    fn dense_runs(&self, edits: usize) -> Vec<Run> {
+        let mut runs = self.furthest_runs(edits);
         if self.beyond_chance(&runs) < DENSE {
             return Vec::new();
         }
@@ -541,19 +583,24 @@ impl Script<'_> {
         runs
     }
 
-    /// The runs of the path that reaches furthest, the nearest last.
-    fn furthest_runs(&self) -> Vec<Run> {
-        let edits = self.reached.len() - 1;
-        let count = i32::try_from(edits).expect("edits are few");
-        let reached = (-count..=count).filter(|diagonal| self.at(edits, *diagonal) >= 0);
-        let furthest = reached.max_by_key(|diagonal| 2 * self.at(edits, *diagonal) - diagonal);
-        furthest.map_or_else(Vec::new, |diagonal| self.runs(diagonal))
+    /// The runs of the path of so many edits that reaches furthest, the nearest last.
+    fn furthest_runs(&self, edits: usize) -> Vec<Run> {
+        let row = self.row(edits);
+        let reached = (0..row.len()).filter(|number| row[*number] >= 0);
+        let furthest = reached.max_by_key(|number| 2 * row[*number] - diagonal(edits, *number));
+        furthest.map_or_else(Vec::new, |number| self.runs(edits, number))
     }
 
     /// How many bytes, the first ones of each run and spaces aside, agree in these runs.
     fn beyond_chance(&self, runs: &[Run]) -> usize {
         runs.iter().map(|run| self.search.without_spaces(run).saturating_sub(INSIDE)).sum()
     }
+}
+
+/// The diagonal of this number, of those to which so many edits lead.
+fn diagonal(edits: usize, number: usize) -> i32 {
+    let [edits, number] = [edits, number].map(|count| i32::try_from(count).expect("edits are few"));
+    2 * number - edits
 }
 
 // ---- Far: anchors ------------------------------------------------------------------------------------------
