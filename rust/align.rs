@@ -451,7 +451,7 @@ impl<'a> Walk<'a> {
         let (teacher, student) = (self.teacher.at, self.student.at);
         while let Some((teacher_end, student_end)) = self.next_place() {
             let before = (self.found.pairs.kind.len(), *self.counts);
-            let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
+            let ends = self.jump(teacher_end, student_end);
             let stands = (self.teacher.stand(), self.student.stand());
             self.pass_place(true);
             if self.take_chunk() {
@@ -466,7 +466,7 @@ impl<'a> Walk<'a> {
             (self.teacher.unpaired, self.student.unpaired) = ends;
         }
         let (teacher_end, student_end) = (self.teacher.last_place(), self.student.last_place());
-        let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
+        let ends = self.jump(teacher_end, student_end);
         self.push_difference((teacher, student), ends);
         self.pass_place(true);
         false
@@ -482,6 +482,12 @@ impl<'a> Walk<'a> {
         let place = [self.teacher.offset(search.teacher()), self.student.offset(search.student())];
         let [teacher, student] = search.next(place)?;
         Some((self.teacher.token(teacher), self.student.token(student)))
+    }
+
+    /// Goes to the tokens with which a difference ends, and returns them.
+    fn jump(&mut self, teacher: usize, student: usize) -> (usize, usize) {
+        let search = self.search.as_ref().expect("it ends where the search says");
+        (self.teacher.jump(teacher, search.teacher()), self.student.jump(student, search.student()))
     }
 
     /// Where a side stands still, its empty range stands behind the tokens of zero width, whichever of them
@@ -614,12 +620,13 @@ impl<'a> Cursor<'a> {
 
     /// Goes to the token with which a difference ends, and returns it. Where the text stands still, the
     /// specials that found no partner before the difference stand behind it as well.
-    fn jump(&mut self, at: usize) -> usize {
+    fn jump(&mut self, at: usize, text: &Text) -> usize {
         let at = if at == self.at { self.unpaired } else { at };
         // A token of unknown bytes counts one, so that no run of spaces reaches over it.
         let length = |at| if self.kind(at) == Some(Kind::Opaque) { 1 } else { self.bytes(at).len() };
-        let skipped: usize = (self.at..at).map(length).sum();
-        self.position += skipped;
+        let skipped = self.at..at.max(self.at);
+        let in_text = skipped.start - self.searched_from..skipped.end - self.searched_from;
+        self.position += text.length_of(in_text).unwrap_or_else(|| skipped.map(length).sum());
         self.at = at;
         self.take_up();
         at

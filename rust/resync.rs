@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use crate::stop::Stop;
 use crate::vocabulary::{Kind, MAX_TOKEN_BYTES, NO_RECORD, RECORD, Vocabulary};
@@ -53,6 +54,14 @@ const EDITS: usize = 256;
 /// change of normal form. In a one-off look, which no command here repeats, there were 24 to 113 between NFD and
 /// NFC of Vietnamese, and mostly below 5, once 19, between pieces of text drawn at random.
 const DENSE: usize = 18;
+/// After so many edits a script is given up along which less than a third of this agrees beyond chance.
+const GIVEN_UP: usize = EDITS / 2;
+/// ... and after so many where nothing does, if the windows have no bytes in common at which it can be believed
+/// and if at its pace [`EDITS`] do not lead to the end.
+const GIVEN_UP_EARLY: usize = EDITS / 8;
+const BELIEVED_EARLY: usize = AGREES + GIVEN_UP_EARLY / LONGER_AN_EDIT;
+const GIVEN_UP_SOON: usize = EDITS / 4;
+const BELIEVED_SOON: usize = AGREES + GIVEN_UP_SOON / LONGER_AN_EDIT;
 /// How far an edit script is followed on each side.
 const WINDOW: usize = 1024;
 /// Bytes that agree behind an edit script, at which it is believed.
@@ -105,32 +114,33 @@ impl Text {
 
     /// Adds a few tokens.
     fn push(&mut self, vocabulary: &Vocabulary, tokens: &[u32]) {
-        let mut end = self.bytes.len();
-        self.bytes.resize(end + tokens.len() * RECORD, 0);
-        for (at, token) in tokens.iter().enumerate() {
+        let mut laid = [0; AT_ONCE * RECORD];
+        let mut end = 0;
+        let Self { bytes, starts, unknown } = self;
+        starts.extend(tokens.iter().map(|token| {
             let record = &vocabulary.records()[*token as usize];
             let length = record[RECORD - 1];
             if length == NO_RECORD {
-                self.bytes.truncate(end);
-                self.push_unusual(vocabulary, *token);
-                end = self.bytes.len();
-                self.bytes.resize(end + (tokens.len() - at) * RECORD, 0);
+                bytes.extend_from_slice(&laid[..end]);
+                end = 0;
+                bytes.extend_from_slice(vocabulary.bytes(*token));
+                if vocabulary.kind(*token) == Kind::Opaque {
+                    unknown.push(offset(bytes.len()));
+                    bytes.push(UNKNOWN);
+                }
             } else {
-                self.bytes[end..][..RECORD].copy_from_slice(record);
+                laid[end..][..RECORD].copy_from_slice(record);
                 end += usize::from(length);
             }
-            self.starts.push(offset(end));
-        }
-        self.bytes.truncate(end);
+            offset(bytes.len() + end)
+        }));
+        bytes.extend_from_slice(&laid[..end]);
     }
 
-    /// Adds the bytes of a token that has many, none, or unknown ones.
-    fn push_unusual(&mut self, vocabulary: &Vocabulary, token: u32) {
-        self.bytes.extend_from_slice(vocabulary.bytes(token));
-        if vocabulary.kind(token) == Kind::Opaque {
-            self.unknown.push(offset(self.bytes.len()));
-            self.bytes.push(UNKNOWN);
-        }
+    /// How many bytes these tokens have; nothing if some were left out.
+    #[must_use]
+    pub fn length_of(&self, tokens: Range<usize>) -> Option<usize> {
+        Some((self.starts.get(tokens.end)? - self.starts.get(tokens.start)?) as usize)
     }
 
     /// Where this token begins; the end of the text if it was left out.
@@ -169,6 +179,7 @@ fn offset(bytes: usize) -> u32 {
 }
 
 /// How many bytes agree from the first on.
+#[inline]
 fn agreement(one: &[u8], other: &[u8]) -> usize {
     let length = one.len().min(other.len());
     let mut at = 0;
@@ -428,7 +439,7 @@ impl Search {
                 Extended::Nowhere => return script.dense_runs(edits - 1),
                 Extended::Onward => {}
             }
-            if edits == EDITS / 2 && script.beyond_chance(&script.furthest_runs(edits)) < DENSE / 6 {
+            if script.is_given_up(edits, limit == end) {
                 return Vec::new();
             }
         }
@@ -583,12 +594,43 @@ impl<'a> Script<'a> {
         runs
     }
 
+    /// Whether nothing more is expected of a script that has led nowhere in so many edits.
+    fn is_given_up(&self, edits: usize, to_end: bool) -> bool {
+        let agree = || self.beyond_chance(&self.furthest_runs(edits));
+        match edits {
+            GIVEN_UP_EARLY => agree() < DENSE / 18 && !self.may_go_on::<BELIEVED_EARLY>(edits, to_end),
+            GIVEN_UP_SOON => agree() < DENSE / 9 && !self.may_go_on::<BELIEVED_SOON>(edits, to_end),
+            GIVEN_UP => agree() < DENSE / 6,
+            _ => false,
+        }
+    }
+
+    /// Whether at its pace a script comes to the end, or there are so many bytes in common that it can be believed.
+    fn may_go_on<const BELIEVED: usize>(&self, edits: usize, to_end: bool) -> bool {
+        let passed = self.furthest(edits).map_or(0, |number| self.passed(edits, number));
+        let times = i32::try_from(EDITS / edits).expect("edits are few");
+        (to_end && times * passed >= self.sizes().iter().sum()) || self.have_in_common::<BELIEVED>()
+    }
+
+    fn have_in_common<const SIZE: usize>(&self) -> bool {
+        let [one, other] = self.window.map(|window| (window.len() + 1).saturating_sub(SIZE));
+        let index = BlockIndex::<SIZE>::new(self.window[0], one, 0..one);
+        (0..other).any(|at| index.places(self.window[1], at).is_none_or(|mut places| places.next().is_some()))
+    }
+
     /// The runs of the path of so many edits that reaches furthest, the nearest last.
     fn furthest_runs(&self, edits: usize) -> Vec<Run> {
-        let row = self.row(edits);
-        let reached = (0..row.len()).filter(|number| row[*number] >= 0);
-        let furthest = reached.max_by_key(|number| 2 * row[*number] - diagonal(edits, *number));
-        furthest.map_or_else(Vec::new, |number| self.runs(edits, number))
+        self.furthest(edits).map_or_else(Vec::new, |number| self.runs(edits, number))
+    }
+
+    /// The number of the diagonal on which most bytes of both sides are passed.
+    fn furthest(&self, edits: usize) -> Option<usize> {
+        let reached = (0..=edits).filter(|number| self.row(edits)[*number] >= 0);
+        reached.max_by_key(|number| self.passed(edits, *number))
+    }
+
+    fn passed(&self, edits: usize, number: usize) -> i32 {
+        2 * self.row(edits)[number] - diagonal(edits, number)
     }
 
     /// How many bytes, the first ones of each run and spaces aside, agree in these runs.
@@ -669,7 +711,7 @@ impl Search {
         let most = most.min(second.count());
         let seen = Filter::new(most, second.iter().map(|at| hash_at::<SIZE>(other, at)));
         first.retain(stop, |at| seen.may_have(hash_at::<SIZE>(one, at)));
-        let index = BlockIndex::<SIZE>::new(one, first);
+        let index = BlockIndex::<SIZE>::new(one, first.count(), first.iter());
         second.retain(stop, |at| {
             let Some(places) = index.places(other, at) else { return true };
             for from in places {
@@ -868,12 +910,12 @@ struct BlockIndex<'a, const SIZE: usize> {
 }
 
 impl<'a, const SIZE: usize> BlockIndex<'a, SIZE> {
-    fn new(bytes: &'a [u8], places: &Places) -> Self {
-        let count = places.count();
+    /// The blocks at these places, which are so many.
+    fn new(bytes: &'a [u8], count: usize, places: impl Iterator<Item = usize>) -> Self {
         let size = count.next_power_of_two();
         let mut index =
             Self { bytes, heads: vec![0; size], blocks: Vec::with_capacity(count), mask: size as u64 - 1 };
-        for at in places.iter() {
+        for at in places {
             let slot = index.slot(hash_at::<SIZE>(bytes, at));
             let number = offset(index.blocks.len() + 1);
             index.blocks.push([offset(at), std::mem::replace(&mut index.heads[slot], number)]);
@@ -915,9 +957,9 @@ fn as_index(number: u64) -> usize {
 /// The hash of the block that stands here.
 fn hash_at<const SIZE: usize>(bytes: &[u8], at: usize) -> u64 {
     let block: &[u8; SIZE] = bytes[at..].first_chunk().expect("a block lies within the text");
-    let (words, rest) = block.as_chunks::<8>();
-    let rest = rest.first_chunk().map_or(0, |rest| u64::from(u32::from_le_bytes(*rest)));
-    words.iter().fold(rest << 32 | rest, |hash, word| mixed(hash, u64::from_le_bytes(*word)))
+    let words = block.as_chunks::<8>().0;
+    let last = block.last_chunk().map_or(0, |last| u64::from(u32::from_le_bytes(*last)));
+    words.iter().fold(last << 32 | last, |hash, word| mixed(hash, u64::from_le_bytes(*word)))
 }
 
 /// Two numbers as one, every bit of which depends on all of both.
