@@ -713,11 +713,11 @@ impl Search {
         first.retain(stop, |at| seen.may_have(hash_at::<SIZE>(one, at)));
         let index = BlockIndex::<SIZE>::new(one, first.count(), first.iter());
         second.retain(stop, |at| {
-            let Some(places) = index.places(other, at) else { return true };
+            let Some(places) = index.places(other, at) else { return 1 };
             for from in places {
                 self.find_run(limit, [from, at], found);
             }
-            false
+            0
         });
     }
 
@@ -843,17 +843,18 @@ impl Places {
         self.0.iter().enumerate().flat_map(|(number, word)| bits(*word).map(move |bit| 64 * number + bit))
     }
 
-    /// Keeps those of which this is true; none once it was asked to stop.
-    fn retain(&mut self, stop: &Stop, mut keep: impl FnMut(usize) -> bool) {
+    /// Keeps those of which this is 1 and not 0. Where it was asked to stop, what is left is good for nothing.
+    fn retain(&mut self, stop: &Stop, mut keep: impl FnMut(usize) -> u64) {
         for (number, word) in self.0.iter_mut().enumerate() {
             if number.is_multiple_of(STRIDE / 64) && stop.is_set() {
                 break;
             }
             let at = 64 * number;
             *word = if *word == u64::MAX {
-                (0..64).fold(0, |kept, bit| kept | u64::from(keep(at + bit)) << bit)
+                // Without a branch, so that many looks at memory are under way at once.
+                (at..at + 64).fold(0, |kept, at| kept >> 1 | keep(at) << 63)
             } else {
-                bits(*word).fold(0, |kept, bit| kept | u64::from(keep(at + bit)) << bit)
+                bits(*word).fold(0, |kept, bit| kept | keep(at + bit) << bit)
             };
         }
     }
@@ -881,21 +882,26 @@ impl Filter {
         let mut filter = Self { words: vec![0; size], shift: 64 - size.trailing_zeros() };
         for hash in hashes {
             let word = filter.word(hash);
-            filter.words[word] |= Self::mask(hash);
+            let [one, other] = Self::bits(hash);
+            filter.words[word] |= 1 << one | 1 << other;
         }
         filter
     }
 
-    fn may_have(&self, hash: u64) -> bool {
-        self.words[self.word(hash)] & Self::mask(hash) == Self::mask(hash)
+    /// 1 if this hash may be one of them, else 0.
+    fn may_have(&self, hash: u64) -> u64 {
+        let word = self.words[self.word(hash)];
+        let [one, other] = Self::bits(hash);
+        (word >> one) & (word >> other) & 1
     }
 
+    /// By the highest bits, on which all of the block has a bearing.
     fn word(&self, hash: u64) -> usize {
         as_index(hash >> self.shift)
     }
 
-    fn mask(hash: u64) -> u64 {
-        1 << (hash & 63) | 1 << (hash >> 6 & 63)
+    fn bits(hash: u64) -> [u64; 2] {
+        [hash >> 28 & 63, hash >> 34 & 63]
     }
 }
 
@@ -906,15 +912,15 @@ struct BlockIndex<'a, const SIZE: usize> {
     heads: Vec<u32>,
     /// For each block where it stands, and the block before it that has the same hash.
     blocks: Vec<[u32; 2]>,
-    mask: u64,
+    shift: u32,
 }
 
 impl<'a, const SIZE: usize> BlockIndex<'a, SIZE> {
     /// The blocks at these places, which are so many.
     fn new(bytes: &'a [u8], count: usize, places: impl Iterator<Item = usize>) -> Self {
-        let size = count.next_power_of_two();
-        let mut index =
-            Self { bytes, heads: vec![0; size], blocks: Vec::with_capacity(count), mask: size as u64 - 1 };
+        let size = count.next_power_of_two().max(2);
+        let shift = 64 - size.trailing_zeros();
+        let mut index = Self { bytes, heads: vec![0; size], blocks: Vec::with_capacity(count), shift };
         for at in places {
             let slot = index.slot(hash_at::<SIZE>(bytes, at));
             let number = offset(index.blocks.len() + 1);
@@ -946,7 +952,7 @@ impl<'a, const SIZE: usize> BlockIndex<'a, SIZE> {
     }
 
     fn slot(&self, hash: u64) -> usize {
-        as_index(hash >> 12 & self.mask)
+        as_index(hash >> self.shift)
     }
 }
 
@@ -954,21 +960,14 @@ fn as_index(number: u64) -> usize {
     usize::try_from(number).expect("a table fits memory")
 }
 
-/// The hash of the block that stands here.
+/// The hash of the block that stands here: its highest bits depend on all bytes, lower ones on fewer.
+#[inline]
 fn hash_at<const SIZE: usize>(bytes: &[u8], at: usize) -> u64 {
     let block: &[u8; SIZE] = bytes[at..].first_chunk().expect("a block lies within the text");
-    let words = block.as_chunks::<8>().0;
     let last = block.last_chunk().map_or(0, |last| u64::from(u32::from_le_bytes(*last)));
-    words.iter().fold(last << 32 | last, |hash, word| mixed(hash, u64::from_le_bytes(*word)))
-}
-
-/// Two numbers as one, every bit of which depends on all of both.
-fn mixed(hash: u64, word: u64) -> u64 {
-    let hash = hash ^ 0x9E37_79B9_7F4A_7C15;
-    let product = u128::from(hash) * u128::from(word ^ 0xD6E8_FEB8_6659_FD93);
-    #[allow(clippy::cast_possible_truncation, reason = "the halves of the product")]
-    let halves = [product as u64, (product >> 64) as u64];
-    halves[0] ^ halves[1]
+    let hash = last.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let words = block.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    words.fold(hash, |hash, word| (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 
 /// Which of the two texts comes first: by bytes, then by token boundaries.
