@@ -368,8 +368,9 @@ impl<'a> Walk<'a> {
 
     /// Counts the tokens that were not read with others of their block.
     fn count_tokens(&mut self) {
-        self.counts.add_teacher(self.teacher.count_to(self.teacher.tokens.len()));
-        self.counts.add_student(self.student.count_to(self.student.tokens.len()));
+        let search = self.search.as_ref();
+        self.counts.add_teacher(self.teacher.count_rest(search.map(Search::teacher)));
+        self.counts.add_student(self.student.count_rest(search.map(Search::student)));
     }
 
     /// Takes the chunk that begins here; false, and nothing moved, if the texts agree no further.
@@ -593,6 +594,21 @@ impl<'a> Cursor<'a> {
     fn count_to(&mut self, end: usize) -> (i64, i64, i64) {
         let start = std::mem::replace(&mut self.counted, end);
         count_text(self.vocabulary, &self.tokens[start..end])
+    }
+
+    /// What the tokens that are not counted add to the counts: those of the text in which was searched are
+    /// looked up there, not again in the vocabulary.
+    fn count_rest(&mut self, text: Option<&Text>) -> (i64, i64, i64) {
+        let all = self.tokens.len();
+        let Some(text) = text.filter(|_| self.counted < all) else { return self.count_to(all) };
+        let before = self.count_to(self.counted.max(self.searched_from));
+        let rest = text.count(self.counted - self.searched_from..all - self.searched_from);
+        let Some([tokens, bytes, opaque]) = rest.map(|counted| counted.map(length_as_count)) else {
+            let rest = self.count_to(all);
+            return (before.0 + rest.0, before.1 + rest.1, before.2 + rest.2);
+        };
+        self.counted = all;
+        (before.0 + tokens, before.1 + bytes, before.2 + opaque)
     }
 
     // ---- Searching: the text from the token at hand on, and back to tokens -----------------------------

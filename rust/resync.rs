@@ -56,8 +56,10 @@ const EDITS: usize = 256;
 const DENSE: usize = 18;
 /// After so many edits a script is given up along which less than a third of this agrees beyond chance.
 const GIVEN_UP: usize = EDITS / 2;
-/// ... and after so many where nothing does, if the windows have no bytes in common at which it can be believed
-/// and if at its pace [`EDITS`] do not lead to the end.
+/// ... and already after so many where nothing does, or one byte, if the windows have no bytes in common at which
+/// it can be believed and if at its pace [`EDITS`] do not lead to the end. In a one-off look nothing agreed beyond
+/// chance after 32 edits in 280 of 323 scripts between pieces of text drawn at random. Without the look for bytes
+/// in common 4 % of the pairs between collapsed white space were lost, with it none.
 const GIVEN_UP_EARLY: usize = EDITS / 8;
 const BELIEVED_EARLY: usize = AGREES + GIVEN_UP_EARLY / LONGER_AN_EDIT;
 const GIVEN_UP_SOON: usize = EDITS / 4;
@@ -141,6 +143,17 @@ impl Text {
     #[must_use]
     pub fn length_of(&self, tokens: Range<usize>) -> Option<usize> {
         Some((self.starts.get(tokens.end)? - self.starts.get(tokens.start)?) as usize)
+    }
+
+    /// Of these tokens how many have bytes, how many bytes, and how many are unknown; nothing if some were left out.
+    #[must_use]
+    pub fn count(&self, tokens: Range<usize>) -> Option<[usize; 3]> {
+        let starts = self.starts.get(tokens.start..=tokens.end)?;
+        let [first, last] = [starts[0], starts[starts.len() - 1]];
+        let before = |end: u32| self.unknown.partition_point(|at| *at < end);
+        let unknown = before(last) - before(first);
+        let wide: usize = starts.windows(2).map(|both| usize::from(both[0] < both[1])).sum();
+        Some([wide - unknown, (last - first) as usize - unknown, unknown])
     }
 
     /// Where this token begins; the end of the text if it was left out.
@@ -706,12 +719,12 @@ impl Search {
     ) {
         let [one, other] = [0, 1].map(|side| self.sides[side].bytes.as_slice());
         let most = first.count();
-        let seen = Filter::new(most, first.iter().map(|at| hash_at::<SIZE>(one, at)));
+        let seen = Filter::new(most, first.iter(stop).map(|at| hash_at::<SIZE>(one, at)));
         second.retain(stop, |at| seen.may_have(hash_at::<SIZE>(other, at)));
         let most = most.min(second.count());
-        let seen = Filter::new(most, second.iter().map(|at| hash_at::<SIZE>(other, at)));
+        let seen = Filter::new(most, second.iter(stop).map(|at| hash_at::<SIZE>(other, at)));
         first.retain(stop, |at| seen.may_have(hash_at::<SIZE>(one, at)));
-        let index = BlockIndex::<SIZE>::new(one, first.count(), first.iter());
+        let index = BlockIndex::<SIZE>::new(one, first.count(), first.iter(stop));
         second.retain(stop, |at| {
             let Some(places) = index.places(other, at) else { return 1 };
             for from in places {
@@ -839,8 +852,11 @@ impl Places {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().enumerate().flat_map(|(number, word)| bits(*word).map(move |bit| 64 * number + bit))
+    /// All of them in order; no more once it was asked to stop.
+    fn iter(&self, stop: &Stop) -> impl Iterator<Item = usize> {
+        let goes_on = |(number, _): &(usize, &u64)| !(number.is_multiple_of(STRIDE / 64) && stop.is_set());
+        let words = self.0.iter().enumerate().take_while(goes_on);
+        words.flat_map(|(number, word)| bits(*word).map(move |bit| 64 * number + bit))
     }
 
     /// Keeps those of which this is 1 and not 0. Where it was asked to stop, what is left is good for nothing.
