@@ -299,8 +299,9 @@ impl<'a> Walk<'a> {
 
     /// Counts the tokens that were not read with others of their block.
     fn count_tokens(&mut self) {
-        self.counts.add_teacher(self.teacher.count_to(self.teacher.tokens.len()));
-        self.counts.add_student(self.student.count_to(self.student.tokens.len()));
+        let search = self.search.as_ref();
+        self.counts.add_teacher(self.teacher.count_rest(search.map(Search::teacher)));
+        self.counts.add_student(self.student.count_rest(search.map(Search::student)));
     }
 
     /// Takes the chunk that begins here; false, and nothing moved, if the texts agree no further.
@@ -369,7 +370,7 @@ impl<'a> Walk<'a> {
         let (teacher, student) = (self.teacher.at, self.student.at);
         while let Some((teacher_end, student_end)) = self.next_place() {
             let before = (self.found.steps(), *self.counts);
-            let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
+            let ends = self.jump(teacher_end, student_end);
             let stands = (self.teacher.stand(), self.student.stand());
             self.pass_place(true);
             if self.take_chunk() {
@@ -384,7 +385,7 @@ impl<'a> Walk<'a> {
             (self.teacher.unpaired, self.student.unpaired) = ends;
         }
         let (teacher_end, student_end) = (self.teacher.last_place(), self.student.last_place());
-        let ends = (self.teacher.jump(teacher_end), self.student.jump(student_end));
+        let ends = self.jump(teacher_end, student_end);
         self.push_difference((teacher, student), ends);
         self.pass_place(true);
         false
@@ -400,6 +401,12 @@ impl<'a> Walk<'a> {
         let place = [self.teacher.offset(search.teacher()), self.student.offset(search.student())];
         let [teacher, student] = search.next(place)?;
         Some((self.teacher.token(teacher), self.student.token(student)))
+    }
+
+    /// Goes to the tokens with which a difference ends, and returns them.
+    fn jump(&mut self, teacher: usize, student: usize) -> (usize, usize) {
+        let search = self.search.as_ref().expect("it ends where the search says");
+        (self.teacher.jump(teacher, search.teacher()), self.student.jump(student, search.student()))
     }
 
     /// Where a side stands still, its empty range stands behind the tokens of zero width, whichever of them
@@ -507,19 +514,26 @@ impl<'a> Cursor<'a> {
         count_text(self.vocabulary, &self.tokens[start..end])
     }
 
+    /// What the tokens that are not counted add to the counts: those of the text in which was searched are
+    /// looked up there, not again in the vocabulary.
+    fn count_rest(&mut self, text: Option<&Text>) -> (i64, i64, i64) {
+        let all = self.tokens.len();
+        let Some(text) = text.filter(|_| self.counted < all) else { return self.count_to(all) };
+        let before = self.count_to(self.counted.max(self.searched_from));
+        let rest = text.count(self.counted - self.searched_from..all - self.searched_from);
+        let Some([tokens, bytes, opaque]) = rest.map(|counted| counted.map(length_as_count)) else {
+            let rest = self.count_to(all);
+            return (before.0 + rest.0, before.1 + rest.1, before.2 + rest.2);
+        };
+        self.counted = all;
+        (before.0 + tokens, before.1 + bytes, before.2 + opaque)
+    }
+
     // ---- Searching: the text from the token at hand on, and back to tokens -----------------------------
 
     fn text(&mut self) -> Text {
         self.searched_from = self.at;
-        let mut text = Text::new();
-        for at in self.at..self.tokens.len() {
-            if self.kind(at) == Some(Kind::Opaque) {
-                text.push_unknown();
-            } else {
-                text.push(self.bytes(at));
-            }
-        }
-        text
+        Text::new(self.vocabulary, &self.tokens[self.at..])
     }
 
     /// Where in the text the cursor stands; before it are at most specials that found no partner.
@@ -540,12 +554,13 @@ impl<'a> Cursor<'a> {
 
     /// Goes to the token with which a difference ends, and returns it. Where the text stands still, the
     /// specials that found no partner before the difference stand behind it as well.
-    fn jump(&mut self, at: usize) -> usize {
+    fn jump(&mut self, at: usize, text: &Text) -> usize {
         let at = if at == self.at { self.unpaired } else { at };
         // A token of unknown bytes counts one, so that no run of spaces reaches over it.
         let length = |at| if self.kind(at) == Some(Kind::Opaque) { 1 } else { self.bytes(at).len() };
-        let skipped: usize = (self.at..at).map(length).sum();
-        self.position += skipped;
+        let skipped = self.at..at.max(self.at);
+        let in_text = skipped.start - self.searched_from..skipped.end - self.searched_from;
+        self.position += text.length_of(in_text).unwrap_or_else(|| skipped.map(length).sum());
         self.at = at;
         self.take_up();
         at
