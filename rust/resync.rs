@@ -622,7 +622,9 @@ impl<'a> Script<'a> {
     fn may_go_on<const BELIEVED: usize>(&self, edits: usize, to_end: bool) -> bool {
         let passed = self.furthest(edits).map_or(0, |number| self.passed(edits, number));
         let times = i32::try_from(EDITS / edits).expect("edits are few");
-        (to_end && times * passed >= self.sizes().iter().sum()) || self.have_in_common::<BELIEVED>()
+        let comes_to_end = to_end && times * passed >= self.sizes().iter().sum();
+        // Unknown bytes cut what agrees into short runs.
+        self.has_unknown || comes_to_end || self.have_in_common::<BELIEVED>()
     }
 
     fn have_in_common<const SIZE: usize>(&self) -> bool {
