@@ -379,6 +379,7 @@ def measure_interrupts(aligner: Aligner, row: Ids, tokens: int, shape: str, thre
     The clock of both processes is that of the machine.
     """
     teacher, student = (_in_shape(ids.astype(np.int32), tokens // len(row[0]) + 1, shape) for ids in row)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts in the background ignores it
     for _ in sys.stdin:
         ended = False
         try:

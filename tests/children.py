@@ -81,6 +81,7 @@ def _private_bytes() -> int:
 
 def interrupt(rows: str, num_threads: int) -> None:
     """Prints the seconds of a long call, and of the same call when SIGINT comes after a tenth of them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts in the background ignores it
     for repeats in itertools.accumulate(itertools.repeat(2), int.__mul__, initial=250_000):
         teacher, student = _repeated(HELLO[0], repeats, rows), _repeated(HELLO[1], repeats, rows)
         began = time.monotonic()
