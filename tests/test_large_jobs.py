@@ -22,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd.cli.pair import Ids
-from dskd.cli.rows_in import Place, open_rows
+from dskd.cli.rows import Place
+from dskd.cli.rows_in import open_rows
 from test_cli import command, error_of, output_of, run
 from test_loading import byte_level, sentencepiece_like, write_folder
 

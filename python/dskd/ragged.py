@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from dskd.arrow import flat_values, is_arrow, values_and_lengths
+from dskd.arrow_rows import flat_values, is_arrow, values_and_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,8 @@ from dskd.cli.drawing import draw, harmless, labels_of, legend, wrapped
 from dskd.cli.loading import TokenizerError
 from dskd.cli.pair import TokenizerPair, published_pairs
 from dskd.cli.progress import progress
-from dskd.cli.rows_in import InputError, text_of_argument
+from dskd.cli.rows import InputError
+from dskd.cli.rows_in import text_of_argument
 from dskd.cli.rows_out import check_paths, write_summary
 from dskd.cli.totals import Totals, report
 from dskd.cli.work import Work

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dskd.cli.pair import Ids
-from dskd.cli.rows_in import MOST_BYTES, InputError, Part, Place
+from dskd.cli.rows import MOST_BYTES, InputError, Part, Place
 from dskd.ragged import integer_rows
 
 if TYPE_CHECKING:

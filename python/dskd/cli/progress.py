@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dskd.cli.rows_in import Rows
+    from dskd.cli.rows import Rows
 
 __all__ = ["progress"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from dskd._core import __version__
 from dskd.arrow import list_array, record_batch
 from dskd.cli.pair import AlignedRows, TokenizerPair
-from dskd.cli.rows_in import InputError
+from dskd.cli.rows import InputError
 from dskd.ragged import Ragged
 
 if TYPE_CHECKING:

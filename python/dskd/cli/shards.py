@@ -17,7 +17,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dskd.cli.rows_in import InputError, Place
+from dskd.cli.rows import InputError, Place
 from dskd.cli.rows_out import sync, written_aside
 from dskd.cli.totals import Totals
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from dskd.cli.rows_in import Rows
+    from dskd.cli.rows import Rows
 
 __all__ = ["Shards", "opened"]
 

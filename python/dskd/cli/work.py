@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dskd._core import __version__
 from dskd.cli.pair import published_pairs
-from dskd.cli.rows_in import InputError, Place, open_rows
+from dskd.cli.rows import InputError, Place
+from dskd.cli.rows_in import open_rows
 from dskd.cli.rows_out import batch_of, writer, written_aside
 from dskd.cli.shards import opened
 from dskd.cli.totals import Totals
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dskd.cli.pair import AlignedRows, TokenizerPair
-    from dskd.cli.rows_in import Rows
+    from dskd.cli.rows import Rows
 
 __all__ = ["Work"]
 
