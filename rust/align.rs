@@ -559,7 +559,9 @@ impl<'a> Cursor<'a> {
         // A token of unknown bytes counts one, so that no run of spaces reaches over it.
         let length = |at| if self.kind(at) == Some(Kind::Opaque) { 1 } else { self.bytes(at).len() };
         let skipped = self.at..at.max(self.at);
-        let in_text = skipped.start - self.searched_from..skipped.end - self.searched_from;
+        // Before the text in which is searched there are at most specials, of no width.
+        let in_text = |at: usize| at.saturating_sub(self.searched_from);
+        let in_text = in_text(skipped.start)..in_text(skipped.end);
         self.position += text.length_of(in_text).unwrap_or_else(|| skipped.map(length).sum());
         self.at = at;
         self.take_up();
