@@ -59,7 +59,8 @@ test-debug: $(DEBUG_BIN)/core.stamp
 	$(DEBUG_BIN)/python -m pytest -q --timeout 1200 $(TESTS)
 
 # cargo-fuzz wants a nightly compiler; RUSTC_BOOTSTRAP lets the stable one do, and there is no unsafe code for a
-# sanitizer to watch. libFuzzer is C++, so this needs a C++ compiler besides. What was found stays in build/fuzz.
+# sanitizer to watch. libFuzzer is C++, so this needs a C++ compiler besides. Inputs and logs stay in
+# build/fuzz, an input that fails in fuzz/artifacts.
 fuzz: build/cargo-tools/bin/cargo-fuzz
 	@for target in $(FUZZ_TARGETS); do \
 		mkdir -p build/fuzz/$$target && $(PYTHON) fuzz/seeds.py build/fuzz/$$target && \

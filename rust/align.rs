@@ -130,13 +130,14 @@ pub fn align_segments(
         while !stop.is_set() && (walk.take_chunks() || walk.take_chunk()) {
             walk.pass_place(false);
         }
-        if stop.is_set() || !walk.take_difference() {
+        if stop.is_set() {
+            return;
+        }
+        if !walk.take_difference() {
             break;
         }
     }
-    if !stop.is_set() {
-        walk.count_tokens();
-    }
+    walk.count_tokens();
 }
 
 /// Records a segment that has no counterpart; the empty side stands where it is given.

@@ -226,6 +226,16 @@ fn lay(
 }
 
 /// How many bytes agree from the first on.
-fn agreement(one: &[u8], other: &[u8]) -> usize {
-    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+#[inline]
+pub(crate) fn agreement(one: &[u8], other: &[u8]) -> usize {
+    let length = one.len().min(other.len());
+    let mut at = 0;
+    while let (Some(ones), Some(others)) = (one[at..].first_chunk(), other[at..].first_chunk()) {
+        let differing = u64::from_le_bytes(*ones) ^ u64::from_le_bytes(*others);
+        if differing != 0 {
+            return at + differing.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + (at..length).take_while(|at| one[*at] == other[*at]).count()
 }

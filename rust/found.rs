@@ -124,11 +124,11 @@ impl Ranges {
         self.student_end.push(student.end);
     }
 
-    fn append(&mut self, other: &mut Self) {
-        self.teacher_start.append(&mut other.teacher_start);
-        self.teacher_end.append(&mut other.teacher_end);
-        self.student_start.append(&mut other.student_start);
-        self.student_end.append(&mut other.student_end);
+    fn append(&mut self, other: &Self) {
+        self.teacher_start.extend_from_slice(&other.teacher_start);
+        self.teacher_end.extend_from_slice(&other.teacher_end);
+        self.student_start.extend_from_slice(&other.student_start);
+        self.student_end.extend_from_slice(&other.student_end);
     }
 }
 
@@ -138,9 +138,9 @@ impl Found {
         self.pairs.teacher.append(&mut other.pairs.teacher);
         self.pairs.student.append(&mut other.pairs.student);
         self.pairs.kind.append(&mut other.pairs.kind);
-        self.chunks.append(&mut other.chunks);
+        self.chunks.append(&other.chunks);
         self.encloses.append(&mut other.encloses);
-        self.differences.append(&mut other.differences);
+        self.differences.append(&other.differences);
     }
 }
 
@@ -333,7 +333,7 @@ pub fn chunks_of(parts: &[Trace]) -> (Ranges, Vec<bool>) {
 pub fn differences_of(parts: &[Trace]) -> Ranges {
     let mut differences = Ranges::default();
     for part in parts {
-        differences.append(&mut part.differences.clone());
+        differences.append(&part.differences);
     }
     differences
 }

@@ -21,6 +21,7 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use crate::blocks::agreement;
 use crate::stop::Stop;
 use crate::vocabulary::{Kind, MAX_TOKEN_BYTES, NO_RECORD, RECORD, Vocabulary};
 
@@ -189,21 +190,6 @@ impl Text {
 
 fn offset(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("MOST_BYTES sees to it")
-}
-
-/// How many bytes agree from the first on.
-#[inline]
-fn agreement(one: &[u8], other: &[u8]) -> usize {
-    let length = one.len().min(other.len());
-    let mut at = 0;
-    while let (Some(ones), Some(others)) = (one[at..].first_chunk(), other[at..].first_chunk()) {
-        let differing = u64::from_le_bytes(*ones) ^ u64::from_le_bytes(*others);
-        if differing != 0 {
-            return at + differing.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    at + (at..length).take_while(|at| one[*at] == other[*at]).count()
 }
 
 /// How many bytes agree from the last one back.

@@ -109,14 +109,19 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[Write]:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     waiting: list[pa.RecordBatch] = []
+    waiting_bytes = 0
 
     def flush() -> None:
+        nonlocal waiting_bytes
         parquet.write_table(pa.Table.from_batches(waiting, schema))
         waiting.clear()
+        waiting_bytes = 0
 
     def write(batch: pa.RecordBatch) -> None:
+        nonlocal waiting_bytes
         waiting.append(batch.replace_schema_metadata(schema.metadata))
-        if sum(each.nbytes for each in waiting) > _GROUP_BYTES:
+        waiting_bytes += batch.nbytes
+        if waiting_bytes > _GROUP_BYTES:
             flush()
 
     # Positions rise within a row: as differences 4.2 MB where dictionaries took 6.5, in half the time.
