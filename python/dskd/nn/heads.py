@@ -75,6 +75,10 @@ class Head:
         """The same logits, without probability for ids that no tokenizer can emit."""
         return logits if self.unreachable is None else logits.masked_fill(self.unreachable, _UNREACHABLE)
 
+    def reachable_(self, logits: Tensor) -> Tensor:
+        """`reachable`, in place."""
+        return logits if self.unreachable is None else logits.masked_fill_(self.unreachable, _UNREACHABLE)
+
     def detached(self) -> Head:
         """The same head, to which no gradient flows."""
         bias = None if self.bias is None else self.bias.detach()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn.heads import Head
+    from dskd.nn.teacher_statistics import TeacherStatistics
 
 __all__ = ["AlignedStates", "Positions"]
 
@@ -44,21 +47,29 @@ class Positions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AlignedStates:
-    """What a loss over exact pairs needs of both models, one row a pair.
+    """What a loss over exact pairs needs of both models.
 
     Attributes:
+        student_hidden: `[labels, d]`, after the student's final norm, at every supervised position.
+        labels: int64 `[labels]`, the token that each predicts.
+        paired: int64 `[pairs]`, which of these positions predicts the student's token of each pair; none twice.
         teacher_hidden: `[pairs, D]`, after the teacher's final norm.
-        student_hidden: `[pairs, d]`, after the student's final norm.
-        student_logits: `[pairs, V_s]`, `student_head.logits(student_hidden)`: whoever has a cross-entropy has
-            them.
-        labels: int64 `[pairs]`, the student's gold token of each pair.
         teacher_head: with frozen weights.
         student_head: live.
+        statistics: of the teacher at the pairs, where somebody kept them.
     """
 
-    teacher_hidden: Tensor
     student_hidden: Tensor
-    student_logits: Tensor
     labels: Tensor
+    paired: Tensor
+    teacher_hidden: Tensor
     teacher_head: Head
     student_head: Head
+    statistics: TeacherStatistics | None = None
+
+    @property
+    def unpaired(self) -> Tensor:
+        """int64 `[labels - pairs]`, the supervised positions that no pair has."""
+        alone = torch.ones(len(self.labels), dtype=torch.bool, device=self.labels.device)
+        alone[self.paired] = False
+        return alone.nonzero()[:, 0]

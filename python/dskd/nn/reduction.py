@@ -2,7 +2,8 @@
 
 Every term is `sum over its items / N` in float32, N counted over the whole optimizer step (all accumulation
 micro-batches, all ranks) before its first backward. So one batch of four rows and four batches of one row
-have the same loss and the same gradient, and what has nothing to sum is zero.
+have the same loss and the same gradient, and what has nothing to sum is zero. A fused loss computes its
+gradients in the forward, so it is told N and the shares before.
 """
 
 from __future__ import annotations
@@ -15,28 +16,43 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["StepCounts", "TermSums", "distillation_loss"]
+__all__ = ["LossParts", "Reduction", "TermSums", "weighted"]
+
+CROSS_ENTROPY = "cross_entropy"
+"""The name of its sum; every other term is one of distillation."""
 
 
 @dataclass(frozen=True, slots=True)
-class StepCounts:
-    """What the terms of one optimizer step are divided by.
+class Reduction:
+    """What the terms of one optimizer step are divided by, and their shares.
 
     Attributes:
         labels: student tokens that are supervised: N of the cross-entropy.
         pairs: aligned pairs that are predicted: N of the distillation terms.
+        alpha: the share of distillation; 1 - alpha is the share of the cross-entropy.
     """
 
     labels: int
     pairs: int
+    alpha: float = 0.5
+
+    @property
+    def cross_entropy(self) -> float:
+        """What the sum of the cross-entropy is multiplied with."""
+        return (1 - self.alpha) / max(self.labels, 1)
+
+    @property
+    def distillation(self) -> float:
+        """What the sum of a distillation term is multiplied with."""
+        return self.alpha / max(self.pairs, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class TermSums:
-    """The terms of a distillation loss, each summed over the items of a micro-batch.
+    """The terms of a loss, each summed over the items of a micro-batch.
 
     Attributes:
-        sums: scalars by name, with gradients; the loss is the sum of them all.
+        sums: scalars by name, with gradients.
         counts: numbers for the log by name, without gradients: how many items a gate let through, and the
             like.
     """
@@ -45,16 +61,28 @@ class TermSums:
     counts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def distillation_loss(
-    cross_entropy: Tensor, terms: Mapping[str, Tensor], counts: StepCounts, *, alpha: float
-) -> Tensor:
-    """`(1 - alpha) * CE / labels + alpha * (sum of the terms) / pairs`, a scalar.
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """A micro-batch's part of the loss of its step, and what it is made of.
+
+    Attributes:
+        loss: a scalar, to be differentiated.
+        sums: the terms by name before they were weighted, without gradients.
+        counts: as those of `TermSums`.
+    """
+
+    loss: Tensor
+    sums: Mapping[str, Tensor]
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def weighted(terms: TermSums, weights: Mapping[str, float]) -> LossParts:
+    """The sum of the terms, each multiplied with its weight.
 
     Args:
-        cross_entropy: the sum over the supervised student tokens of the micro-batch.
-        terms: the sums of the distillation terms over the pairs of the micro-batch; may be empty.
-        counts: of the whole optimizer step.
-        alpha: the share of distillation.
+        terms: at least one.
+        weights: one for each, by name.
     """
-    distillation = sum(terms.values(), start=0 * cross_entropy)
-    return (1 - alpha) * cross_entropy / max(counts.labels, 1) + alpha * distillation / max(counts.pairs, 1)
+    first, *others = (weights[name] * value for name, value in terms.sums.items())
+    detached = {name: value.detach() for name, value in terms.sums.items()}
+    return LossParts(sum(others, start=first), detached, terms.counts)

@@ -1,92 +1,134 @@
-"""Dual-space knowledge distillation over exact pairs (arXiv 2406.17328, 2504.11426)."""
+"""Dual-space knowledge distillation over exact pairs (arXiv 2406.17328, 2504.11426): the definition.
+
+In the student's space `z_ts = (h_t P_ts) sg(W_s)^T`, in the teacher's `z_st = (h_s P_st) W_t^T`, with each head's
+own transforms:
+
+    t2s_ce = CE(z_ts, y)                                     moves P_ts only
+    t2s_kd = D(softmax(sg(z_ts) / tau), softmax(z_s / tau))  moves the student, its head too
+    s2t_kd = D(softmax(z_t / tau), softmax(z_st / tau))      moves the student's body, and P_st if trained
+
+`dual_space` makes all logits and leaves their gradients to autograd. `fused_dual_space` equals it, keeps no
+logits, and is what trains.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from dskd.nn.divergences import Divergence, divergence
-from dskd.nn.reduction import TermSums
+from dskd.nn.divergences import divergence
+from dskd.nn.linear import CHUNK_MEMORY
+from dskd.nn.losses.dual_space_fused import fused_dual_space
+from dskd.nn.losses.dual_space_options import DualSpaceOptions, VocabularyMaps
+from dskd.nn.reduction import TermSums, weighted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn.positions import AlignedStates
     from dskd.nn.projectors import Projectors
+    from dskd.nn.reduction import LossParts, Reduction
 
-__all__ = ["DualSpaceLoss", "Gate", "Spaces", "dual_space"]
+__all__ = ["DualSpaceLoss", "dual_space"]
 
-Gate: TypeAlias = Literal["prediction", "gold"]
-Spaces: TypeAlias = Literal["both", "student", "teacher"]
-Target: TypeAlias = Literal["prediction", "gold"]
+_NOTHING = -1e30
+"""A logit without probability: finite, so that 0 times it is 0."""
 
 
-def dual_space(  # noqa: PLR0913 - the options of the papers
+def dual_space(
     states: AlignedStates,
-    teacher_to_student: Tensor,
-    student_to_teacher: Tensor,
-    vocabulary_map: Tensor,
-    *,
-    divergence_name: Divergence = "kl",
-    temperature: float = 1.0,
-    gate: Gate | None = None,
-    spaces: Spaces = "both",
-    target: Target = "prediction",
+    to_student: Tensor,
+    to_teacher: Tensor,
+    maps: VocabularyMaps,
+    options: DualSpaceOptions | None = None,
 ) -> TermSums:
-    """The three terms, each summed over the pairs.
-
-    In the student's space `z_ts = (h_t P_ts) sg(W_s)^T`, in the teacher's `z_st = (h_s P_st) W_t^T`, with
-    each head's own transforms:
-
-        t2s_ce = CE(z_ts, y)                                     moves P_ts only
-        t2s_kd = D(softmax(sg(z_ts) / tau), softmax(z_s / tau))  moves the student, its head too
-        s2t_kd = D(softmax(z_t / tau), softmax(z_st / tau))      moves the student's body, and P_st if trained
+    """The terms, each summed over the pairs, and the cross-entropy over the labels.
 
     Args:
-        states: the hidden states and heads at the pairs.
-        teacher_to_student: P_ts `[D, d]`.
-        student_to_teacher: P_st `[d, D]`.
-        vocabulary_map: int64 `[V_t]`, the student's id of each teacher id, or -1.
-        divergence_name: D.
-        temperature: tau, of the divergences on both sides.
-        gate: which pairs take part in t2s_kd: those where argmax z_ts is the teacher's `prediction` in the
-            student's vocabulary, or the `gold` token; None: all.
-        spaces: `student` has the first two terms, `teacher` the last.
-        target: y; the teacher's `prediction` (its argmax, the lowest id of several) in the student's
-            vocabulary, or the `gold` token. Where the prediction has no counterpart there, the pair leaves
-            t2s_ce, and t2s_kd if that is gated by the prediction.
+        states: the hidden states and heads.
+        to_student: `[pairs, d]`, the teacher's states in the student's space, `sg(h_t) P_ts`.
+        to_teacher: `[pairs, D]`, the student's states in the teacher's space, `h_s P_st`.
+        maps: of the two vocabularies.
+        options: None: the defaults.
 
     Returns:
-        Sums `t2s_ce`, `t2s_kd`, `s2t_kd`; counts `unmapped` (predictions without a counterpart), `agreed`
-        (pairs where argmax z_ts is y) and, with a gate, `gated` (those it lets through).
+        Sums `cross_entropy`, `t2s_ce` or `t2s_kl`, `t2s_kd`, `s2t_kd`; counts `unmapped` (predictions without a
+        counterpart), `agreed` (pairs where argmax z_ts is y) and, with a gate, `gated` (those let through).
+
+    Raises:
+        ValueError: the options need an overlap that is not there.
     """
+    options = options or DualSpaceOptions()
+    options.require(maps)
+    logits = states.student_head.logits(states.student_hidden)
+    sums = {"cross_entropy": functional.cross_entropy(logits, states.labels, reduction="sum")}
     with torch.no_grad():
-        teacher_logits = states.teacher_head.reachable(states.teacher_head.logits(states.teacher_hidden))
-        predicted = vocabulary_map[teacher_logits.argmax(-1)]
-    sums, counts = {}, {"unmapped": (predicted < 0).sum()}
-    if spaces != "teacher":
-        y = predicted if target == "prediction" else states.labels
-        projected = states.teacher_hidden.detach().to(teacher_to_student.dtype) @ teacher_to_student
-        head = states.student_head.detached()
-        z_ts = head.reachable(head.logits(projected))
-        sums["t2s_ce"] = functional.cross_entropy(z_ts, y, ignore_index=-1, reduction="sum")
-        z_s = states.student_head.reachable(states.student_logits)
-        items = divergence(divergence_name, z_ts.detach(), z_s, temperature=temperature)
-        said = z_ts.argmax(-1)
-        counts["agreed"] = (said == y).sum()
-        if gate is not None:
-            passed = said == (predicted if gate == "prediction" else states.labels)
-            items = items * passed
-            counts["gated"] = passed.sum()
-        sums["t2s_kd"] = items.sum()
-    if spaces != "student":
-        projected = states.student_hidden.to(student_to_teacher.dtype) @ student_to_teacher
+        teacher = states.teacher_head.reachable(states.teacher_head.logits(states.teacher_hidden))
+        predicted = maps.to_student[teacher.argmax(-1)]
+    kept = predicted >= 0 if options.drop_unmapped else torch.ones_like(predicted, dtype=torch.bool)
+    counts = {"unmapped": (predicted < 0).sum()}
+    if options.spaces != "teacher":
+        student = states.student_head.reachable(logits[states.paired])
+        in_space = _student_space(states, teacher, student, to_student, predicted, kept, maps, options)
+        sums |= in_space.sums
+        counts |= in_space.counts
+    if options.spaces != "student":
         head = states.teacher_head.detached()
-        z_st = head.reachable(head.logits(projected))
-        sums["s2t_kd"] = divergence(divergence_name, teacher_logits, z_st, temperature=temperature).sum()
+        z_st = head.reachable(head.logits(to_teacher))
+        if options.s2t_columns == "overlap":
+            of_teacher, _ = maps.shared()
+            teacher, z_st = teacher[:, of_teacher], z_st[:, of_teacher]
+        name = options.of_teacher_space
+        items = divergence(name, teacher, z_st, temperature=options.temperature, mix=options.mix_of(name))
+        sums["s2t_kd"] = options.of_divergences * torch.where(kept, items, 0).sum()
+    return TermSums(sums, counts)
+
+
+def _student_space(  # noqa: PLR0913 - one place, all that it depends on
+    states: AlignedStates,
+    teacher: Tensor,
+    student: Tensor,
+    to_student: Tensor,
+    predicted: Tensor,
+    kept: Tensor,
+    maps: VocabularyMaps,
+    options: DualSpaceOptions,
+) -> TermSums:
+    """The terms of the student's space; teacher and student are logits of reachable ids."""
+    head = states.student_head.detached()
+    z_ts = head.reachable(head.logits(to_student))
+    gold = states.labels[states.paired]
+    sums = {}
+    if options.t2s_target == "distribution":
+        of_teacher, of_student = maps.shared()
+        items = divergence("kl", teacher[:, of_teacher], z_ts[:, of_student])
+        sums["t2s_kl"] = torch.where(kept, items, 0).sum()
+    else:
+        y = predicted if options.t2s_target == "prediction" else gold
+        sums["t2s_ce"] = functional.cross_entropy(
+            z_ts, y.where(kept, -1), ignore_index=-1, reduction="sum"
+        )
+    said = z_ts.argmax(-1)
+    agreed = said == (gold if options.t2s_target == "gold" else predicted)
+    counts = {"agreed": agreed.sum()}
+    passed = kept
+    if options.gate is not None:
+        passed = options.let_through(said, predicted, gold) & kept
+        counts["gated"] = passed.sum()
+    target = z_ts.detach()
+    if options.target == "exact":
+        of_teacher, of_student = maps.shared()
+        target = torch.full_like(target, _NOTHING).index_copy(1, of_student, teacher[:, of_teacher])
+    if options.columns == "overlap":
+        of_student = maps.shared()[1]
+        target, student = target[:, of_student], student[:, of_student]
+    items = divergence(
+        options.divergence, target, student, temperature=options.temperature, mix=options.mix
+    )
+    sums["t2s_kd"] = options.of_divergences * torch.where(passed, items, 0).sum()
     return TermSums(sums, counts)
 
 
@@ -95,47 +137,52 @@ class DualSpaceLoss(nn.Module):
 
     Args:
         projectors: of the two models.
-        vocabulary_map: int64 `[V_t]`: `aligner.vocabulary_map.teacher_to_student`.
-        divergence_name: see `dual_space`, as the others.
-        temperature: tau.
-        gate: of t2s_kd.
-        spaces: which terms there are.
-        target: y.
+        maps: of the two vocabularies.
+        options: None: the defaults.
+        fused: keep no logits, see `fused_dual_space`; False: the definition.
+        chunk_memory: bytes for the logits of one chunk of the fused form.
+
+    Raises:
+        ValueError: the options need an overlap that is not there.
     """
 
-    vocabulary_map: Tensor
+    to_student: Tensor
+    overlap: Tensor | None
 
     def __init__(
         self,
         projectors: Projectors,
-        vocabulary_map: Tensor,
+        maps: VocabularyMaps,
+        options: DualSpaceOptions | None = None,
         *,
-        divergence_name: Divergence = "kl",
-        temperature: float = 1.0,
-        gate: Gate | None = None,
-        spaces: Spaces = "both",
-        target: Target = "prediction",
+        fused: bool = True,
+        chunk_memory: int = CHUNK_MEMORY,
     ) -> None:
         """See the class."""
         super().__init__()
+        self.options = options or DualSpaceOptions()
+        self.options.require(maps)
         self.projectors = projectors
-        self.register_buffer("vocabulary_map", vocabulary_map, persistent=False)
-        self.divergence_name = divergence_name
-        self.temperature = temperature
-        self.gate = gate
-        self.spaces = spaces
-        self.target = target
+        self.register_buffer("to_student", maps.to_student, persistent=False)
+        self.register_buffer("overlap", maps.overlap, persistent=False)
+        self.fused = fused
+        self.chunk_memory = chunk_memory
 
-    def forward(self, states: AlignedStates) -> TermSums:
-        """The terms over the pairs of a micro-batch."""
-        return dual_space(
-            states,
-            self.projectors.teacher_to_student,
-            self.projectors.student_to_teacher,
-            self.vocabulary_map,
-            divergence_name=self.divergence_name,
-            temperature=self.temperature,
-            gate=self.gate,
-            spaces=self.spaces,
-            target=self.target,
-        )
+    def forward(self, states: AlignedStates, reduction: Reduction) -> LossParts:
+        """The loss of a micro-batch."""
+        to_student = self.projectors.to_student(states.teacher_hidden.detach())
+        to_teacher = self.projectors.to_teacher(states.student_hidden[states.paired])
+        maps = VocabularyMaps(to_student=self.to_student, overlap=self.overlap)
+        if self.fused:
+            return fused_dual_space(
+                states,
+                to_student,
+                to_teacher,
+                maps,
+                self.options,
+                reduction=reduction,
+                chunk_memory=self.chunk_memory,
+            )
+        terms = dual_space(states, to_student, to_teacher, maps, self.options)
+        gated = terms.counts.get("gated", len(states.paired))
+        return weighted(terms, self.options.weights(reduction, len(states.paired), gated))
