@@ -1,120 +1,345 @@
-"""The divergences against numbers worked out on paper, PyTorch's own, and a definition in plain loops."""
+"""The divergences against numbers worked out on paper, PyTorch's own, and definitions in plain loops.
+
+The forms in place are held against autograd of the definitions.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 import torch
 from torch.nn import functional
 
-from dskd.nn import DIVERGENCES, Head, divergence, kl, reverse_kl
+from dskd.nn import (
+    DIVERGENCES,
+    Head,
+    adaptive_kl,
+    divergence,
+    divergence_and_gradient,
+    js,
+    kl,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    tvd,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from dskd.nn.divergences import Divergence
 
-NAMES: list[Divergence] = ["kl", "reverse_kl"]
+NAMES: list[Divergence] = ["kl", "reverse_kl", "js", "skew_kl", "skew_reverse_kl", "adaptive_kl", "tvd"]
+MIXED: list[Divergence] = ["js", "skew_kl", "skew_reverse_kl", "adaptive_kl"]
+PLAIN: list[Divergence] = ["kl", "reverse_kl", "tvd"]
+DEFAULTS = {"js": 0.5, "skew_kl": 0.1, "skew_reverse_kl": 0.1, "adaptive_kl": 0.5}
 MASKED = -1e30
+
+Setting: TypeAlias = "tuple[Divergence, float | None]"
+SETTINGS: list[Setting] = [
+    *((name, None) for name in NAMES),
+    *((name, mix) for name in MIXED for mix in (0.03, 0.3, 0.9)),
+]
+
+every_name = pytest.mark.parametrize("name", NAMES)
+every_setting = pytest.mark.parametrize(
+    ("name", "mix"), SETTINGS, ids=[name + ("" if mix is None else f"-{mix}") for name, mix in SETTINGS]
+)
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @dataclass(frozen=True)
 class Case:
-    """Two distributions, teacher and student, and their divergences worked out by hand."""
+    """Two distributions, teacher and student, and divergences of them worked out by hand."""
 
     name: str
     teacher: Sequence[float]
     student: Sequence[float]
-    kl: float
-    reverse_kl: float
+    expected: Mapping[Setting, float]
 
 
-LN2, LN3 = math.log(2), math.log(3)
+LN2, LN3, LN5, LN7, LN11, LN19, LN29 = (math.log(prime) for prime in (2, 3, 5, 7, 11, 19, 29))
 CASES = [
+    # m of js at 1/2, of both skews at 1/2: (3/8, 3/8, 1/4).
+    #   KL(p, m) = 1/2 ln(4/3) + 1/4 ln(2/3) = 5/4 ln 2 - 3/4 ln 3; KL(q, m) mirrors it.
+    # js at 1/4: m = (5/16, 7/16, 1/4).
+    #   KL(p, m) = 1/2 ln(8/5) + 1/4 ln(4/7) = 2 ln 2 - 1/2 ln 5 - 1/4 ln 7
+    #   KL(q, m) = 1/4 ln(4/5) + 1/2 ln(8/7) = 2 ln 2 - 1/4 ln 5 - 1/2 ln 7
+    #   a quarter of the one and three quarters of the other: 2 ln 2 - 5/16 ln 5 - 7/16 ln 7.
+    # skew_kl at 1/10: m = (11/40, 19/40, 1/4), KL(p, m) = 1/2 ln(20/11) + 1/4 ln(10/19)
+    #   = 5/4 ln 2 + 3/4 ln 5 - 1/2 ln 11 - 1/4 ln 19; the reverse mirrors it.
+    # adaptive_kl: the tail is both quarters (1/4 + 1/4 <= 1/2), the head the half: a = 1/4 / (1/4 + 1/4),
+    #   and both KL are the same.
+    # tvd: half of 1/4 + 1/4 + 0.
     Case(
-        "one half, one half against one quarter",
+        "a half and two quarters, the half elsewhere",
+        [1 / 2, 1 / 4, 1 / 4],
+        [1 / 4, 1 / 2, 1 / 4],
+        {
+            ("kl", None): LN2 / 4,
+            ("reverse_kl", None): LN2 / 4,
+            ("js", None): 5 / 4 * LN2 - 3 / 4 * LN3,
+            ("js", 0.25): 2 * LN2 - 5 / 16 * LN5 - 7 / 16 * LN7,
+            ("skew_kl", 0.5): 5 / 4 * LN2 - 3 / 4 * LN3,
+            ("skew_kl", None): 5 / 4 * LN2 + 3 / 4 * LN5 - LN11 / 2 - LN19 / 4,
+            ("skew_reverse_kl", 0.5): 5 / 4 * LN2 - 3 / 4 * LN3,
+            ("skew_reverse_kl", None): 5 / 4 * LN2 + 3 / 4 * LN5 - LN11 / 2 - LN19 / 4,
+            ("adaptive_kl", None): LN2 / 4,
+            ("tvd", None): 1 / 4,
+        },
+    ),
+    # KL(p, q) = 1/2 ln 2 + 1/2 ln(2/3); KL(q, p) = 1/4 ln(1/2) + 3/4 ln(3/2).
+    # At 1/2, m = (3/8, 5/8): KL(p, m) = 1/2 ln(4/3) + 1/2 ln(4/5), KL(q, m) = 1/4 ln(2/3) + 3/4 ln(6/5).
+    # skew_kl at 1/10: m = (11/40, 29/40), 1/2 ln(20/11) + 1/2 ln(20/29).
+    # skew_reverse_kl at 1/10: m = (19/40, 21/40), 1/4 ln(10/19) + 3/4 ln(10/7).
+    # adaptive_kl: of equal p the first is the tail (1/2 <= 1/2), with half the gap: the mean of both KL.
+    Case(
+        "halves against a quarter and three",
         [1 / 2, 1 / 2],
         [1 / 4, 3 / 4],
-        LN2 - LN3 / 2,
-        0.75 * LN3 - LN2,
+        {
+            ("kl", None): LN2 - LN3 / 2,
+            ("reverse_kl", None): 3 / 4 * LN3 - LN2,
+            ("js", None): 3 / 2 * LN2 - 5 / 8 * LN5,
+            ("skew_kl", 0.5): 2 * LN2 - LN3 / 2 - LN5 / 2,
+            ("skew_kl", None): 2 * LN2 + LN5 - LN11 / 2 - LN29 / 2,
+            ("skew_reverse_kl", 0.5): LN2 + LN3 / 2 - 3 / 4 * LN5,
+            ("skew_reverse_kl", None): LN2 + LN5 - LN19 / 4 - 3 / 4 * LN7,
+            ("adaptive_kl", None): LN3 / 8,
+            ("tvd", None): 1 / 4,
+        },
     ),
-    Case("powers of two", [1 / 2, 1 / 4, 1 / 8, 1 / 8], [1 / 4] * 4, LN2 / 4, LN2 / 4),
-    Case("thirds", [1 / 3, 2 / 3], [2 / 3, 1 / 3], LN2 / 3, LN2 / 3),
-    Case("a third and a half", [1 / 3] * 3, [1 / 2, 1 / 4, 1 / 4], 5 / 3 * LN2 - LN3, LN3 - 1.5 * LN2),
-    Case("equal", [1 / 3, 2 / 3], [1 / 3, 2 / 3], 0.0, 0.0),
+    # KL(p, q) = 1/3 (ln(2/3) + 2 ln(4/3)) = 5/3 ln 2 - ln 3; KL(q, p) = 1/2 ln(3/2) + 1/2 ln(3/4).
+    # js: m = (5/12, 7/24, 7/24), KL(p, m) = 1/3 ln(4/5) + 2/3 ln(8/7), KL(q, m) = 1/2 ln(6/5) + 1/2 ln(6/7).
+    # adaptive_kl: the tail is the first third alone, gaps are 1/6, 1/12, 1/12: a = (1/6) / (1/3).
+    Case(
+        "thirds, the first apart",
+        [1 / 3] * 3,
+        [1 / 2, 1 / 4, 1 / 4],
+        {
+            ("kl", None): 5 / 3 * LN2 - LN3,
+            ("reverse_kl", None): LN3 - 3 / 2 * LN2,
+            ("js", None): 11 / 6 * LN2 + LN3 / 2 - 5 / 12 * LN5 - 7 / 12 * LN7,
+            ("adaptive_kl", None): LN2 / 12,
+            ("tvd", None): 1 / 6,
+        },
+    ),
+    # The same numbers elsewhere: the first third is still the tail, its gap now 1/12, so a = (1/4) / (1/3),
+    # 3/4 KL(p, q) + 1/4 KL(q, p) = 7/8 ln 2 - 1/2 ln 3. At 0.7 the first two are the tail: a = 1/2 again.
+    # At 0.3 nothing is, a = 1: KL(p, q).
+    Case(
+        "thirds, the last apart",
+        [1 / 3] * 3,
+        [1 / 4, 1 / 4, 1 / 2],
+        {
+            ("kl", None): 5 / 3 * LN2 - LN3,
+            ("adaptive_kl", None): 7 / 8 * LN2 - LN3 / 2,
+            ("adaptive_kl", 0.7): LN2 / 12,
+            ("adaptive_kl", 0.3): 5 / 3 * LN2 - LN3,
+        },
+    ),
+    # KL(p, q) = 1/2 ln 2 + 0 + 2/8 ln(1/2) = KL(q, p) = 1/4 ln(1/2) + 0 + 2/4 ln 2.
+    Case(
+        "powers of two",
+        [1 / 2, 1 / 4, 1 / 8, 1 / 8],
+        [1 / 4] * 4,
+        {("kl", None): LN2 / 4, ("reverse_kl", None): LN2 / 4, ("tvd", None): 1 / 4},
+    ),
+    Case("equal", [1 / 3, 2 / 3], [1 / 3, 2 / 3], dict.fromkeys(SETTINGS, 0.0)),
+]
+BY_HAND = [
+    pytest.param(case, name, mix, value, id=f"{case.name}-{name}-{mix}")
+    for case in CASES
+    for (name, mix), value in case.expected.items()
 ]
 
 
-def by_loop(name: str, teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> list[float]:
-    """The definition, a number at a time in Python's own floats."""
+# --- definitions, a number at a time in Python's own floats ---
+
+
+def by_loop(
+    name: Divergence,
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    mix: float | None = None,
+) -> list[float]:
     return [
-        of_rows(name, [z / temperature for z in teacher], [z / temperature for z in student])
+        of_rows(name, [z / temperature for z in teacher], [z / temperature for z in student], mix)
         for teacher, student in zip(teacher_logits.tolist(), student_logits.tolist(), strict=True)
     ]
 
 
-def of_rows(name: str, teacher: list[float], student: list[float]) -> float:
+def of_rows(name: Divergence, teacher: list[float], student: list[float], mix: float | None) -> float:
     log_p, log_q = log_softmax(teacher), log_softmax(student)
-    if name == "reverse_kl":
-        log_p, log_q = log_q, log_p
-    return math.fsum(math.exp(left) * (left - right) for left, right in zip(log_p, log_q, strict=True))
+    weight = DEFAULTS.get(name, 0.0) if mix is None else mix
+    match name:
+        case "kl":
+            value = kl_of(log_p, log_q)
+        case "reverse_kl":
+            value = kl_of(log_q, log_p)
+        case "js":
+            middle = log_mixture(log_p, log_q, weight)
+            value = weight * kl_of(log_p, middle) + (1 - weight) * kl_of(log_q, middle)
+        case "skew_kl":
+            value = kl_of(log_p, log_mixture(log_p, log_q, weight))
+        case "skew_reverse_kl":
+            value = kl_of(log_q, log_mixture(log_q, log_p, weight))
+        case "adaptive_kl":
+            share = head_share(log_p, log_q, weight)
+            value = share * kl_of(log_p, log_q) + (1 - share) * kl_of(log_q, log_p)
+        case "tvd":
+            value = math.fsum(gaps_of(log_p, log_q)) / 2
+    return value
 
 
 def log_softmax(logits: list[float]) -> list[float]:
-    top = max(logits)
-    total = top + math.log(math.fsum(math.exp(logit - top) for logit in logits))
+    total = log_sum_exp(logits)
     return [logit - total for logit in logits]
 
 
-def random_logits(seed: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def log_sum_exp(logits: list[float]) -> float:
+    top = max(logits)
+    return top + math.log(math.fsum(math.exp(logit - top) for logit in logits))
+
+
+def kl_of(log_p: list[float], log_q: list[float]) -> float:
+    return math.fsum(math.exp(left) * (left - right) for left, right in zip(log_p, log_q, strict=True))
+
+
+def log_mixture(log_p: list[float], log_q: list[float], weight: float) -> list[float]:
+    return [
+        log_sum_exp([left + math.log(weight), right + math.log(1 - weight)])
+        for left, right in zip(log_p, log_q, strict=True)
+    ]
+
+
+def gaps_of(log_p: list[float], log_q: list[float]) -> list[float]:
+    return [abs(math.exp(left) - math.exp(right)) for left, right in zip(log_p, log_q, strict=True)]
+
+
+def head_share(log_p: list[float], log_q: list[float], threshold: float) -> float:
+    """a of `adaptive_kl`."""
+    tail, cumulative = set(), 0.0
+    for token in sorted(range(len(log_p)), key=lambda token: log_p[token]):
+        cumulative += math.exp(log_p[token])
+        if cumulative <= threshold + 1e-12:
+            tail.add(token)
+    gaps = gaps_of(log_p, log_q)
+    whole = math.fsum(gaps)
+    head = math.fsum(gap for token, gap in enumerate(gaps) if token not in tail)
+    return head / whole if whole else 0.5
+
+
+# --- input ---
+
+
+def random_logits(
+    seed: int,
+    rows: int = 6,
+    columns: int = 7,
+    *,
+    scale: float = 3.0,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    teacher, student = 3 * torch.randn(2, 6, 7, generator=generator, dtype=torch.float64)
-    return teacher.to(dtype), student.to(dtype)
+    teacher, student = scale * torch.randn(2, rows, columns, generator=generator, dtype=torch.float64)
+    return teacher.to(device, dtype), student.to(device, dtype)
+
+
+def log_probs(probabilities: Sequence[float], device: str) -> Tensor:
+    return torch.tensor([probabilities], dtype=torch.float64, device=device).log()
+
+
+def by_autograd(
+    name: Divergence, teacher_logits: Tensor, student_logits: Tensor, mix: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `divergence_and_gradient` is to return."""
+    student = student_logits.detach().clone().requires_grad_()
+    items = divergence(name, teacher_logits, student, mix=mix)
+    (gradient,) = torch.autograd.grad(items.sum(), student)
+    return items.detach(), gradient
+
+
+def in_place(
+    name: Divergence, teacher_logits: Tensor, student_logits: Tensor, mix: float | None = None
+) -> tuple[Tensor, Tensor]:
+    return divergence_and_gradient(
+        name, teacher_logits.log_softmax(-1), student_logits.log_softmax(-1), mix=mix
+    )
+
+
+# --- values ---
 
 
 def test_there_are_the_divergences_of_the_definition() -> None:
-    assert dict(DIVERGENCES) == {"kl": kl, "reverse_kl": reverse_kl}
+    assert dict(DIVERGENCES) == {
+        "kl": kl,
+        "reverse_kl": reverse_kl,
+        "js": js,
+        "skew_kl": skew_kl,
+        "skew_reverse_kl": skew_reverse_kl,
+        "adaptive_kl": adaptive_kl,
+        "tvd": tvd,
+    }
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_numbers_worked_out_by_hand(case: Case) -> None:
-    teacher = torch.tensor(case.teacher, dtype=torch.float64).log()
-    student = torch.tensor(case.student, dtype=torch.float64).log()
-    assert kl(teacher, student).item() == pytest.approx(case.kl, abs=1e-14)
-    assert reverse_kl(teacher, student).item() == pytest.approx(case.reverse_kl, abs=1e-14)
+@pytest.mark.parametrize(("case", "name", "mix", "value"), BY_HAND)
+def test_numbers_worked_out_by_hand(
+    case: Case, name: Divergence, mix: float | None, value: float, device: str
+) -> None:
+    teacher, student = log_probs(case.teacher, device), log_probs(case.student, device)
+    options = {} if mix is None else {"mix": mix}
+    assert DIVERGENCES[name](teacher, student, **options).item() == pytest.approx(value, abs=1e-14)
+    assert divergence(name, teacher, student, mix=mix).item() == pytest.approx(value, abs=1e-14)
+    assert in_place(name, teacher, student, mix)[0].item() == pytest.approx(value, abs=1e-14)
+    in_float32 = in_place(name, teacher.float(), student.float(), mix)[0]
+    assert in_float32.item() == pytest.approx(value, abs=1e-6)
 
 
-def test_a_certain_side_costs_the_logarithm_of_what_the_other_says() -> None:
-    certain, even = torch.tensor([0.0, MASKED]), torch.tensor([0.5, 0.5]).log()
+def test_every_divergence_has_a_number_worked_out_by_hand() -> None:
+    assert {name for case in CASES if case.name != "equal" for name, _ in case.expected} == set(NAMES)
+
+
+def test_a_certain_side_costs_the_logarithm_of_what_the_other_says(device: str) -> None:
+    certain = torch.tensor([0.0, MASKED], device=device)
+    even = torch.tensor([0.5, 0.5], device=device).log()
     assert kl(certain, even).item() == pytest.approx(LN2)
     assert reverse_kl(even, certain).item() == pytest.approx(LN2)
+    # m = (3/4, 1/4): 1/2 ln(4/3) + 1/2 (1/2 ln(2/3) + 1/2 ln 2) = 3/2 ln 2 - 3/4 ln 3.
+    assert js(certain, even).item() == pytest.approx(3 / 2 * LN2 - 3 / 4 * LN3)
+    # The other says nothing of one half: that half costs ln(1 / lambda), the rest ln(1/2 / m).
+    #   skew_kl(even, certain): m = (19/20, 1/20), 1/2 ln(10/19) + 1/2 ln 10.
+    assert skew_kl(even, certain).item() == pytest.approx(math.log(100 / 19) / 2)
+    assert skew_reverse_kl(certain, even).item() == pytest.approx(math.log(100 / 19) / 2)
+    assert tvd(certain, even).item() == pytest.approx(0.5)
 
 
-def test_logits_may_be_shifted_by_any_constant() -> None:
-    shifts = torch.tensor([0.0, 5.0, -3.0, 100.0, 0.5, 7.0], dtype=torch.float64).unsqueeze(1)
-    teacher, student = random_logits(1)
-    for name in NAMES:
-        torch.testing.assert_close(
-            divergence(name, teacher + shifts, student - shifts), divergence(name, teacher, student)
-        )
+@every_setting
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_it_equals_its_definition(
+    name: Divergence, mix: float | None, temperature: float, device: str
+) -> None:
+    teacher, student = random_logits(2, device=device)
+    found = divergence(name, teacher, student, temperature=temperature, mix=mix)
+    expected = by_loop(name, teacher, student, temperature=temperature, mix=mix)
+    assert found.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("name", NAMES)
-def test_it_equals_its_definition(name: Divergence, temperature: float) -> None:
-    teacher, student = random_logits(2)
-    found = divergence(name, teacher, student, temperature=temperature)
-    assert found.tolist() == pytest.approx(by_loop(name, teacher, student, temperature), rel=1e-12)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_it_equals_the_one_of_pytorch(temperature: float) -> None:
-    teacher, student = random_logits(3)
+def test_it_equals_the_one_of_pytorch(temperature: float, device: str) -> None:
+    teacher, student = random_logits(3, device=device)
     log_p, log_q = (logits.div(temperature).log_softmax(-1) for logits in (teacher, student))
     forward = functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
     backward = functional.kl_div(log_p, log_q, log_target=True, reduction="none").sum(-1)
@@ -122,13 +347,127 @@ def test_it_equals_the_one_of_pytorch(temperature: float) -> None:
     torch.testing.assert_close(divergence("reverse_kl", teacher, student, temperature=temperature), backward)
 
 
+def test_no_factor_of_the_squared_temperature() -> None:
+    teacher, student = torch.tensor([[0.0, 2 * LN2]]), torch.tensor([[0.0, 0.0]])
+    found = divergence("kl", teacher, student, temperature=2.0)
+    assert found.item() == pytest.approx(math.log(2 / 3) / 3 + math.log(4 / 3) * 2 / 3)
+
+
+@every_name
+def test_logits_may_be_shifted_by_any_constant(name: Divergence) -> None:
+    shifts = torch.tensor([0.0, 5.0, -3.0, 100.0, 0.5, 7.0], dtype=torch.float64).unsqueeze(1)
+    teacher, student = random_logits(1)
+    shifted = divergence(name, teacher + shifts, student - shifts)
+    torch.testing.assert_close(shifted, divergence(name, teacher, student))
+
+
+@every_name
+def test_it_has_a_value_a_token_whatever_the_shape(name: Divergence, device: str) -> None:
+    teacher, student = random_logits(12, device=device)
+    found = divergence(name, teacher.view(2, 3, 7), student.view(2, 3, 7))
+    torch.testing.assert_close(found, divergence(name, teacher, student).view(2, 3))
+    assert divergence(name, teacher[0], student[0]).shape == ()
+    assert divergence(name, teacher[:0], student[:0]).shape == (0,)
+
+
+# --- properties ---
+
+
+@every_setting
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_it_is_zero_for_equal_distributions_and_so_is_its_gradient(
+    name: Divergence, mix: float | None, dtype: torch.dtype, device: str
+) -> None:
+    logits, _ = random_logits(6, dtype=dtype, device=device)
+    bound = 16 * torch.finfo(dtype).eps
+    for found, gradient in (by_autograd(name, logits, logits, mix), in_place(name, logits, logits, mix)):
+        torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=bound)
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=bound)
+
+
+@every_setting
+@pytest.mark.parametrize("seed", range(7, 12))
+def test_it_is_positive_for_distributions_that_differ(name: Divergence, mix: float | None, seed: int) -> None:
+    assert divergence(name, *random_logits(seed), mix=mix).min() > 1e-4
+
+
+def test_js_at_one_half_and_tvd_are_symmetric() -> None:
+    teacher, student = (logits.log_softmax(-1) for logits in random_logits(20))
+    torch.testing.assert_close(js(teacher, student), js(student, teacher))
+    torch.testing.assert_close(tvd(teacher, student), tvd(student, teacher))
+    assert (js(teacher, student, mix=0.2) - js(student, teacher, mix=0.2)).abs().min() > 1e-4
+
+
+def test_js_mirrored_is_js_of_the_other_mix() -> None:
+    teacher, student = (logits.log_softmax(-1) for logits in random_logits(21))
+    torch.testing.assert_close(js(teacher, student, mix=0.2), js(student, teacher, mix=0.8))
+
+
+def test_the_skews_mirror_each_other() -> None:
+    teacher, student = (logits.log_softmax(-1) for logits in random_logits(22))
+    torch.testing.assert_close(skew_kl(teacher, student, mix=0.2), skew_reverse_kl(student, teacher, mix=0.2))
+
+
+def test_a_skew_of_almost_nothing_is_a_kl_and_one_of_almost_all_is_zero() -> None:
+    teacher, student = (logits.log_softmax(-1) for logits in random_logits(23))
+    for skew, limit in ((skew_kl, kl), (skew_reverse_kl, reverse_kl)):
+        expected = limit(teacher, student)
+        torch.testing.assert_close(skew(teacher, student, mix=1e-10), expected, rtol=1e-6, atol=0)
+        assert skew(teacher, student, mix=1 - 1e-10).abs().max() < 1e-8
+
+
+def test_js_by_its_mix_tends_to_either_kl() -> None:
+    teacher, student = (logits.log_softmax(-1) for logits in random_logits(24, scale=1.0))
+    for mix, limit in ((1e-7, kl), (1 - 1e-7, reverse_kl)):
+        found = js(teacher, student, mix=mix) / 1e-7
+        torch.testing.assert_close(found, limit(teacher, student), rtol=1e-5, atol=0)
+
+
+def test_bounds_that_hold_for_any_two_distributions() -> None:
+    teacher, student = (logits.log_softmax(-1) for logits in random_logits(25, 50, 5, scale=20))
+    rounding = 1e-12
+    assert js(teacher, student).max() <= LN2 + rounding
+    assert skew_kl(teacher, student).max() <= math.log(10) + rounding
+    assert skew_reverse_kl(teacher, student).max() <= math.log(10) + rounding
+    assert tvd(teacher, student).max() <= 1 + rounding
+    # Pinsker: KL >= 2 tvd^2.
+    assert (kl(teacher, student) >= 2 * tvd(teacher, student) ** 2).all()
+
+
+# --- gradients ---
+
+
+@every_setting
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("name", NAMES)
-def test_its_gradient_is_the_one_of_differences(name: Divergence, temperature: float) -> None:
+def test_its_gradient_is_the_one_of_differences(
+    name: Divergence, mix: float | None, temperature: float
+) -> None:
+    if name == "adaptive_kl":
+        pytest.skip("its share is a constant to autograd, so differences are not its gradient; see below")
     teacher, student = (logits.requires_grad_() for logits in random_logits(4))
     assert torch.autograd.gradcheck(
-        lambda left, right: divergence(name, left, right, temperature=temperature), (teacher, student)
+        lambda left, right: divergence(name, left, right, temperature=temperature, mix=mix),
+        (teacher, student),
     )
+
+
+@pytest.mark.parametrize("mix", [None, 0.1, 0.8])
+def test_the_gradient_of_adaptive_kl_holds_its_share(mix: float | None, device: str) -> None:
+    teacher, student = random_logits(26, device=device)
+    share = torch.tensor(
+        [
+            head_share(log_p, log_q, mix or 0.5)
+            for log_p, log_q in zip(
+                teacher.log_softmax(-1).tolist(), student.log_softmax(-1).tolist(), strict=True
+            )
+        ],
+        dtype=torch.float64,
+        device=device,
+    ).unsqueeze(1)
+    assert share.min() < share.max()
+    expected = share * by_autograd("kl", teacher, student)[1]
+    expected += (1 - share) * by_autograd("reverse_kl", teacher, student)[1]
+    torch.testing.assert_close(by_autograd("adaptive_kl", teacher, student, mix)[1], expected)
 
 
 def test_the_gradient_of_kl_is_the_difference_of_the_distributions() -> None:
@@ -138,54 +477,180 @@ def test_the_gradient_of_kl_is_the_difference_of_the_distributions() -> None:
     torch.testing.assert_close(found, ((student / 2).softmax(-1) - (teacher / 2).softmax(-1)).detach() / 2)
 
 
-def test_no_factor_of_the_squared_temperature() -> None:
-    teacher, student = torch.tensor([[0.0, 2 * LN2]]), torch.tensor([[0.0, 0.0]])
-    found = divergence("kl", teacher, student, temperature=2.0)
-    assert found.item() == pytest.approx(math.log(2 / 3) / 3 + math.log(4 / 3) * 2 / 3)
+# p = (1/2, 1/2), q = (1/4, 3/4). With two tokens a gradient is (x, -x), and x is dD/dq_0 - dD/dq_1 times
+# q_0 q_1 = 3/16.
+#   kl: q - p = -1/4.  reverse_kl: ln(1/2) - ln(3/2) = -ln 3.
+#   js, m = (3/8, 5/8): 1/2 (ln(2/3) - ln(6/5)) = 1/2 ln(5/9).
+#   skew_kl at 1/2: -1/2 (4/3 - 4/5) = -4/15.
+#   skew_reverse_kl at 1/2: ln(2/3) - ln(6/5) - 1/2 (2/3 - 6/5) = ln(5/9) + 4/15.
+#   adaptive_kl: half of kl and half of reverse_kl.  tvd: (-1 - 1) / 2 = -1.
+GRADIENTS: list[tuple[Divergence, float | None, float]] = [
+    ("kl", None, -1 / 4),
+    ("reverse_kl", None, -3 / 16 * LN3),
+    ("js", None, 3 / 32 * (LN5 - 2 * LN3)),
+    ("skew_kl", 0.5, -1 / 20),
+    ("skew_reverse_kl", 0.5, 3 / 16 * (LN5 - 2 * LN3) + 1 / 20),
+    ("adaptive_kl", None, -1 / 8 - 3 / 32 * LN3),
+    ("tvd", None, -3 / 16),
+]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_is_zero_for_equal_distributions_and_so_is_its_gradient(name: Divergence) -> None:
-    logits, _ = random_logits(6)
-    student = logits.clone().requires_grad_()
-    found = divergence(name, logits + 3, student)
-    (gradient,) = torch.autograd.grad(found.sum(), student)
-    torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-12)
-    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+@pytest.mark.parametrize(("name", "mix", "value"), GRADIENTS)
+def test_gradients_worked_out_by_hand(name: Divergence, mix: float | None, value: float, device: str) -> None:
+    teacher, student = log_probs([1 / 2, 1 / 2], device), log_probs([1 / 4, 3 / 4], device)
+    for _, gradient in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
+        assert gradient[0].tolist() == pytest.approx([value, -value], abs=1e-14)
 
 
-@pytest.mark.parametrize("seed", range(7, 12))
-@pytest.mark.parametrize("name", NAMES)
-def test_it_is_positive_for_distributions_that_differ(name: Divergence, seed: int) -> None:
-    assert divergence(name, *random_logits(seed)).min() > 1e-3
+@every_setting
+@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 1), (4, 1), (1, 2), (7, 13), (3, 101)])
+def test_in_place_it_equals_autograd_of_the_definition(
+    name: Divergence, mix: float | None, rows: int, columns: int, device: str
+) -> None:
+    for seed, scale in enumerate((0.01, 1.0, 5.0, 30.0)):
+        logits = random_logits(seed, rows, columns, scale=scale, device=device)
+        assert_in_place_equals(name, *logits, mix)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_has_a_value_a_token_whatever_the_shape(name: Divergence) -> None:
-    teacher, student = random_logits(12)
-    found = divergence(name, teacher.view(2, 3, 7), student.view(2, 3, 7))
-    torch.testing.assert_close(found, divergence(name, teacher, student).view(2, 3))
-    assert divergence(name, teacher[:0], student[:0]).shape == (0,)
+@every_setting
+def test_in_place_it_equals_autograd_where_ids_are_masked(
+    name: Divergence, mix: float | None, device: str
+) -> None:
+    teacher, student = random_logits(30, 7, 13, device=device)
+    masked = torch.arange(13, device=device) % 3 == 1
+    teacher, student = teacher.masked_fill(masked, MASKED), student.masked_fill(masked, MASKED)
+    _, gradient = assert_in_place_equals(name, teacher, student, mix)
+    assert gradient[:, masked].eq(0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_float32_logits_give_float32_close_to_float64(name: Divergence) -> None:
-    teacher, student = random_logits(13, dtype=torch.float32)
+@every_setting
+@pytest.mark.parametrize(
+    "kind", ["equal", "uniform teacher", "uniform student", "one-hot", "other one-hot", "near"]
+)
+def test_in_place_it_equals_autograd_at_special_distributions(
+    name: Divergence, mix: float | None, kind: str, device: str
+) -> None:
+    teacher, student = random_logits(31, 7, 13, device=device)
+    peak = 40 * torch.eye(13, device=device, dtype=torch.float64)[:7]
+    teacher, student = {
+        "equal": (teacher, teacher),
+        "uniform teacher": (torch.zeros_like(teacher), student),
+        "uniform student": (teacher, torch.zeros_like(teacher)),
+        "one-hot": (teacher + peak, student + peak),
+        "other one-hot": (teacher + peak, student + peak.flip(0)),
+        "near": (teacher, teacher + 1e-6 * student),
+    }[kind]
+    assert_in_place_equals(name, teacher, student, mix)
+
+
+def assert_in_place_equals(
+    name: Divergence, teacher: Tensor, student: Tensor, mix: float | None
+) -> tuple[Tensor, Tensor]:
+    """To 1e-10; numbers that are a difference of others, to 1e-14 of what these may be."""
+    items, gradient = in_place(name, teacher, student, mix)
+    expected_items, expected_gradient = by_autograd(name, teacher, student, mix)
+    size = expected_items.abs().max().item() if expected_items.numel() else 1.0
+    torch.testing.assert_close(items, expected_items, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-14 * max(1.0, size))
+    return items, gradient
+
+
+@every_setting
+@pytest.mark.parametrize("rounded", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("scale", [0.3, 3.0, 12.0])
+def test_in_place_in_float32_it_loses_no_more_than_the_definition(
+    name: Divergence, mix: float | None, scale: float, rounded: bool, device: str
+) -> None:
+    logits = random_logits(32, 5, 3000, scale=scale, dtype=torch.float32, device=device)
+    teacher, student = (each.bfloat16().float() if rounded else each for each in logits)
+    exact = by_autograd(name, teacher.double(), student.double(), mix)
+    definition, found = by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)
+    for what, wide, eager, ours in zip(("items", "gradients"), exact, definition, found, strict=True):
+        assert ours.dtype == torch.float32
+        allowed = 2 * (eager - wide).abs().max() + 1e-6 * wide.abs().max() + 1e-9
+        assert (ours - wide).abs().max() <= allowed, what
+
+
+def test_in_place_the_gradient_lies_where_the_students_log_probabilities_were(device: str) -> None:
+    for name in NAMES:
+        teacher, student = (logits.log_softmax(-1) for logits in random_logits(33, device=device))
+        _, gradient = divergence_and_gradient(name, teacher, student)
+        assert gradient.data_ptr() == student.data_ptr()
+
+
+@every_name
+def test_in_place_nothing_is_recorded_for_autograd(name: Divergence) -> None:
+    teacher, student = (logits.requires_grad_().log_softmax(-1) for logits in random_logits(34))
+    for found in divergence_and_gradient(name, teacher, student):
+        assert found.grad_fn is None
+        assert not found.is_inference()
+
+
+# --- the head of adaptive_kl ---
+
+
+def test_of_equal_probabilities_the_lowest_ids_are_the_tail(device: str) -> None:
+    # Eight of 1/8: the first four add up to 1/2. The student is apart by two logits of which the exps add up
+    # to 2, so that the other six stay 1/8: in the head (a = 1), then in the tail (a = 0).
+    teacher = torch.zeros(2, 8, device=device, dtype=torch.float64)
+    student = torch.zeros_like(teacher)
+    student[0, 4] = student[1, 0] = math.log(1.9)
+    student[0, 5] = student[1, 1] = math.log(0.1)
+    forward, reverse = divergence("kl", teacher, student), divergence("reverse_kl", teacher, student)
+    assert (forward - reverse).abs().min() > 1e-3
+    expected = torch.stack([forward[0], reverse[1]])
+    torch.testing.assert_close(divergence("adaptive_kl", teacher, student), expected)
+    torch.testing.assert_close(in_place("adaptive_kl", teacher, student)[0], expected)
+
+
+@pytest.mark.parametrize("largest", [1, 2, 5, 13, 1024])
+@pytest.mark.parametrize("mix", [1e-6, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_head_is_the_same_however_many_of_the_largest_are_looked_at(
+    largest: int, mix: float, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dskd.nn.divergences._LARGEST", largest)
+    for seed in range(10):
+        # Whole numbers, so that many are equal.
+        teacher, student = random_logits(seed, 11, 13, scale=1.5, dtype=dtype, device=device)
+        teacher = teacher.round()
+        found, _ = in_place("adaptive_kl", teacher, student, mix)
+        expected = by_loop("adaptive_kl", teacher, student, mix=mix)
+        near = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+        assert found.tolist() == pytest.approx(expected, rel=near, abs=near)
+        assert divergence("adaptive_kl", teacher, student, mix=mix).tolist() == pytest.approx(
+            expected, rel=near, abs=near
+        )
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 4.0])
+def test_a_head_of_more_than_the_largest_looked_at(scale: float, device: str) -> None:
+    teacher, student = random_logits(35, 3, 5000, scale=scale, device=device)
+    found, _ = in_place("adaptive_kl", teacher, student)
+    assert found.tolist() == pytest.approx(by_loop("adaptive_kl", teacher, student), rel=1e-10)
+
+
+# --- what is extreme ---
+
+
+@every_name
+def test_float32_logits_give_float32_close_to_float64(name: Divergence, device: str) -> None:
+    teacher, student = random_logits(13, dtype=torch.float32, device=device)
     found = divergence(name, teacher, student, temperature=1.5)
     assert found.dtype == torch.float32
-    assert found.tolist() == pytest.approx(by_loop(name, teacher, student, 1.5), rel=1e-5)
+    assert found.tolist() == pytest.approx(by_loop(name, teacher, student, temperature=1.5), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_heads_in_bfloat16_lose_no_more_than_their_logits_did(name: Divergence) -> None:
+@every_name
+def test_heads_in_bfloat16_lose_no_more_than_their_logits_did(name: Divergence, device: str) -> None:
     generator = torch.Generator().manual_seed(14)
-    hidden = torch.randn(6, 4, generator=generator).bfloat16()
+    hidden = torch.randn(6, 4, generator=generator).bfloat16().to(device)
     teacher, student = (
-        Head(torch.randn(7, 4, generator=generator).bfloat16()).logits(hidden) for _ in range(2)
+        Head(torch.randn(7, 4, generator=generator).bfloat16().to(device)).logits(hidden) for _ in range(2)
     )
     found = divergence(name, teacher, student)
     assert found.dtype == torch.float32
-    assert found.tolist() == pytest.approx(by_loop(name, teacher, student, 1.0), rel=1e-5)
+    assert found.tolist() == pytest.approx(by_loop(name, teacher, student), rel=1e-5)
 
 
 EXTREMES = {
@@ -195,28 +660,82 @@ EXTREMES = {
     "the student certain": ([0.0, 0.5, MASKED], [1e4, 0.0, MASKED]),
     "all but one masked": ([1.0, MASKED, MASKED], [-1.0, MASKED, MASKED]),
     "very negative": ([-1e4, -2e4, MASKED], [-2e4, -1e4, MASKED]),
+    "below the least float32": ([0.0, -95.0, -100.0, MASKED], [0.0, -100.0, -95.0, MASKED]),
+    "below it on one side": ([0.0, -95.0, -200.0, MASKED], [-95.0, 0.0, -3.0, MASKED]),
 }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 @pytest.mark.parametrize("logits", EXTREMES.values(), ids=EXTREMES)
-@pytest.mark.parametrize("name", NAMES)
+@every_setting
 def test_extreme_logits_have_a_finite_value_and_gradient(
-    name: Divergence, logits: tuple[list[float], list[float]], temperature: float, dtype: torch.dtype
+    name: Divergence,
+    mix: float | None,
+    logits: tuple[list[float], list[float]],
+    temperature: float,
+    dtype: torch.dtype,
+    device: str,
 ) -> None:
-    teacher, student = (torch.tensor([row], dtype=dtype) for row in logits)
-    student.requires_grad_()
-    found = divergence(name, teacher, student, temperature=temperature)
-    (gradient,) = torch.autograd.grad(found.sum(), student)
-    assert found.tolist() == pytest.approx(by_loop(name, teacher, student, temperature), rel=1e-5, abs=1e-6)
-    assert gradient.isfinite().all(), gradient
-    assert gradient[0][torch.tensor(logits[1]) == MASKED].eq(0).all(), gradient
+    teacher, student = (torch.tensor([row], dtype=dtype, device=device) / temperature for row in logits)
+    expected = by_loop(name, teacher, student, mix=mix)
+    for found, gradient in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
+        assert found.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert gradient.isfinite().all(), gradient
+        assert gradient[0, torch.tensor(logits[1]) == MASKED].eq(0).all(), gradient
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_columns_masked_on_both_sides_do_not_exist(name: Divergence) -> None:
+@every_setting
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_ids_masked_on_one_side_only_have_a_finite_gradient(
+    name: Divergence, mix: float | None, dtype: torch.dtype, device: str
+) -> None:
+    teacher, student = random_logits(36, dtype=dtype, device=device)
+    teacher[:, 2] = student[:, 4] = MASKED
+    for found, gradient in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
+        assert found.isfinite().all(), found
+        assert gradient.isfinite().all(), gradient
+
+
+@every_setting
+def test_columns_masked_on_both_sides_do_not_exist(name: Divergence, mix: float | None) -> None:
     teacher, student = random_logits(15)
     masked = torch.tensor([False, True, False, False, True, False, False])
-    found = divergence(name, teacher.masked_fill(masked, MASKED), student.masked_fill(masked, MASKED))
-    torch.testing.assert_close(found, divergence(name, teacher[:, ~masked], student[:, ~masked]))
+    found = divergence(
+        name, teacher.masked_fill(masked, MASKED), student.masked_fill(masked, MASKED), mix=mix
+    )
+    torch.testing.assert_close(found, divergence(name, teacher[:, ~masked], student[:, ~masked], mix=mix))
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("mix", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
+def test_a_mix_that_is_not_between_0_and_1_is_refused(name: Divergence, mix: float) -> None:
+    teacher, student = random_logits(40)
+    says = rf"mix of {name} is {mix}; give a number above 0 and below 1, or None for {DEFAULTS[name]}"
+    for call in (divergence, divergence_and_gradient):
+        with pytest.raises(ValueError, match=says):
+            call(name, teacher, student, mix=mix)
+    with pytest.raises(ValueError, match=says):
+        DIVERGENCES[name](teacher, student, mix=mix)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_mix_of_a_divergence_that_has_none_is_refused(name: Divergence) -> None:
+    teacher, student = random_logits(41)
+    for call in (divergence, divergence_and_gradient):
+        with pytest.raises(
+            ValueError, match=rf"mix is 0\.5, but {name} has none; leave it None, or take js, "
+        ):
+            call(name, teacher, student, mix=0.5)
+
+
+def test_an_unknown_divergence_is_refused() -> None:
+    teacher, student = random_logits(42)
+    for call in (divergence, divergence_and_gradient):
+        with pytest.raises(
+            ValueError, match="there is no divergence 'jsd'; take one of kl, reverse_kl, js, "
+        ):
+            call("jsd", teacher, student)  # type: ignore[arg-type]

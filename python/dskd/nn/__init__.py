@@ -6,7 +6,18 @@ or tokenizers:
     heads, divergences, reduction <- positions, projectors <- losses
 """
 
-from dskd.nn.divergences import DIVERGENCES, divergence, kl, reverse_kl
+from dskd.nn.divergences import (
+    DIVERGENCES,
+    adaptive_kl,
+    divergence,
+    divergence_and_gradient,
+    js,
+    kl,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    tvd,
+)
 from dskd.nn.heads import Head
 from dskd.nn.losses import DualSpaceLoss, SharedVocabularyLoss, dual_space, shared_vocabulary
 from dskd.nn.positions import AlignedStates, Positions
@@ -23,12 +34,18 @@ __all__ = [
     "SharedVocabularyLoss",
     "StepCounts",
     "TermSums",
+    "adaptive_kl",
     "distillation_loss",
     "divergence",
+    "divergence_and_gradient",
     "dual_space",
     "gram_inverse",
+    "js",
     "kl",
     "reverse_kl",
     "shared_vocabulary",
+    "skew_kl",
+    "skew_reverse_kl",
     "solve_projector",
+    "tvd",
 ]

@@ -1,34 +1,140 @@
-"""Divergences of a student's distribution from a teacher's, per token."""
+"""Divergences of a student's distribution from a teacher's, per token.
+
+Each is here twice: as a definition, of which autograd finds the gradient, and in place with its gradient in
+closed form, for a loss that never holds all logits (`divergence_and_gradient`). The tests hold the second
+against the first. p is the teacher's distribution, q the student's. Where one has no probability, its
+logarithm is a large negative number, never an infinity, so that 0 times it is 0.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-__all__ = ["DIVERGENCES", "Divergence", "divergence", "kl", "reverse_kl"]
+__all__ = [
+    "DIVERGENCES",
+    "Divergence",
+    "adaptive_kl",
+    "divergence",
+    "divergence_and_gradient",
+    "js",
+    "kl",
+    "reverse_kl",
+    "skew_kl",
+    "skew_reverse_kl",
+    "tvd",
+]
 
-Divergence: TypeAlias = Literal["kl", "reverse_kl"]
+Divergence: TypeAlias = Literal["kl", "reverse_kl", "js", "skew_kl", "skew_reverse_kl", "adaptive_kl", "tvd"]
+
+_MIX: Mapping[str, float] = {"js": 0.5, "skew_kl": 0.1, "skew_reverse_kl": 0.1, "adaptive_kl": 0.5}
+"""The defaults of `mix`, of the divergences that have one."""
+
+_LARGEST = 1024
+"""In so many of a row's largest probabilities the head of `adaptive_kl` is looked for before it is sorted."""
 
 
 def kl(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
-    """`KL(p, q) = sum of p (log p - log q)`, p the teacher's: `[..., V] -> [...]`."""
+    """`KL(p, q) = sum of p (log p - log q)`: `[..., V] -> [...]`."""
     return (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(-1)
 
 
 def reverse_kl(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
-    """`KL(q, p) = sum of q (log q - log p)`, q the student's: `[..., V] -> [...]`."""
+    """`KL(q, p) = sum of q (log q - log p)`: `[..., V] -> [...]`."""
     return kl(student_log_probs, teacher_log_probs)
 
 
-DIVERGENCES: Mapping[Divergence, Callable[[Tensor, Tensor], Tensor]] = {"kl": kl, "reverse_kl": reverse_kl}
+def js(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
+    """`beta KL(p, m) + (1 - beta) KL(q, m)`, `m = beta p + (1 - beta) q`: `[..., V] -> [...]`.
+
+    The generalised Jensen-Shannon divergence (arXiv 2306.13649).
+
+    Raises:
+        ValueError: `mix`, which is beta, 0.5 unless given, is not between 0 and 1.
+    """
+    beta = _checked("js", mix)
+    middle = _log_mixture(teacher_log_probs, student_log_probs, beta)
+    return beta * kl(teacher_log_probs, middle) + (1 - beta) * kl(student_log_probs, middle)
+
+
+def skew_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
+    """`KL(p, lambda p + (1 - lambda) q)`: `[..., V] -> [...]`.
+
+    Of DistiLLM (arXiv 2402.03898).
+
+    Raises:
+        ValueError: `mix`, which is lambda, 0.1 unless given, is not between 0 and 1.
+    """
+    skew = _checked("skew_kl", mix)
+    return kl(teacher_log_probs, _log_mixture(teacher_log_probs, student_log_probs, skew))
+
+
+def skew_reverse_kl(
+    teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None
+) -> Tensor:
+    """`KL(q, (1 - lambda) p + lambda q)`: `[..., V] -> [...]`.
+
+    Of DistiLLM (arXiv 2402.03898).
+
+    Raises:
+        ValueError: `mix`, which is lambda, 0.1 unless given, is not between 0 and 1.
+    """
+    skew = _checked("skew_reverse_kl", mix)
+    return kl(student_log_probs, _log_mixture(student_log_probs, teacher_log_probs, skew))
+
+
+def adaptive_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
+    """`a KL(p, q) + (1 - a) KL(q, p)`, a by where p and q are apart: `[..., V] -> [...]`.
+
+    AKL (arXiv 2404.02657). Tokens are sorted by p, the least first, equal ones by their ids. The tail is
+    where the cumulative p is at most `mix`, the head is the rest. `a` is the sum of `|p - q|` over the head
+    by that over all, a constant to autograd; 0.5 where p equals q.
+
+    Raises:
+        ValueError: `mix`, 0.5 unless given, is not between 0 and 1.
+    """
+    threshold = _checked("adaptive_kl", mix)
+    with torch.no_grad():
+        teacher = teacher_log_probs.exp()
+        gaps = (teacher - student_log_probs.exp()).abs()
+        share = _share((gaps * _head(teacher, threshold)).sum(-1), gaps.sum(-1))
+    forward = kl(teacher_log_probs, student_log_probs)
+    return share * forward + (1 - share) * reverse_kl(teacher_log_probs, student_log_probs)
+
+
+def tvd(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
+    """`sum of |p - q| / 2`, the total variation distance: `[..., V] -> [...]`.
+
+    The gradient of `abs` at 0 is taken as 0. (f-DISTILL, arXiv 2307.15190.)
+    """
+    return (teacher_log_probs.exp() - student_log_probs.exp()).abs().sum(-1) / 2
+
+
+DIVERGENCES: Mapping[Divergence, Callable[..., Tensor]] = {
+    "kl": kl,
+    "reverse_kl": reverse_kl,
+    "js": js,
+    "skew_kl": skew_kl,
+    "skew_reverse_kl": skew_reverse_kl,
+    "adaptive_kl": adaptive_kl,
+    "tvd": tvd,
+}
 
 
 def divergence(
-    name: Divergence, teacher_logits: Tensor, student_logits: Tensor, *, temperature: float = 1.0
+    name: Divergence,
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    mix: float | None = None,
 ) -> Tensor:
     """`D(softmax(teacher_logits / temperature), softmax(student_logits / temperature))`.
 
@@ -37,9 +143,216 @@ def divergence(
         teacher_logits: `[..., V]`, float32 or wider, finite.
         student_logits: the same shape.
         temperature: of both softmaxes, positive.
+        mix: beta of `js`, lambda of `skew_kl` and `skew_reverse_kl`, the threshold of `adaptive_kl`; between
+            0 and 1, None for the default of each. The others have none.
 
     Returns:
         `[...]`, a divergence a token.
+
+    Raises:
+        ValueError: the name is unknown, `mix` is out of its range or the divergence has none.
     """
+    options = _options(name, mix)
     teacher, student = ((logits / temperature).log_softmax(-1) for logits in (teacher_logits, student_logits))
-    return DIVERGENCES[name](teacher, student)
+    return DIVERGENCES[name](teacher, student, **options)
+
+
+@torch.no_grad()
+def divergence_and_gradient(
+    name: Divergence, teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The divergences of tokens, and the gradient of each with respect to the student's logits.
+
+    It equals, at a fraction of the passes over memory:
+
+        items = DIVERGENCES[name](teacher_log_probs, student_logits.log_softmax(-1))
+        (gradient,) = torch.autograd.grad(items.sum(), student_logits)
+
+    With a temperature, log probabilities are of logits divided by it; divide the gradient by it once more.
+    With `g = q dD/dq`, the gradient through the softmax is `g - q sum(g)`.
+
+    **Both arguments are overwritten**; the gradient lies in the memory of `student_log_probs`. They must not
+    overlap, nor be expanded views. Nothing is recorded for autograd.
+
+    Args:
+        name: one of `DIVERGENCES`.
+        teacher_log_probs: `[n, V]`, float32 or float64, finite, of a softmax.
+        student_log_probs: the same shape and dtype.
+        mix: see `divergence`.
+
+    Returns:
+        `[n]`, a divergence a token, and `[n, V]`, their gradients.
+
+    Raises:
+        ValueError: see `divergence`.
+    """
+    options = _options(name, mix)
+    return _IN_PLACE[name](teacher_log_probs.detach(), student_log_probs.detach(), *options.values())
+
+
+def _options(name: Divergence, mix: float | None) -> dict[str, float]:
+    """The keywords with which the divergence of that name is called."""
+    if name not in DIVERGENCES:
+        raise ValueError(f"there is no divergence {name!r}; take one of {', '.join(DIVERGENCES)}")
+    if name in _MIX:
+        return {"mix": _checked(name, mix)}
+    if mix is not None:
+        raise ValueError(f"mix is {mix}, but {name} has none; leave it None, or take {', '.join(_MIX)}")
+    return {}
+
+
+def _checked(name: str, mix: float | None) -> float:
+    if mix is None:
+        return _MIX[name]
+    if not 0 < mix < 1:
+        raise ValueError(
+            f"mix of {name} is {mix}; give a number above 0 and below 1, or None for {_MIX[name]}"
+        )
+    return mix
+
+
+def _log_mixture(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:
+    """`log(weight p + (1 - weight) q)`, also where both underflow."""
+    return torch.logaddexp(log_p + math.log(weight), log_q + math.log1p(-weight))
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """`part / whole`, 0.5 where both are 0."""
+    return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0.5)
+
+
+def _head(probs: Tensor, threshold: float) -> Tensor:
+    """Which tokens are in the head (see `adaptive_kl`): bool `[..., V]`."""
+    ordered = probs.sort(dim=-1, stable=True)
+    in_head = ordered.values.cumsum(-1) > _limit(probs, threshold)
+    return in_head.scatter(-1, ordered.indices, in_head)
+
+
+def _limit(probs: Tensor, threshold: float) -> float:
+    """The threshold, and what rounding may add to a sum that equals it: `0.1 + 0.2 <= 0.3` is to hold."""
+    return threshold + 64 * torch.finfo(probs.dtype).eps
+
+
+def _head_by_largest(probs: Tensor, threshold: float) -> Tensor:
+    """What `_head` returns, of `[n, V]`, where it can be without a sort.
+
+    A head is mostly some hundreds of tokens. 64 rows of 50,000 on two cores: the sort takes 280 ms, more than
+    the matrix product of hidden size 1,024 before it; the 1,024 largest are found in 35 ms.
+    """
+    largest = probs.topk(min(_LARGEST, probs.shape[-1])).values
+    before = largest.cumsum(-1, dtype=torch.float64) - largest
+    from_here = probs.sum(-1, keepdim=True, dtype=torch.float64) - before
+    size = (from_here > _limit(probs, threshold)).sum(-1, keepdim=True)
+    least = largest.gather(-1, (size - 1).clamp_min_(0))
+    head = probs >= least
+    _drop_ties(head, probs, least, size)
+    if largest.shape[-1] < probs.shape[-1]:
+        flat = (size == largest.shape[-1]).squeeze(-1)
+        head[flat] = _head(probs[flat], threshold)
+    return head
+
+
+def _drop_ties(head: Tensor, probs: Tensor, least: Tensor, size: Tensor) -> None:
+    """Leave `size` tokens in each head: of those as probable as its `least`, the ones of the lowest ids go.
+
+    Logits of a model in bfloat16 tie often.
+    """
+    surplus = head.sum(-1, keepdim=True) - size
+    rows = surplus.squeeze(-1).nonzero().squeeze(-1)
+    tied = probs[rows] == least[rows]
+    head[rows] &= ~(tied & (tied.cumsum(-1) <= surplus[rows]))
+
+
+# The closed forms. In each, p and q take the place of their logarithms, by one exp a side. Products are
+# written, then summed: a batched dot product would be in TF32 where that is on, and sums a row less exactly.
+# So does a norm: a row of 50,000 lost 4e-5 of its 1 in float32.
+
+
+def _kl(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    """`q - p`."""
+    terms = teacher - student
+    p, q = teacher.exp_(), student.exp_()
+    return terms.mul_(p).sum(-1), q.sub_(p)
+
+
+def _reverse_kl(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    """`q (log q - log p - KL(q, p))`."""
+    terms = torch.sub(student, teacher, out=teacher)
+    q = student.exp_()
+    items = terms.mul_(q).sum(-1, keepdim=True)
+    return items.squeeze(-1), torch.addcmul(terms, q, items, value=-1, out=q)
+
+
+def _js(teacher: Tensor, student: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """`(1 - beta) q (log q - log m - KL(q, m))`."""
+    p, q = teacher.exp(), student.exp()
+    log_m = _log_(torch.lerp(q, p, beta))
+    of_p = teacher.sub_(log_m).mul_(p).sum(-1, keepdim=True)
+    of_q = student.sub_(log_m).mul_(q).sum(-1, keepdim=True)
+    return torch.lerp(of_q, of_p, beta).squeeze(-1), student.addcmul_(q, of_q, value=-1).mul_(1 - beta)
+
+
+def _skew_kl(teacher: Tensor, student: Tensor, skew: float) -> tuple[Tensor, Tensor]:
+    """`(1 - lambda) q (sum of (q e) - e)`, `e = p / m - 1`, which is less to round than `p / m`."""
+    p, q = teacher.exp_(), student.exp_()
+    ratio = _over_mixture(p, q, skew)
+    excess = (ratio - 1).mul_(q)
+    items = _log_(ratio).mul_(p).sum(-1)
+    return items, q.mul_(excess.sum(-1, keepdim=True)).sub_(excess).mul_(1 - skew)
+
+
+def _skew_reverse_kl(teacher: Tensor, student: Tensor, skew: float) -> tuple[Tensor, Tensor]:
+    """`q (h - sum of (q h))`, `h = log(q / m) - lambda (q / m - 1)`, in which a rounded ratio cancels."""
+    p, q = teacher.exp_(), student.exp_()
+    ratio = _over_mixture(q, p, skew)
+    excess = (ratio - 1).mul_(q)
+    terms = _log_(ratio).mul_(q)
+    items = terms.sum(-1)
+    terms.sub_(excess, alpha=skew)
+    return items, torch.addcmul(terms, q, terms.sum(-1, keepdim=True), value=-1, out=q)
+
+
+def _adaptive_kl(teacher: Tensor, student: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """`a (q - p) + (1 - a) q (log q - log p - KL(q, p))`."""
+    terms = student - teacher
+    p, q = teacher.exp_(), student.exp_()
+    head = _head_by_largest(p, threshold)
+    forward = (p * terms).sum(-1, keepdim=True).neg_()
+    reverse = terms.mul_(q).sum(-1, keepdim=True)
+    difference = torch.sub(q, p, out=p)
+    gaps = difference.abs()
+    whole = gaps.sum(-1, keepdim=True)
+    share = _share(gaps.mul_(head).sum(-1, keepdim=True), whole)
+    gradient = torch.addcmul(terms, q, reverse, value=-1, out=q).lerp_(difference, share)
+    return torch.lerp(reverse, forward, share).squeeze(-1), gradient
+
+
+def _tvd(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    """`q (s - sum of (q s)) / 2`, s the sign of `q - p`."""
+    p, q = teacher.exp_(), student.exp_()
+    difference = torch.sub(q, p, out=p)
+    items = difference.abs().sum(-1).div_(2)
+    terms = difference.sign_().mul_(q).div_(2)
+    return items, torch.addcmul(terms, q, terms.sum(-1, keepdim=True), value=-1, out=q)
+
+
+_IN_PLACE: Mapping[Divergence, Callable[..., tuple[Tensor, Tensor]]] = {
+    "kl": _kl,
+    "reverse_kl": _reverse_kl,
+    "js": _js,
+    "skew_kl": _skew_kl,
+    "skew_reverse_kl": _skew_reverse_kl,
+    "adaptive_kl": _adaptive_kl,
+    "tvd": _tvd,
+}
+
+
+def _over_mixture(left: Tensor, right: Tensor, weight: float) -> Tensor:
+    """`left / (weight left + (1 - weight) right)`; 0 where both are."""
+    mixture = torch.lerp(right, left, weight).clamp_min_(torch.finfo(left.dtype).tiny)
+    return torch.div(left, mixture, out=mixture)
+
+
+def _log_(probs: Tensor) -> Tensor:
+    """The logarithm in place; of 0, one that is finite."""
+    return probs.clamp_min_(torch.finfo(probs.dtype).tiny).log_()
