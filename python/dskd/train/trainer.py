@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from dskd.alignment import Aligner
 from dskd.columns import Counts
 from dskd.nn.losses import DualSpaceLoss, SharedVocabularyLoss
+from dskd.nn.projector_files import load_projectors, save_projectors
 from dskd.nn.projectors import Projectors
 from dskd.nn.reduction import StepCounts, distillation_loss
 from dskd.train.collator import DistillationCollator, Side, positions_of
@@ -248,16 +247,16 @@ class DistillationTrainer(Trainer):
             if whole.projectors is not None:
                 prefix = "loss.projectors."
                 of_projectors = {
-                    name.removeprefix(prefix): value.detach().cpu().contiguous()
+                    name.removeprefix(prefix): value
                     for name, value in state.items()
                     if name.startswith(prefix)
                 }
-                save_file(of_projectors, folder / PROJECTORS_FILE, metadata=self._about())
+                save_projectors(folder / PROJECTORS_FILE, of_projectors, **self._hashes())
 
-    def _about(self) -> dict[str, str]:
+    def _hashes(self) -> dict[str, str]:
         """What projectors belong to."""
         sides = {"teacher": self.data_collator.teacher, "student": self.data_collator.student}
-        return {f"{name}_vocabulary": side.vocabulary.content_hash for name, side in sides.items()}
+        return {f"{name}_hash": side.vocabulary.content_hash for name, side in sides.items()}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
         """The student and the projectors as they were saved.
@@ -270,24 +269,7 @@ class DistillationTrainer(Trainer):
         saved = type(whole.student).from_pretrained(folder, dtype=whole.student.dtype)
         whole.student.load_state_dict(saved.state_dict())
         if whole.projectors is not None:
-            path = folder / PROJECTORS_FILE
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{path} is missing: the run to resume had no projectors, or they were not copied along"
-                )
-            self._refuse_projectors_of_others(path)
-            whole.projectors.load_state_dict(load_file(path))
-
-    def _refuse_projectors_of_others(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            saved = file.metadata() or {}
-        for name, content_hash in self._about().items():
-            if saved.get(name) != content_hash:
-                raise ValueError(
-                    f"{path} belongs to another {name.replace('_', ' ')}: the content hash of that is "
-                    f"{saved.get(name)}, and this run's is {content_hash}; resume with the tokenizers and "
-                    "roles of that run, or start anew"
-                )
+            whole.projectors.load_state_dict(load_projectors(folder / PROJECTORS_FILE, **self._hashes()))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
