@@ -19,26 +19,47 @@ from dskd.nn.divergences import (
     tvd,
 )
 from dskd.nn.heads import Head
-from dskd.nn.losses import DualSpaceLoss, SharedVocabularyLoss, dual_space, shared_vocabulary
+from dskd.nn.losses import (
+    DSKD_V1,
+    DSKD_V2,
+    DSKD_V2_SAME_VOCABULARY,
+    DualSpaceLoss,
+    DualSpaceOptions,
+    SharedVocabularyLoss,
+    VocabularyMaps,
+    dual_space,
+    fused_cross_entropy,
+    fused_dual_space,
+    shared_vocabulary,
+)
 from dskd.nn.positions import AlignedStates, Positions
 from dskd.nn.projectors import Projectors, gram_inverse, solve_projector
-from dskd.nn.reduction import StepCounts, TermSums, distillation_loss
+from dskd.nn.reduction import LossParts, Reduction, TermSums, weighted
+from dskd.nn.teacher_statistics import TeacherStatistics, teacher_statistics
 
 __all__ = [
     "DIVERGENCES",
+    "DSKD_V1",
+    "DSKD_V2",
+    "DSKD_V2_SAME_VOCABULARY",
     "AlignedStates",
     "DualSpaceLoss",
+    "DualSpaceOptions",
     "Head",
+    "LossParts",
     "Positions",
     "Projectors",
+    "Reduction",
     "SharedVocabularyLoss",
-    "StepCounts",
+    "TeacherStatistics",
     "TermSums",
+    "VocabularyMaps",
     "adaptive_kl",
-    "distillation_loss",
     "divergence",
     "divergence_and_gradient",
     "dual_space",
+    "fused_cross_entropy",
+    "fused_dual_space",
     "gram_inverse",
     "js",
     "kl",
@@ -47,5 +68,7 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "solve_projector",
+    "teacher_statistics",
+    "weighted",
     "tvd",
 ]

@@ -1,6 +1,27 @@
 """The losses, a file a paper: each a function over aligned states, and a module that keeps its options."""
 
+from dskd.nn.losses.cross_entropy import fused_cross_entropy
 from dskd.nn.losses.dual_space import DualSpaceLoss, dual_space
+from dskd.nn.losses.dual_space_fused import fused_dual_space
+from dskd.nn.losses.dual_space_options import (
+    DSKD_V1,
+    DSKD_V2,
+    DSKD_V2_SAME_VOCABULARY,
+    DualSpaceOptions,
+    VocabularyMaps,
+)
 from dskd.nn.losses.shared_vocabulary import SharedVocabularyLoss, shared_vocabulary
 
-__all__ = ["DualSpaceLoss", "SharedVocabularyLoss", "dual_space", "shared_vocabulary"]
+__all__ = [
+    "DSKD_V1",
+    "DSKD_V2",
+    "DSKD_V2_SAME_VOCABULARY",
+    "DualSpaceLoss",
+    "DualSpaceOptions",
+    "SharedVocabularyLoss",
+    "VocabularyMaps",
+    "dual_space",
+    "fused_cross_entropy",
+    "fused_dual_space",
+    "shared_vocabulary",
+]

@@ -35,17 +35,16 @@ def fused_cross_entropy(
     """
     with torch.no_grad():
         dtype = torch.promote_types(head.weight.dtype, torch.float32)
-        memory = ChunkMemory(2 * len(head.weight), dtype, hidden.device, chunk_memory)
+        memory = ChunkMemory(len(head.weight), dtype, hidden.device, chunk_memory)
         read = ReadHead("logits", head, memory)
         gradient = torch.zeros_like(hidden)
         total = torch.zeros((), dtype=dtype, device=hidden.device)
         for rows in memory.chunks(len(hidden)):
             logits = read.logits(hidden[rows])
             log_probs = torch.log_softmax(logits, -1, out=logits)
-            of_logits = memory.take("gradient", *logits.shape)
-            items = cross_entropy_and_gradient(log_probs, labels[rows], reduction.cross_entropy, of_logits)
+            items = cross_entropy_and_gradient(log_probs, labels[rows], reduction.cross_entropy, logits)
             total += items.sum()
-            gradient[rows] = read.backward(hidden[rows], of_logits).to(hidden.dtype)
+            gradient[rows] = read.backward(hidden[rows], logits).to(hidden.dtype)
     made = [(hidden, gradient), (head.weight, read.weight_gradient)]
     if head.bias is not None:
         made.append((head.bias, read.bias_gradient))
@@ -56,11 +55,14 @@ def fused_cross_entropy(
 def cross_entropy_and_gradient(log_probs: Tensor, labels: Tensor, weight: float, out: Tensor) -> Tensor:
     """`-log_probs[labels]`, `[m]`, and in `out` `[m, V]` its gradient by the logits, times the weight.
 
+    `out` may be `log_probs`.
+
     A label below zero takes no part: 0, and so is its gradient.
     """
     valid = labels >= 0
     column = labels.clamp(min=0)[:, None]
+    items = torch.where(valid, -log_probs.gather(1, column)[:, 0], 0)
     torch.exp(log_probs, out=out)
     out.scatter_add_(1, column, out.new_full(column.shape, -1.0))
-    out.mul_((weight * valid).to(out.dtype)[:, None])
-    return torch.where(valid, -log_probs.gather(1, column)[:, 0], 0)
+    out.mul_(weight * valid.to(out.dtype)[:, None])
+    return items

@@ -271,7 +271,7 @@ class _Fused:
         log_p, log_q = on_overlap.log_softmax(-1), projected[:, shared].log_softmax(-1)
         items, of_shared = divergence_and_gradient("kl", log_p, log_q)
         self.sums["t2s_kl"] += torch.where(kept, items, 0).sum()
-        of_shared.mul_((self.weights["t2s_kl"] * kept).to(of_shared.dtype)[:, None])
+        of_shared.mul_(self.weights["t2s_kl"] * kept.to(of_shared.dtype)[:, None])
         gradient = self.memory.take("fourth", *projected.shape).zero_()
         self._projected_backward(rows, gradient.index_copy_(1, shared, of_shared))
 
@@ -305,7 +305,7 @@ class _Fused:
 
     def _row_weights(self, term: str, kept: Tensor) -> Tensor:
         weight = self.weights[term] * self.options.of_divergences / self.options.temperature
-        return (weight * kept).to(self.memory.dtype)[:, None]
+        return weight * kept.to(self.memory.dtype)[:, None]
 
     # ---- The teacher's space -----------------------------------------------------------------------------
 
