@@ -26,10 +26,12 @@ from dskd.nn.losses import (
     DualSpaceLoss,
     DualSpaceOptions,
     SharedVocabularyLoss,
+    SharedVocabularyOptions,
     VocabularyMaps,
     dual_space,
     fused_cross_entropy,
     fused_dual_space,
+    fused_shared_vocabulary,
     shared_vocabulary,
 )
 from dskd.nn.positions import AlignedStates, Positions
@@ -51,6 +53,7 @@ __all__ = [
     "Projectors",
     "Reduction",
     "SharedVocabularyLoss",
+    "SharedVocabularyOptions",
     "TeacherStatistics",
     "TermSums",
     "VocabularyMaps",
@@ -60,6 +63,7 @@ __all__ = [
     "dual_space",
     "fused_cross_entropy",
     "fused_dual_space",
+    "fused_shared_vocabulary",
     "gram_inverse",
     "js",
     "kl",
@@ -69,6 +73,6 @@ __all__ = [
     "skew_reverse_kl",
     "solve_projector",
     "teacher_statistics",
-    "weighted",
     "tvd",
+    "weighted",
 ]

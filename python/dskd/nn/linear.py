@@ -5,19 +5,21 @@ soon as they are. So each chunk of hidden states is carried through the head, th
 gradient of their logits are computed at once, and what stays is the gradient of the hidden states `[n, d]`
 and of the head `[V, d]`:
 
-    head = ReadHead(states.student_head, memory)
+    read = ReadHead("logits", head, memory)
     for rows in memory.chunks(n):
-        logits = head.logits(hidden[rows])
+        logits = read.logits(hidden[rows])
         ...                                       # overwrite the logits with their gradient
-        gradient[rows] = head.backward(hidden[rows], logits)
-    loss = with_gradients(value, [(hidden, gradient), (weight, head.weight_gradient)])
+        gradient[rows] = read.backward(hidden[rows], logits)
+    loss = with_gradients(value, [(hidden, gradient), (head.weight, read.weight_gradient)])
 
-Memory is taken once and written over chunk by chunk: fresh pages cost more than the arithmetic that fills them.
+Memory is taken once and written over chunk by chunk: fresh pages cost more than the arithmetic that fills
+them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -30,7 +32,18 @@ if TYPE_CHECKING:
 
     from dskd.nn.heads import Head
 
-__all__ = ["CHUNK_MEMORY", "ChunkMemory", "ReadHead", "with_gradients"]
+__all__ = [
+    "CHUNK_MEMORY",
+    "ChunkMemory",
+    "Made",
+    "ReadHead",
+    "chunk_memory_of",
+    "computing",
+    "with_gradients",
+]
+
+Made: TypeAlias = "tuple[Tensor, Tensor | None]"
+"""A tensor, and the gradient of a loss by it."""
 
 CHUNK_MEMORY = 128 * 2**20
 """Bytes for the logits of one chunk and what is made of them."""
@@ -48,12 +61,17 @@ class ChunkMemory:
         dtype: of the logits.
         device: where they are.
         budget: bytes for all of it.
+
+    Attributes:
+        rows: of a chunk, at most.
+        autocast: the dtype that autocast multiplies in where this is made, or None.
     """
 
     def __init__(self, columns: int, dtype: torch.dtype, device: torch.device, budget: int) -> None:
         """See the class."""
         self.dtype = dtype
         self.device = device
+        self.autocast = _autocast_dtype(device)
         self.rows = max(_FEWEST_ROWS, budget // max(columns * dtype.itemsize, 1))
         self._kept: dict[str, Tensor] = {}
 
@@ -70,6 +88,25 @@ class ChunkMemory:
             kept = torch.empty(rows * columns, dtype=self.dtype, device=self.device)
             self._kept[name] = kept
         return kept[: rows * columns].view(rows, columns)
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+@contextlib.contextmanager
+def computing(memory: ChunkMemory) -> Iterator[None]:
+    """Nothing is recorded for autograd, and dtypes are those that are written."""
+    with torch.no_grad(), torch.autocast(memory.device.type, enabled=False):
+        yield
+
+
+def chunk_memory_of(student: Head, teacher: Head, matrices: int, budget: int) -> ChunkMemory:
+    """For so many matrices of logits of either head at once, in the dtype of their logits."""
+    dtype = torch.promote_types(student.weight.dtype, teacher.weight.dtype)
+    size = max(len(student.weight), len(teacher.weight))
+    dtype = torch.promote_types(dtype, torch.float32)
+    return ChunkMemory(matrices * size, dtype, student.weight.device, budget)
 
 
 class ReadHead:
@@ -91,12 +128,10 @@ class ReadHead:
         """See the class."""
         if hasattr(head.weight, "full_tensor"):
             raise TypeError(
-                f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of the "
-                "module that FSDP2 gathers, or give a head of weight.full_tensor()"
+                f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of "
+                "the module that FSDP2 gathers, or give a head of weight.full_tensor()"
             )
-        device = head.weight.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else head.weight.dtype
+        dtype = memory.autocast or head.weight.dtype
         self.scale = head.scale
         self._name = name
         self._head = head
@@ -135,7 +170,7 @@ class ReadHead:
         return self._head.reachable_(logits)
 
     def backward(self, hidden: Tensor, gradient: Tensor) -> Tensor:
-        """From the gradient of the logits, which is lost, that of `[m, d]`; those of the weights are added up.
+        """From the gradient of the logits, which is lost, that of `[m, d]`; that of the weights is added up.
 
         Args:
             hidden: as it was given to `logits`, last.
@@ -167,7 +202,7 @@ def _accumulator(parameter: Tensor) -> Tensor | None:
     return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
 
 
-def with_gradients(value: Tensor, made: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+def with_gradients(value: Tensor, made: Sequence[Made]) -> Tensor:
     """The value, as a function of its inputs that has these gradients.
 
     Args:
@@ -184,7 +219,7 @@ def with_gradients(value: Tensor, made: Sequence[tuple[Tensor, Tensor | None]]) 
         gradient.to(one.dtype) if gradient is not None and one.requires_grad else None
         for one, gradient in made
     ]
-    result: Tensor = _WithGradients.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
+    result: Tensor = _WithGradients.apply(value, gradients, *inputs)
     return result
 
 
@@ -195,7 +230,7 @@ class _WithGradients(torch.autograd.Function):
         return value.detach().clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:

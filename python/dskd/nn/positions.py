@@ -52,7 +52,7 @@ class AlignedStates:
     Attributes:
         student_hidden: `[labels, d]`, after the student's final norm, at every supervised position.
         labels: int64 `[labels]`, the token that each predicts.
-        paired: int64 `[pairs]`, which of these positions predicts the student's token of each pair; none twice.
+        paired: int64 `[pairs]`, which of them predicts the student's token of each pair; each once.
         teacher_hidden: `[pairs, D]`, after the teacher's final norm.
         teacher_head: with frozen weights.
         student_head: live.

@@ -291,6 +291,11 @@ class Projectors(nn.Module):
                 found[name] = drawn.to(student.device)
         return {name: found[name].float() for name in _NAMES}
 
+    @property
+    def observes(self) -> bool:
+        """Whether P_ts is solved, on what `observe` is told."""
+        return self._is_solved["teacher_to_student"]
+
     # ---- Solutions ---------------------------------------------------------------------------------------
 
     @torch.no_grad()

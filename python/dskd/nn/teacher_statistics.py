@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd.nn.linear import CHUNK_MEMORY, ChunkMemory, ReadHead
+from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn.heads import Head
 
-__all__ = ["TeacherStatistics", "teacher_statistics"]
+__all__ = ["TeacherStatistics", "probability_sums", "teacher_statistics"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,27 +72,46 @@ def teacher_statistics(
     """
     if head.softcap is not None:
         raise ValueError(
-            f"a head that caps its logits (softcap={head.softcap}) has no such statistics: give hidden states only"
+            f"a head that caps its logits (softcap={head.softcap}) has no such statistics: give hidden "
+            "states only"
         )
     head = head.detached()
-    dtype = torch.promote_types(head.weight.dtype, torch.float32)
-    memory = ChunkMemory(2 * len(head.weight), dtype, hidden.device, chunk_memory)
+    memory = chunk_memory_of(head, head, 2, chunk_memory)
+    dtype = memory.dtype
     read = ReadHead("logits", head, memory)
-    made = [_of_chunk(read, head, hidden[rows], temperature) for rows in memory.chunks(len(hidden))]
-    predicted = torch.cat([one[0] for one in made]) if made else hidden.new_zeros(0, dtype=torch.int64)
-    empty = hidden.new_zeros(0, dtype=dtype), hidden.new_zeros(0, hidden.shape[1], dtype=dtype)
-    columns = [torch.cat([one[1][at] for one in made]) if made else empty[at == 1] for at in range(3)]
-    return TeacherStatistics(predicted, *columns, temperature)
+    found = TeacherStatistics(
+        predicted=torch.empty(len(hidden), dtype=torch.int64, device=hidden.device),
+        negative_entropy=torch.empty(len(hidden), dtype=dtype, device=hidden.device),
+        mean_row=torch.empty(hidden.shape, dtype=dtype, device=hidden.device),
+        mean_bias=torch.zeros(len(hidden), dtype=dtype, device=hidden.device),
+        temperature=temperature,
+    )
+    for rows in memory.chunks(len(hidden)):
+        logits = read.reachable_(read.logits(hidden[rows]))
+        found.predicted[rows] = logits.argmax(-1)
+        log_p = torch.log_softmax(logits.div_(temperature), -1, out=logits)
+        p = torch.exp(log_p, out=memory.take("p", *log_p.shape))
+        found.negative_entropy[rows] = log_p.mul_(p).sum(-1)
+        found.mean_row[rows] = read.multiplied(p).to(dtype)
+        if head.bias is not None:
+            found.mean_bias[rows] = p @ head.bias.to(dtype)
+    return found
 
 
-def _of_chunk(
-    read: ReadHead, head: Head, hidden: Tensor, temperature: float
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    logits = read.reachable_(read.logits(hidden))
-    predicted = logits.argmax(-1)
-    log_p = torch.log_softmax(logits.div_(temperature), -1, out=logits)
-    p = log_p.exp()
-    negative_entropy = (p * log_p).sum(-1)
-    weight = head.weight.to(p.dtype)
-    mean_bias = p.new_zeros(len(p)) if head.bias is None else p @ head.bias.to(p.dtype)
-    return predicted, (negative_entropy, p @ weight, mean_bias)
+@torch.no_grad()
+def probability_sums(head: Head, hidden: Tensor, *, chunk_memory: int = CHUNK_MEMORY) -> Tensor:
+    """A teacher's probabilities, summed over its positions: `[V_t]`.
+
+    Args:
+        head: the teacher's.
+        hidden: `[positions, D]`, after its final norm.
+        chunk_memory: bytes for the logits of one chunk.
+    """
+    memory = chunk_memory_of(head, head, 2, chunk_memory)
+    dtype = memory.dtype
+    read = ReadHead("logits", head.detached(), memory)
+    sums = torch.zeros(len(head.weight), dtype=dtype, device=hidden.device)
+    for rows in memory.chunks(len(hidden)):
+        logits = read.reachable_(read.logits(hidden[rows]))
+        sums += torch.softmax(logits, -1, out=logits).sum(0)
+    return sums

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from transformers import TrainingArguments
+
+from dskd.nn.losses import (
+    DSKD_V1,
+    DSKD_V2,
+    DSKD_V2_SAME_VOCABULARY,
+    DualSpaceOptions,
+    SharedVocabularyOptions,
+)
 
 __all__ = ["DistillationConfig", "ScriptArguments"]
 
@@ -27,20 +35,40 @@ class DistillationConfig(TrainingArguments):
         "dual_space", "Dual-space distillation, KL on the shared vocabulary, or cross-entropy alone."
     )
     alpha: float = _option(0.5, "The share of distillation; 1 - alpha is the share of the cross-entropy.")
-    divergence: Literal["kl", "reverse_kl"] = _option(
-        "kl", "Of the student's distribution from the teacher's."
+    divergence: Literal["kl", "reverse_kl", "js", "skew_kl", "skew_reverse_kl", "adaptive_kl", "tvd"] = (
+        _option("kl", "Of the student's distribution from the teacher's.")
+    )
+    mix: float | None = _option(
+        None, "Of the divergence: beta of js, lambda of the skewed ones, the threshold of adaptive_kl."
     )
     temperature: float = _option(1.0, "Of teacher and student alike in the divergences.")
+    preset: Literal["none", "dskd_v1", "dskd_v2", "dskd_v2_same_vocabulary"] = _option(
+        "none", "Dual space: as published, normalisers included; the options of dual space below are its own."
+    )
     gate: Literal["prediction", "gold", "none"] = _option(
         "none",
         "Dual space: run t2s_kd only where the projected teacher says its own prediction, or the gold token.",
     )
     spaces: Literal["both", "student", "teacher"] = _option("both", "Dual space: which of the two spaces.")
-    target: Literal["prediction", "gold"] = _option("prediction", "Dual space: the label of t2s_ce.")
+    t2s_target: Literal["prediction", "gold", "distribution"] = _option(
+        "prediction",
+        "Dual space: what trains the teacher's projector: a label, or the teacher's distribution on the "
+        "shared vocabulary.",
+    )
+    target: Literal["projected", "exact"] = _option(
+        "projected", "Dual space: what t2s_kd comes near: the projected teacher, or its own logits."
+    )
+    columns: Literal["all", "overlap"] = _option(
+        "all", "Dual space: compare in t2s_kd all ids, or those of the shared vocabulary."
+    )
+    s2t_columns: Literal["all", "overlap"] = _option("all", "Dual space: the same in s2t_kd.")
+    teacher_to_student: Literal["trained", "solved"] = _option(
+        "trained", "Dual space: whether the teacher's projector is trained, or follows the student's head."
+    )
     student_to_teacher: Literal["solved", "trained"] = _option(
         "solved", "Dual space: whether the student's projector follows its head, or is trained."
     )
-    refresh_every: int = _option(1, "Dual space: steps between two solutions of the student's projector.")
+    refresh_every: int = _option(1, "Dual space: steps between two solutions of a solved projector.")
     projector_learning_rate: float = _option(5e-4, "Dual space: of the projectors, without weight decay.")
     top_k: int | None = _option(
         None, "Shared vocabulary: only the student's top-k shared tokens at each pair."
@@ -58,12 +86,52 @@ class DistillationConfig(TrainingArguments):
             self.dataloader_pin_memory = False  # PyTorch warns of what has no use there
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}; it is a share, from 0 to 1")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature}; it is above 0")
-        for name in ("refresh_every", "max_prompt_length", "max_response_length", "top_k"):
+        self.dual_space_options()
+        self.shared_vocabulary_options()
+        for name in ("refresh_every", "max_prompt_length", "max_response_length"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value < 1:
                 raise ValueError(f"{name}={value}; it is at least 1")
+
+    def dual_space_options(self) -> DualSpaceOptions:
+        """What the options say of dual space.
+
+        Raises:
+            ValueError: one is out of its range, or two do not go together.
+        """
+        common: dict[str, Any] = {
+            "divergence": self.divergence,
+            "mix": self.mix,
+            "temperature": self.temperature,
+        }
+        if self.preset != "none":
+            return replace(_PRESETS[self.preset], **common)
+        return DualSpaceOptions(
+            **common,
+            gate=None if self.gate == "none" else self.gate,
+            spaces=self.spaces,
+            t2s_target=self.t2s_target,
+            target=self.target,
+            columns=self.columns,
+            s2t_columns=self.s2t_columns,
+        )
+
+    def shared_vocabulary_options(self) -> SharedVocabularyOptions:
+        """What the options say of the shared vocabulary.
+
+        Raises:
+            ValueError: one is out of its range.
+        """
+        return SharedVocabularyOptions(
+            divergence=self.divergence, mix=self.mix, temperature=self.temperature, top_k=self.top_k
+        )
+
+
+_PRESETS = {
+    "dskd_v1": DSKD_V1,
+    "dskd_v2": DSKD_V2,
+    "dskd_v2_same_vocabulary": DSKD_V2_SAME_VOCABULARY,
+}
 
 
 @dataclass

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import distributed, nn
 
 from dskd.nn.heads import Head
+from dskd.nn.losses import fused_cross_entropy
 from dskd.nn.positions import AlignedStates
-from dskd.nn.reduction import TermSums
+from dskd.nn.teacher_statistics import probability_sums
 from dskd.train.collator import positions_of
 from dskd.vocabulary import Kind
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dskd.nn.projectors import Projectors
+    from dskd.nn.reduction import LossParts, Reduction
     from dskd.vocabulary import Vocabulary
 
 __all__ = ["DistillationModel", "head_of", "hidden_states"]
@@ -52,7 +54,7 @@ class DistillationModel(nn.Module):
         return self.student.config
 
     @property
-    def projectors(self) -> nn.Module | None:
+    def projectors(self) -> Projectors | None:
         """The projectors, where the loss has some."""
         return getattr(self.loss, "projectors", None)
 
@@ -61,34 +63,50 @@ class DistillationModel(nn.Module):
         self.student.gradient_checkpointing_enable(**options)
 
     def forward(
-        self, batch: Mapping[str, Tensor], teacher_hidden: Tensor | None, *, refresh: bool = False
-    ) -> tuple[Tensor, TermSums]:
-        """The sums of a micro-batch: cross-entropy over the labels, and the loss's terms over the pairs.
+        self,
+        batch: Mapping[str, Tensor],
+        teacher_hidden: Tensor | None,
+        reduction: Reduction,
+        *,
+        refresh: bool = False,
+    ) -> LossParts:
+        """The loss of a micro-batch: cross-entropy over the labels, and the loss's terms over the pairs.
 
         Args:
             batch: of `DistillationCollator`.
             teacher_hidden: `[pairs, D]`, the teacher's states at the pairs; None where there is no loss.
-            refresh: whether the student's projector is solved again before.
+            reduction: of the step.
+            refresh: whether projectors are solved again before.
         """
         positions = positions_of(batch)
         states = hidden_states(self.student, batch["student_input_ids"], batch["student_attention_mask"])
         supervised = positions.of_student(states)
         head = Head.of(self.student, self._unreachable)
-        logits = head.logits(supervised)
-        cross_entropy = functional.cross_entropy(logits, positions.labels, reduction="sum")
         if self.loss is None or teacher_hidden is None:
-            return cross_entropy, TermSums({})
+            return fused_cross_entropy(supervised, head, positions.labels, reduction=reduction)
         if refresh and self.projectors is not None:
-            self.projectors.refresh(self.teacher_head.weight, head.weight)  # type: ignore[operator]
+            self._refresh(self.projectors, head, teacher_hidden)
         aligned = AlignedStates(
+            student_hidden=supervised,
+            labels=positions.labels,
+            paired=positions.paired,
             teacher_hidden=teacher_hidden,
-            student_hidden=supervised[positions.paired],
-            student_logits=logits[positions.paired],
-            labels=positions.labels[positions.paired],
             teacher_head=self.teacher_head,
             student_head=head,
         )
-        return cross_entropy, self.loss(aligned)
+        parts: LossParts = self.loss(aligned, reduction)
+        return parts
+
+    def _refresh(self, projectors: Projectors, head: Head, teacher_hidden: Tensor) -> None:
+        """Solves projectors again, weighted by what the teacher expects where they are."""
+        if projectors.observes:
+            sums = probability_sums(self.teacher_head, teacher_hidden)
+            count = sums.new_tensor([float(len(teacher_hidden))])
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.all_reduce(sums)
+                distributed.all_reduce(count)
+            projectors.observe(sums, int(count))
+        projectors.refresh(self.teacher_head.weight, head.weight)
 
 
 def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from transformers import Trainer
 
 from dskd.alignment import Aligner
 from dskd.columns import Counts
-from dskd.nn.losses import DualSpaceLoss, SharedVocabularyLoss
+from dskd.nn.losses import DualSpaceLoss, SharedVocabularyLoss, VocabularyMaps
 from dskd.nn.projector_files import load_projectors, save_projectors
 from dskd.nn.projectors import Projectors
-from dskd.nn.reduction import StepCounts, distillation_loss
+from dskd.nn.reduction import Reduction
 from dskd.train.collator import DistillationCollator, Side, positions_of
 from dskd.train.evaluation import held_out
 from dskd.train.model import DistillationModel, head_of, hidden_states
@@ -99,7 +99,7 @@ class DistillationTrainer(Trainer):
             **options,
         )
         self.teacher = teacher
-        self._counts = StepCounts(0, 0)
+        self._reduction = Reduction(0, 0)
         self._refresh = False
         self._noted: dict[str, Tensor] = {}
 
@@ -121,7 +121,8 @@ class DistillationTrainer(Trainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = [sum(len(batch[name]) for batch in batches) for name in ("labels", "paired")]
         labels, pairs = self._over_processes(torch.tensor(counts)).tolist()
-        self._counts = StepCounts(labels, pairs)
+        alpha = 0.0 if self._whole().loss is None else self.args.alpha
+        self._reduction = Reduction(labels, pairs, alpha)
         self._refresh = self.state.global_step % self.args.refresh_every == 0
         return batches, items
 
@@ -137,15 +138,13 @@ class DistillationTrainer(Trainer):
         Raises:
             FloatingPointError: it is not finite.
         """
-        cross_entropy, terms = model(inputs, self._teacher_hidden(inputs), refresh=self._refresh)
+        parts = model(inputs, self._teacher_hidden(inputs), self._reduction, refresh=self._refresh)
         self._refresh = False
-        alpha = 0.0 if self._whole().loss is None else self.args.alpha
-        loss = distillation_loss(cross_entropy, terms.sums, self._counts, alpha=alpha)
-        self._refuse_not_finite({"cross_entropy": cross_entropy, **terms.sums})
-        self._note({"cross_entropy": cross_entropy, **terms.sums, **terms.counts}, inputs)
+        self._refuse_not_finite(parts.sums)
+        self._note({**parts.sums, **parts.counts}, inputs)
         # Gradients are averaged over processes, and the counts are of all of them.
-        loss = loss * self.accelerator.num_processes
-        return (loss, terms) if return_outputs else loss
+        loss = parts.loss * self.accelerator.num_processes
+        return (loss, parts) if return_outputs else loss
 
     @torch.no_grad()
     def _teacher_hidden(self, batch: Mapping[str, Tensor]) -> Tensor | None:
@@ -305,24 +304,21 @@ def _loss(args: DistillationConfig, teacher: Head, student: Head, aligner: Align
         return None
     device, mapped = student.weight.device, aligner.vocabulary_map
     overlap = torch.tensor(mapped.overlap, device=device)
-    options: dict[str, Any] = {"divergence_name": args.divergence, "temperature": args.temperature}
     if args.objective == "shared_vocabulary":
-        return SharedVocabularyLoss(overlap, top_k=args.top_k, **options)
+        return SharedVocabularyLoss(overlap, args.shared_vocabulary_options())
     projectors = Projectors(
-        teacher.weight, student.weight, overlap, student_to_teacher=args.student_to_teacher
+        teacher.weight,
+        student.weight,
+        overlap,
+        teacher_to_student=args.teacher_to_student,
+        student_to_teacher=args.student_to_teacher,
     )
-    if args.spaces == "teacher":
-        projectors.teacher_to_student.requires_grad_(False)
-    if args.spaces == "student":
-        projectors.student_to_teacher.requires_grad_(False)
-    return DualSpaceLoss(
-        projectors,
-        torch.tensor(mapped.teacher_to_student, device=device),
-        gate=None if args.gate == "none" else args.gate,
-        spaces=args.spaces,
-        target=args.target,
-        **options,
-    )
+    unused = {"teacher": projectors.teacher_to_student, "student": projectors.student_to_teacher}
+    if args.spaces in unused:
+        unused[args.spaces].requires_grad_(False)
+    to_student = torch.tensor(mapped.teacher_to_student, device=device)
+    maps = VocabularyMaps(to_student=to_student, overlap=overlap)
+    return DualSpaceLoss(projectors, maps, args.dual_space_options())
 
 
 def _per_item(sums: dict[str, float]) -> dict[str, float]:
@@ -330,7 +326,7 @@ def _per_item(sums: dict[str, float]) -> dict[str, float]:
     labels, pairs = sums["labels"], sums["pairs"]
     counts = Counts(*(np.array([sums[item.name]], dtype=np.int64) for item in fields(Counts)))
     said = {"cross_entropy": sums["cross_entropy"] / max(labels, 1)}
-    of_pairs = ("t2s_ce", "t2s_kd", "s2t_kd", "shared_kd", "unmapped", "agreed", "gated")
+    of_pairs = ("t2s_ce", "t2s_kl", "t2s_kd", "s2t_kd", "shared_kd", "unmapped", "agreed", "gated")
     said |= {name: sums[name] / max(pairs, 1) for name in of_pairs if name in sums}
     said |= {"labels": labels, "pairs": pairs}
     # Of several steps a ratio is the quotient of sums; these are the denominators.

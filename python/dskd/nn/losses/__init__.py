@@ -10,7 +10,12 @@ from dskd.nn.losses.dual_space_options import (
     DualSpaceOptions,
     VocabularyMaps,
 )
-from dskd.nn.losses.shared_vocabulary import SharedVocabularyLoss, shared_vocabulary
+from dskd.nn.losses.shared_vocabulary import (
+    SharedVocabularyLoss,
+    SharedVocabularyOptions,
+    fused_shared_vocabulary,
+    shared_vocabulary,
+)
 
 __all__ = [
     "DSKD_V1",
@@ -19,9 +24,11 @@ __all__ = [
     "DualSpaceLoss",
     "DualSpaceOptions",
     "SharedVocabularyLoss",
+    "SharedVocabularyOptions",
     "VocabularyMaps",
     "dual_space",
     "fused_cross_entropy",
     "fused_dual_space",
+    "fused_shared_vocabulary",
     "shared_vocabulary",
 ]

@@ -1,4 +1,4 @@
-"""The cross-entropy of a head's logits, without keeping them."""
+"""The cross-entropy of a head's logits without keeping them, and what other losses add to their gradient."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd.nn.linear import CHUNK_MEMORY, ChunkMemory, ReadHead, with_gradients
+from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, with_gradients
 from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn.heads import Head
+    from dskd.nn.linear import ChunkMemory, Made
     from dskd.nn.reduction import Reduction
 
-__all__ = ["cross_entropy_and_gradient", "fused_cross_entropy"]
+__all__ = ["StudentRows", "cross_entropy_and_gradient", "fused_cross_entropy"]
 
 
 def fused_cross_entropy(
@@ -33,31 +34,72 @@ def fused_cross_entropy(
     Returns:
         The loss, whose backward can run once, and the sum `cross_entropy`.
     """
-    with torch.no_grad():
-        dtype = torch.promote_types(head.weight.dtype, torch.float32)
-        memory = ChunkMemory(len(head.weight), dtype, hidden.device, chunk_memory)
-        read = ReadHead("logits", head, memory)
-        gradient = torch.zeros_like(hidden)
-        total = torch.zeros((), dtype=dtype, device=hidden.device)
-        for rows in memory.chunks(len(hidden)):
-            logits = read.logits(hidden[rows])
-            log_probs = torch.log_softmax(logits, -1, out=logits)
-            items = cross_entropy_and_gradient(log_probs, labels[rows], reduction.cross_entropy, logits)
-            total += items.sum()
-            gradient[rows] = read.backward(hidden[rows], logits).to(hidden.dtype)
-    made = [(hidden, gradient), (head.weight, read.weight_gradient)]
-    if head.bias is not None:
-        made.append((head.bias, read.bias_gradient))
-    loss = with_gradients(total * reduction.cross_entropy, made)
-    return LossParts(loss, {CROSS_ENTROPY: total})
+    memory = chunk_memory_of(head, head, 2, chunk_memory)
+    with computing(memory):
+        student = StudentRows(hidden, head, labels, memory, reduction.cross_entropy)
+        student.take(torch.arange(len(hidden), device=hidden.device))
+    loss = with_gradients(reduction.cross_entropy * student.cross_entropy, student.made())
+    return LossParts(loss, {CROSS_ENTROPY: student.cross_entropy})
+
+
+class StudentRows:
+    """The student's side of a fused loss: its logits, and one gradient of them for all terms that have them.
+
+    Args:
+        hidden: `[labels, d]`, its states at the supervised positions.
+        head: its head, live.
+        labels: int64 `[labels]`.
+        memory: of the chunks; takes what is called `logits` and `gradient`.
+        weight: of the cross-entropy.
+    """
+
+    def __init__(
+        self, hidden: Tensor, head: Head, labels: Tensor, memory: ChunkMemory, weight: float
+    ) -> None:
+        """See the class."""
+        self._hidden, self._head, self._labels = hidden, head, labels
+        self._memory = memory
+        self._weight = weight
+        self._read = ReadHead("logits", head, memory)
+        self._gradient = torch.zeros_like(hidden)
+        self.cross_entropy = torch.zeros((), dtype=memory.dtype, device=hidden.device)
+
+    def logits(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits there, and the gradient of the weighted cross-entropy by them; its sum is added up.
+
+        Returns:
+            Both `[m, V]`. Others add to the gradient, and give it to `backward`.
+        """
+        logits = self._read.logits(self._hidden[positions])
+        gradient = self._memory.take("gradient", *logits.shape)
+        log_probs = torch.log_softmax(logits, -1, out=gradient)
+        items = cross_entropy_and_gradient(log_probs, self._labels[positions], self._weight, gradient)
+        self.cross_entropy += items.sum()
+        return logits, gradient
+
+    def backward(self, positions: Tensor, gradient: Tensor) -> None:
+        """From the gradient of the logits there to that of the states and the head."""
+        hidden = self._hidden[positions]
+        self._gradient[positions] = self._read.backward(hidden, gradient).to(hidden.dtype)
+
+    def take(self, positions: Tensor) -> None:
+        """These positions, for the cross-entropy alone."""
+        for rows in self._memory.chunks(len(positions)):
+            self.backward(positions[rows], self.logits(positions[rows])[1])
+
+    def made(self) -> list[Made]:
+        """The states and what is trained of the head, each with its gradient."""
+        made: list[Made] = [
+            (self._hidden, self._gradient),
+            (self._head.weight, self._read.weight_gradient),
+        ]
+        return made if self._head.bias is None else [*made, (self._head.bias, self._read.bias_gradient)]
 
 
 def cross_entropy_and_gradient(log_probs: Tensor, labels: Tensor, weight: float, out: Tensor) -> Tensor:
     """`-log_probs[labels]`, `[m]`, and in `out` `[m, V]` its gradient by the logits, times the weight.
 
-    `out` may be `log_probs`.
-
-    A label below zero takes no part: 0, and so is its gradient.
+    `out` may be `log_probs`. A label below zero takes no part: 0, and so is its gradient.
     """
     valid = labels >= 0
     column = labels.clamp(min=0)[:, None]

@@ -1,7 +1,7 @@
 """Dual-space knowledge distillation over exact pairs (arXiv 2406.17328, 2504.11426): the definition.
 
-In the student's space `z_ts = (h_t P_ts) sg(W_s)^T`, in the teacher's `z_st = (h_s P_st) W_t^T`, with each head's
-own transforms:
+In the student's space `z_ts = (h_t P_ts) sg(W_s)^T`, in the teacher's `z_st = (h_s P_st) W_t^T`, with each
+head's own transforms:
 
     t2s_ce = CE(z_ts, y)                                     moves P_ts only
     t2s_kd = D(softmax(sg(z_ts) / tau), softmax(z_s / tau))  moves the student, its head too
@@ -26,6 +26,8 @@ from dskd.nn.losses.dual_space_options import DualSpaceOptions, VocabularyMaps
 from dskd.nn.reduction import TermSums, weighted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from dskd.nn.positions import AlignedStates
@@ -55,8 +57,8 @@ def dual_space(
         options: None: the defaults.
 
     Returns:
-        Sums `cross_entropy`, `t2s_ce` or `t2s_kl`, `t2s_kd`, `s2t_kd`; counts `unmapped` (predictions without a
-        counterpart), `agreed` (pairs where argmax z_ts is y) and, with a gate, `gated` (those let through).
+        Sums `cross_entropy`, `t2s_ce` or `t2s_kl`, `t2s_kd`, `s2t_kd`; counts `unmapped` (predictions without
+        a counterpart), `agreed` (pairs where argmax z_ts is y) and, with a gate, `gated` (those let through).
 
     Raises:
         ValueError: the options need an overlap that is not there.
@@ -71,8 +73,11 @@ def dual_space(
     kept = predicted >= 0 if options.drop_unmapped else torch.ones_like(predicted, dtype=torch.bool)
     counts = {"unmapped": (predicted < 0).sum()}
     if options.spaces != "teacher":
+        ids = {"predicted": predicted, "gold": states.labels[states.paired]}
         student = states.student_head.reachable(logits[states.paired])
-        in_space = _student_space(states, teacher, student, to_student, predicted, kept, maps, options)
+        head = states.student_head.detached()
+        z_ts = head.reachable(head.logits(to_student))
+        in_space = _student_space((teacher, z_ts, student), ids, kept, maps, options)
         sums |= in_space.sums
         counts |= in_space.counts
     if options.spaces != "student":
@@ -87,20 +92,16 @@ def dual_space(
     return TermSums(sums, counts)
 
 
-def _student_space(  # noqa: PLR0913 - one place, all that it depends on
-    states: AlignedStates,
-    teacher: Tensor,
-    student: Tensor,
-    to_student: Tensor,
-    predicted: Tensor,
+def _student_space(
+    logits: tuple[Tensor, Tensor, Tensor],
+    ids: Mapping[str, Tensor],
     kept: Tensor,
     maps: VocabularyMaps,
     options: DualSpaceOptions,
 ) -> TermSums:
-    """The terms of the student's space; teacher and student are logits of reachable ids."""
-    head = states.student_head.detached()
-    z_ts = head.reachable(head.logits(to_student))
-    gold = states.labels[states.paired]
+    """The terms of the student's space, of the logits z_t, z_ts and z_s of reachable ids."""
+    teacher, z_ts, student = logits
+    predicted, gold = ids["predicted"], ids["gold"]
     sums = {}
     if options.t2s_target == "distribution":
         of_teacher, of_student = maps.shared()
@@ -108,9 +109,7 @@ def _student_space(  # noqa: PLR0913 - one place, all that it depends on
         sums["t2s_kl"] = torch.where(kept, items, 0).sum()
     else:
         y = predicted if options.t2s_target == "prediction" else gold
-        sums["t2s_ce"] = functional.cross_entropy(
-            z_ts, y.where(kept, -1), ignore_index=-1, reduction="sum"
-        )
+        sums["t2s_ce"] = functional.cross_entropy(z_ts, y.where(kept, -1), ignore_index=-1, reduction="sum")
     said = z_ts.argmax(-1)
     agreed = said == (gold if options.t2s_target == "gold" else predicted)
     counts = {"agreed": agreed.sum()}
@@ -125,9 +124,7 @@ def _student_space(  # noqa: PLR0913 - one place, all that it depends on
     if options.columns == "overlap":
         of_student = maps.shared()[1]
         target, student = target[:, of_student], student[:, of_student]
-    items = divergence(
-        options.divergence, target, student, temperature=options.temperature, mix=options.mix
-    )
+    items = divergence(options.divergence, target, student, temperature=options.temperature, mix=options.mix)
     sums["t2s_kd"] = options.of_divergences * torch.where(passed, items, 0).sum()
     return TermSums(sums, counts)
 

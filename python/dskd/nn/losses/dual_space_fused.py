@@ -7,24 +7,25 @@ hidden states. The student's logits serve the cross-entropy and t2s_kd at once, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from dskd.nn.divergences import divergence_and_gradient
-from dskd.nn.linear import CHUNK_MEMORY, ChunkMemory, ReadHead, with_gradients
-from dskd.nn.losses.cross_entropy import cross_entropy_and_gradient
-from dskd.nn.reduction import LossParts
+from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, with_gradients
+from dskd.nn.losses.cross_entropy import StudentRows, cross_entropy_and_gradient
+from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from dskd.nn.divergences import Divergence
+    from dskd.nn.linear import ChunkMemory, Made
     from dskd.nn.losses.dual_space_options import DualSpaceOptions, VocabularyMaps
     from dskd.nn.positions import AlignedStates
     from dskd.nn.reduction import Reduction
+    from dskd.nn.teacher_statistics import TeacherStatistics
 
 __all__ = ["fused_dual_space"]
 
@@ -32,7 +33,7 @@ _NOTHING = -1e30
 """A logit without probability: finite, so that 0 times it is 0."""
 
 
-def fused_dual_space(  # noqa: PLR0913 - what `dual_space` takes, and how much at once
+def fused_dual_space(
     states: AlignedStates,
     to_student: Tensor,
     to_teacher: Tensor,
@@ -58,10 +59,11 @@ def fused_dual_space(  # noqa: PLR0913 - what `dual_space` takes, and how much a
         `to_teacher`, with zeros where nothing is to be summed.
     """
     options.require(maps)
-    with torch.no_grad(), torch.autocast(states.student_hidden.device.type, enabled=False):
-        fused = _Fused(states, to_student, to_teacher, maps, options, chunk_memory)
-        fused.run(reduction)
-    return LossParts(with_gradients(fused.loss(), fused.made()), fused.sums, fused.counts)
+    memory = chunk_memory_of(states.student_head, states.teacher_head, _MATRICES, chunk_memory)
+    with computing(memory):
+        fused = _Fused(states, to_student, to_teacher, maps, options, memory)
+        parts = fused.run(reduction)
+    return replace(parts, loss=with_gradients(parts.loss, fused.made()))
 
 
 class _Fused:
@@ -74,66 +76,53 @@ class _Fused:
         to_teacher: Tensor,
         maps: VocabularyMaps,
         options: DualSpaceOptions,
-        chunk_memory: int,
+        memory: ChunkMemory,
     ) -> None:
         self.states, self.maps, self.options = states, maps, options
         self.to_student, self.to_teacher = to_student, to_teacher
         student, teacher = states.student_head, states.teacher_head.detached()
-        dtype = torch.promote_types(student.weight.dtype, teacher.weight.dtype)
-        dtype = torch.promote_types(dtype, torch.float32)
-        size = max(len(student.weight), len(teacher.weight))
-        memory = ChunkMemory(_MATRICES * size, dtype, states.student_hidden.device, chunk_memory)
         self.memory = memory
         # The two spaces are worked on one after the other, in the same memory.
-        self.student = ReadHead("first", student, memory)
-        self.projected = ReadHead("second", student.detached(), memory)
-        self.teacher = ReadHead("first", teacher, memory)
-        self.carried = ReadHead("second", teacher, memory)
-        self.hidden_gradient = torch.zeros_like(states.student_hidden)
+        self.projected = ReadHead("others", student.detached(), memory)
+        self.teacher = ReadHead("logits", teacher, memory)
+        self.carried = ReadHead("others", teacher, memory)
         self.to_student_gradient = torch.zeros_like(to_student)
         self.to_teacher_gradient = torch.zeros_like(to_teacher)
-        self.counts = {"unmapped": torch.zeros((), dtype=torch.int64, device=memory.device)}
-        self.sums = {"cross_entropy": self._zero()}
-        if options.spaces != "teacher":
-            self.counts["agreed"] = torch.zeros_like(self.counts["unmapped"])
-            self.sums["t2s_kl" if options.t2s_target == "distribution" else "t2s_ce"] = self._zero()
-            self.sums["t2s_kd"] = self._zero()
-            if options.gate is not None:
-                self.counts["gated"] = torch.zeros_like(self.counts["unmapped"])
-        if options.spaces != "student":
-            self.sums["s2t_kd"] = self._zero()
-        self.weights: Mapping[str, float] = {}
+        self.sums = {
+            name: torch.zeros((), dtype=memory.dtype, device=memory.device) for name in self._terms()
+        }
+        none = torch.zeros((), dtype=torch.int64, device=memory.device)
+        self.counts = {name: none.clone() for name in self._counted()}
 
-    def _zero(self) -> Tensor:
-        return torch.zeros((), dtype=self.memory.dtype, device=self.memory.device)
+    def _terms(self) -> list[str]:
+        options = self.options
+        trained = "t2s_kl" if options.t2s_target == "distribution" else "t2s_ce"
+        student = [] if options.spaces == "teacher" else [trained, "t2s_kd"]
+        return student if options.spaces == "student" else [*student, "s2t_kd"]
 
-    def run(self, reduction: Reduction) -> None:
+    def _counted(self) -> list[str]:
+        student = [] if self.options.spaces == "teacher" else ["agreed"]
+        return ["unmapped", *student, *(["gated"] if student and self.options.gate is not None else [])]
+
+    def run(self, reduction: Reduction) -> LossParts:
         """All chunks."""
-        pairs = len(self.states.paired)
+        states, pairs = self.states, len(self.states.paired)
         passed = self._pass_gate() if self._gate_needs_all_pairs() else None
-        gated = pairs if passed is None else passed.sum()
-        self.weights = self.options.weights(reduction, pairs, gated)
+        self.weights = self.options.weights(reduction, pairs, pairs if passed is None else passed.sum())
+        self.student = StudentRows(
+            states.student_hidden, states.student_head, states.labels, self.memory, reduction.cross_entropy
+        )
         for rows in self.memory.chunks(pairs):
             self._pairs(rows, None if passed is None else passed[rows])
-        unpaired = self.states.unpaired
-        for rows in self.memory.chunks(len(unpaired)):
-            positions = unpaired[rows]
-            self._backward(positions, self._cross_entropy(positions)[1])
+        self.student.take(states.unpaired)
+        sums = {CROSS_ENTROPY: self.student.cross_entropy, **self.sums}
+        loss = torch.stack([self.weights[name] * value for name, value in sums.items()]).sum()
+        return LossParts(loss, sums, self.counts)
 
-    def loss(self) -> Tensor:
-        """The weighted sum."""
-        return sum((self.weights[name] * value for name, value in self.sums.items()), start=self._zero())
-
-    def made(self) -> list[tuple[Tensor, Tensor | None]]:
+    def made(self) -> list[Made]:
         """What the loss is a function of, each with its gradient."""
-        head = self.states.student_head
-        made = [
-            (self.states.student_hidden, self.hidden_gradient),
-            (self.to_student, self.to_student_gradient),
-            (self.to_teacher, self.to_teacher_gradient),
-            (head.weight, self.student.weight_gradient),
-        ]
-        return made if head.bias is None else [*made, (head.bias, self.student.bias_gradient)]
+        carried = [(self.to_student, self.to_student_gradient), (self.to_teacher, self.to_teacher_gradient)]
+        return [*self.student.made(), *carried]
 
     # ---- The gate ----------------------------------------------------------------------------------------
 
@@ -147,7 +136,7 @@ class _Fused:
     def _pass_gate(self) -> Tensor:
         """Looks at all pairs before the first is weighed: which of them take part in t2s_kd."""
         chunks = list(self.memory.chunks(len(self.states.paired)))
-        predicted = [self._predicted(rows, self._teacher_logits(rows)) for rows in chunks]
+        predicted = [self._teacher(rows)[1] for rows in chunks]
         said = [self._projected_logits(rows).argmax(-1) for rows in chunks]
         none = self.states.paired[:0]
         return self._let_through(torch.cat([none, *said]), torch.cat([none, *predicted]), slice(None))
@@ -156,8 +145,7 @@ class _Fused:
         kept = self._kept(predicted)
         if self.options.gate is None:
             return kept
-        gold = self.states.labels[self.states.paired[rows]]
-        return self.options.let_through(said, predicted, gold) & kept
+        return self.options.let_through(said, predicted, self._gold(rows)) & kept
 
     def _kept(self, predicted: Tensor) -> Tensor:
         return predicted >= 0 if self.options.drop_unmapped else torch.ones_like(predicted, dtype=torch.bool)
@@ -166,23 +154,37 @@ class _Fused:
 
     def _pairs(self, rows: slice, passed: Tensor | None) -> None:
         """The pairs of these rows, in both spaces."""
-        logits = self._teacher_logits(rows) if self._needs_teacher_logits() else None
-        predicted = self._predicted(rows, logits)
+        teacher, predicted = self._teacher(rows)
         self.counts["unmapped"] += (predicted < 0).sum()
-        on_overlap = None
-        if logits is not None and self._student_space_needs_overlap():
-            on_overlap = logits[:, self.maps.shared()[0]]
+        kept = self._kept(predicted)
+        needs_overlap = self._student_space_needs_overlap()
+        on_overlap = teacher[:, self.maps.shared()[0]] if needs_overlap else teacher[:0]
         if self.options.spaces != "student":
-            self._teacher_space(rows, logits, self._kept(predicted))
+            self._teacher_space(rows, teacher, kept)
         positions = self.states.paired[rows]
-        logits, gradient = self._cross_entropy(positions)
+        logits, gradient = self.student.logits(positions)
         if self.options.spaces != "teacher":
-            self._student_space(rows, logits, gradient, predicted, on_overlap, passed)
-        self._backward(positions, gradient)
+            projected = self._projected_logits(rows)
+            passed = self._counted_through(projected.argmax(-1), predicted, rows, passed)
+            self._train_projector(rows, projected, predicted, on_overlap)
+            if self.options.target == "exact":
+                projected.fill_(_NOTHING).index_copy_(1, self.maps.shared()[1], on_overlap)
+            self._t2s_kd(projected, logits, gradient, passed)
+        self.student.backward(positions, gradient)
+
+    def _teacher(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Its logits, none where they are not needed, and its predictions in the student's vocabulary."""
+        statistics = self.states.statistics
+        if statistics is None:
+            logits = self._teacher_logits(rows)
+            return logits, self.maps.to_student[logits.argmax(-1)]
+        logits = self._teacher_logits(rows) if self._needs_teacher_logits() else self.to_teacher[:0]
+        return logits, self.maps.to_student[statistics.predicted[rows]]
 
     def _needs_teacher_logits(self) -> bool:
-        teacher_space = self.options.spaces != "student" and not self._keeps_teacher_statistics()
-        return self.states.statistics is None or teacher_space or self._student_space_needs_overlap()
+        """Although there are statistics."""
+        in_teacher_space = self.options.spaces != "student" and not self._keeps_teacher_statistics()
+        return in_teacher_space or self._student_space_needs_overlap()
 
     def _student_space_needs_overlap(self) -> bool:
         options = self.options
@@ -201,63 +203,31 @@ class _Fused:
     def _projected_logits(self, rows: slice) -> Tensor:
         return self.projected.reachable_(self.projected.logits(self.to_student[rows]))
 
-    def _predicted(self, rows: slice, logits: Tensor | None) -> Tensor:
-        """The teacher's argmax in the student's vocabulary, or -1."""
-        statistics = self.states.statistics
-        if statistics is not None:
-            return self.maps.to_student[statistics.predicted[rows]]
-        if logits is None:
-            raise AssertionError("without statistics there are logits")
-        return self.maps.to_student[logits.argmax(-1)]
-
-    def _cross_entropy(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's logits, and the gradient of the cross-entropy by them; adds its sum up."""
-        logits = self.student.logits(self.states.student_hidden[positions])
-        gradient = self.memory.take("third", *logits.shape)
-        log_probs = torch.log_softmax(logits, -1, out=gradient)
-        weight = self.weights["cross_entropy"]
-        items = cross_entropy_and_gradient(log_probs, self.states.labels[positions], weight, gradient)
-        self.sums["cross_entropy"] += items.sum()
-        return logits, gradient
-
-    def _backward(self, positions: Tensor, gradient: Tensor) -> None:
-        """From the gradient of the student's logits to that of its states and its head."""
-        hidden = self.states.student_hidden[positions]
-        self.hidden_gradient[positions] = self.student.backward(hidden, gradient).to(hidden.dtype)
-
     # ---- The student's space -----------------------------------------------------------------------------
 
-    def _student_space(
-        self,
-        rows: slice,
-        logits: Tensor,
-        gradient: Tensor,
-        predicted: Tensor,
-        on_overlap: Tensor | None,
-        passed: Tensor | None,
-    ) -> None:
-        """What trains P_ts; and t2s_kd, its gradient added to that of the cross-entropy."""
-        options = self.options
-        projected = self._projected_logits(rows)
-        said = projected.argmax(-1)
-        gold = self.states.labels[self.states.paired[rows]]
-        self.counts["agreed"] += (said == (gold if options.t2s_target == "gold" else predicted)).sum()
+    def _counted_through(self, said: Tensor, predicted: Tensor, rows: slice, passed: Tensor | None) -> Tensor:
+        """Which of the pairs take part in t2s_kd; counts them, and those where z_ts says y."""
+        y = self._gold(rows) if self.options.t2s_target == "gold" else predicted
+        self.counts["agreed"] += (said == y).sum()
         passed = self._let_through(said, predicted, rows) if passed is None else passed
-        if options.gate is not None:
+        if self.options.gate is not None:
             self.counts["gated"] += passed.sum()
-        if options.t2s_target == "distribution":
-            self._train_by_distribution(rows, projected, on_overlap, self._kept(predicted))
+        return passed
+
+    def _gold(self, rows: slice) -> Tensor:
+        return self.states.labels[self.states.paired[rows]]
+
+    def _train_projector(self, rows: slice, projected: Tensor, predicted: Tensor, on_overlap: Tensor) -> None:
+        """t2s_ce or t2s_kl; the projected logits stay."""
+        kept = self._kept(predicted)
+        if self.options.t2s_target == "distribution":
+            self._train_by_distribution(rows, projected, on_overlap, kept)
         else:
-            y = predicted if options.t2s_target == "prediction" else gold
-            self._train_by_label(rows, projected, y.where(self._kept(predicted), -1))
-        if options.target == "exact":
-            projected.fill_(_NOTHING).index_copy_(1, self.maps.shared()[1], on_overlap)
-        self.student.reachable_(logits)
-        self._t2s_kd(projected, logits, gradient, passed)
+            y = self._gold(rows) if self.options.t2s_target == "gold" else predicted
+            self._train_by_label(rows, projected, y.where(kept, -1))
 
     def _train_by_label(self, rows: slice, projected: Tensor, y: Tensor) -> None:
-        """t2s_ce; the projected logits stay."""
-        gradient = self.memory.take("fourth", *projected.shape)
+        gradient = self.memory.take("spare", *projected.shape)
         log_probs = torch.log_softmax(projected, -1, out=gradient)
         items = cross_entropy_and_gradient(log_probs, y, self.weights["t2s_ce"], gradient)
         self.sums["t2s_ce"] += items.sum()
@@ -266,13 +236,12 @@ class _Fused:
     def _train_by_distribution(
         self, rows: slice, projected: Tensor, on_overlap: Tensor, kept: Tensor
     ) -> None:
-        """t2s_kl, on the overlap; the projected logits stay."""
         shared = self.maps.shared()[1]
         log_p, log_q = on_overlap.log_softmax(-1), projected[:, shared].log_softmax(-1)
         items, of_shared = divergence_and_gradient("kl", log_p, log_q)
         self.sums["t2s_kl"] += torch.where(kept, items, 0).sum()
         of_shared.mul_(self.weights["t2s_kl"] * kept.to(of_shared.dtype)[:, None])
-        gradient = self.memory.take("fourth", *projected.shape).zero_()
+        gradient = self.memory.take("spare", *projected.shape).zero_()
         self._projected_backward(rows, gradient.index_copy_(1, shared, of_shared))
 
     def _projected_backward(self, rows: slice, gradient: Tensor) -> None:
@@ -283,6 +252,7 @@ class _Fused:
     def _t2s_kd(self, target: Tensor, logits: Tensor, gradient: Tensor, passed: Tensor) -> None:
         """The divergence of the student's logits, which are lost as the target is."""
         options = self.options
+        self.projected.reachable_(logits)
         shared = self.maps.shared()[1] if options.columns == "overlap" else None
         if shared is not None:
             target, logits = target[:, shared], logits[:, shared]
@@ -309,15 +279,13 @@ class _Fused:
 
     # ---- The teacher's space -----------------------------------------------------------------------------
 
-    def _teacher_space(self, rows: slice, teacher: Tensor | None, kept: Tensor) -> None:
+    def _teacher_space(self, rows: slice, teacher: Tensor, kept: Tensor) -> None:
         """s2t_kd; the teacher's logits are lost."""
         states = self.to_teacher[rows]
         logits = self.carried.reachable_(self.carried.logits(states))
-        if self._keeps_teacher_statistics():
-            self._s2t_kd_by_statistics(rows, logits, kept)
+        if self.states.statistics is not None and self._keeps_teacher_statistics():
+            self._s2t_kd_by_statistics(rows, self.states.statistics[rows], logits, kept)
             return
-        if teacher is None:
-            raise AssertionError("without statistics there are logits")
         shared = self.maps.shared()[0] if self.options.s2t_columns == "overlap" else None
         of_shared = logits if shared is None else logits[:, shared]
         target = teacher if shared is None else teacher[:, shared]
@@ -330,23 +298,22 @@ class _Fused:
             made = self.carried.backward(states, gradient)
             self.to_teacher_gradient[rows] = made.to(states.dtype)
 
-    def _s2t_kd_by_statistics(self, rows: slice, logits: Tensor, kept: Tensor) -> None:
+    def _s2t_kd_by_statistics(
+        self, rows: slice, statistics: TeacherStatistics, logits: Tensor, kept: Tensor
+    ) -> None:
         """KL from what is kept of the teacher, see `TeacherStatistics`."""
-        statistics = self.states.statistics
-        if statistics is None:
-            raise AssertionError("somebody kept them")
-        of_rows, states, tau = statistics[rows], self.to_teacher[rows], self.options.temperature
+        states, tau = self.to_teacher[rows], self.options.temperature
         highest = logits.amax(-1, keepdim=True)
         logits.sub_(highest).div_(tau).exp_()
         total = logits.sum(-1)
         log_total = highest[:, 0] / tau + total.log()
         slope = self.carried.scale / tau
-        mean = slope * ((states.to(total.dtype) * of_rows.mean_row).sum(-1) + of_rows.mean_bias)
-        items = of_rows.negative_entropy - mean + log_total
+        mean = slope * ((states.to(total.dtype) * statistics.mean_row).sum(-1) + statistics.mean_bias)
+        items = statistics.negative_entropy - mean + log_total
         self.sums["s2t_kd"] += self.options.of_divergences * torch.where(kept, items, 0).sum()
         if self.to_teacher.requires_grad:
             # logits / total is the softmax; its rows are divided where they are short.
-            made = self.carried.multiplied(logits) / total[:, None] - of_rows.mean_row
+            made = self.carried.multiplied(logits) / total[:, None] - statistics.mean_row
             weight = self._row_weights("s2t_kd", kept) * self.carried.scale
             self.to_teacher_gradient[rows] = (weight * made).to(states.dtype)
 

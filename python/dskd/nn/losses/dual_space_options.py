@@ -191,9 +191,7 @@ class DualSpaceOptions:
 DSKD_V1 = DualSpaceOptions(t2s_target="gold", s2t_divergence="kl", normaliser="labels")
 """arXiv 2406.17328, same vocabulary: the gold token, no gate, every term over the student's tokens."""
 
-DSKD_V2 = DualSpaceOptions(
-    gate="prediction", drop_unmapped=True, normaliser="micro_batch", gated_mean=True
-)
+DSKD_V2 = DualSpaceOptions(gate="prediction", drop_unmapped=True, normaliser="micro_batch", gated_mean=True)
 """arXiv 2504.11426, different vocabularies: over the pairs of the micro-batch, t2s_kd over those gated."""
 
 DSKD_V2_SAME_VOCABULARY = DualSpaceOptions(gate="prediction", normaliser="labels", gated_mean=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from dskd.nn.divergences import Divergence, divergence, divergence_and_gradient
-from dskd.nn.linear import CHUNK_MEMORY, ChunkMemory, ReadHead, with_gradients
-from dskd.nn.losses.cross_entropy import cross_entropy_and_gradient
+from dskd.nn.divergences import DIVERGENCES, Divergence, divergence, divergence_and_gradient
+from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, with_gradients
+from dskd.nn.losses.cross_entropy import StudentRows
 from dskd.nn.reduction import CROSS_ENTROPY, LossParts, TermSums, weighted
 
 if TYPE_CHECKING:
@@ -19,19 +20,56 @@ if TYPE_CHECKING:
     from dskd.nn.positions import AlignedStates
     from dskd.nn.reduction import Reduction
 
-__all__ = ["SharedVocabularyLoss", "fused_shared_vocabulary", "shared_vocabulary"]
+__all__ = [
+    "SharedVocabularyLoss",
+    "SharedVocabularyOptions",
+    "fused_shared_vocabulary",
+    "shared_vocabulary",
+]
 
 SHARED = "shared_kd"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedVocabularyOptions:
+    """How two models are compared on the tokens that both have.
+
+    Attributes:
+        divergence: D.
+        mix: the parameter of D, where it has one.
+        temperature: tau, on both sides.
+        top_k: K is the student's top-k of the shared tokens at each pair (16 in arXiv 2610.08448, with
+            `reverse_kl`); None: all of them.
+    """
+
+    divergence: Divergence = "kl"
+    mix: float | None = None
+    temperature: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks them.
+
+        Raises:
+            ValueError: one is out of its range.
+        """
+        if self.divergence not in DIVERGENCES:
+            raise ValueError(f"divergence={self.divergence!r}; it is one of {tuple(DIVERGENCES)}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature}; it is above 0")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}; it is at least 1, or None for all")
+
+    def of_top(self, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The logits on K, of those on all shared tokens, and which these are; None: all."""
+        if self.top_k is None:
+            return teacher, student, None
+        student, kept = student.topk(min(self.top_k, student.shape[-1]), dim=-1)
+        return teacher.gather(-1, kept), student, kept
+
+
 def shared_vocabulary(
-    states: AlignedStates,
-    overlap: Tensor,
-    *,
-    divergence_name: Divergence = "kl",
-    mix: float | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
+    states: AlignedStates, overlap: Tensor, options: SharedVocabularyOptions | None = None
 ) -> TermSums:
     """`D(p_t, p_s)`, both restricted to the shared tokens K and renormalised there, summed over the pairs.
 
@@ -41,104 +79,85 @@ def shared_vocabulary(
     Args:
         states: the hidden states and heads.
         overlap: int64 `[overlap, 2]`, the ids (teacher, student) of the shared tokens.
-        divergence_name: D.
-        mix: the parameter of D, where it has one.
-        temperature: tau, on both sides.
-        top_k: K is the student's top-k of the shared tokens at each pair (16 in arXiv 2610.08448, with
-            `reverse_kl`); None: all of them.
+        options: None: the defaults.
 
     Returns:
         The sums `cross_entropy`, over the labels, and `shared_kd`.
     """
+    options = options or SharedVocabularyOptions()
     logits = states.student_head.logits(states.student_hidden)
     cross_entropy = functional.cross_entropy(logits, states.labels, reduction="sum")
     with torch.no_grad():
         teacher = states.teacher_head.logits(states.teacher_hidden).index_select(-1, overlap[:, 0])
     student = logits[states.paired].index_select(-1, overlap[:, 1])
-    if top_k is not None:
-        student, kept = student.topk(min(top_k, student.shape[-1]), dim=-1)
-        teacher = teacher.gather(-1, kept)
-    items = divergence(divergence_name, teacher, student, temperature=temperature, mix=mix)
+    teacher, student, _ = options.of_top(teacher, student)
+    items = divergence(options.divergence, teacher, student, temperature=options.temperature, mix=options.mix)
     return TermSums({CROSS_ENTROPY: cross_entropy, SHARED: items.sum()})
 
 
-@torch.no_grad()
 def fused_shared_vocabulary(
     states: AlignedStates,
     overlap: Tensor,
+    options: SharedVocabularyOptions | None = None,
     *,
     reduction: Reduction,
-    divergence_name: Divergence = "kl",
-    mix: float | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
     chunk_memory: int = CHUNK_MEMORY,
 ) -> LossParts:
-    """`weighted(shared_vocabulary(states, ...))`, value and every gradient, computed in the forward.
+    """The weighted sum of `shared_vocabulary`, value and every gradient, computed in the forward.
 
     Args:
         states: as of `shared_vocabulary`.
         overlap: the same.
+        options: the same.
         reduction: of the step.
-        divergence_name: D.
-        mix: its parameter.
-        temperature: tau.
-        top_k: K.
         chunk_memory: bytes for the logits of one chunk.
 
     Returns:
         The loss, whose backward can run once.
     """
-    head, teacher_head = states.student_head, states.teacher_head.detached()
-    dtype = torch.promote_types(head.weight.dtype, teacher_head.weight.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    size = max(len(head.weight), len(teacher_head.weight))
-    memory = ChunkMemory(_MATRICES * size, dtype, states.student_hidden.device, chunk_memory)
-    student, teacher = ReadHead("student", head, memory), ReadHead("teacher", teacher_head, memory)
-    hidden_gradient = torch.zeros_like(states.student_hidden)
-    sums = {name: torch.zeros((), dtype=dtype, device=memory.device) for name in (CROSS_ENTROPY, SHARED)}
-
-    def cross_entropy(positions: Tensor) -> tuple[Tensor, Tensor]:
-        logits = student.logits(states.student_hidden[positions])
-        gradient = memory.take("gradient", *logits.shape)
-        log_probs = torch.log_softmax(logits, -1, out=gradient)
-        labels = states.labels[positions]
-        sums[CROSS_ENTROPY] += cross_entropy_and_gradient(
-            log_probs, labels, reduction.cross_entropy, gradient
-        ).sum()
-        return logits, gradient
-
-    def backward(positions: Tensor, gradient: Tensor) -> None:
-        hidden = states.student_hidden[positions]
-        hidden_gradient[positions] = student.backward(hidden, gradient).to(hidden.dtype)
-
-    for rows in memory.chunks(len(states.paired)):
-        positions = states.paired[rows]
-        logits, gradient = cross_entropy(positions)
-        of_student = logits[:, overlap[:, 1]]
-        of_teacher = teacher.logits(states.teacher_hidden[rows])[:, overlap[:, 0]]
-        columns = overlap[:, 1].expand(of_student.shape)
-        if top_k is not None:
-            of_student, kept = of_student.topk(min(top_k, of_student.shape[-1]), dim=-1)
-            of_teacher, columns = of_teacher.gather(-1, kept), columns.gather(-1, kept)
-        log_p, log_q = ((one / temperature).log_softmax(-1) for one in (of_teacher, of_student))
-        items, made = divergence_and_gradient(divergence_name, log_p, log_q, mix=mix)
-        sums[SHARED] += items.sum()
-        gradient.scatter_add_(1, columns, made.mul_(reduction.distillation / temperature))
-        backward(positions, gradient)
-    unpaired = states.unpaired
-    for rows in memory.chunks(len(unpaired)):
-        positions = unpaired[rows]
-        backward(positions, cross_entropy(positions)[1])
-    loss = reduction.cross_entropy * sums[CROSS_ENTROPY] + reduction.distillation * sums[SHARED]
-    made_of = [(states.student_hidden, hidden_gradient), (head.weight, student.weight_gradient)]
-    if head.bias is not None:
-        made_of.append((head.bias, student.bias_gradient))
-    with torch.enable_grad():
-        return LossParts(with_gradients(loss, made_of), sums)
+    options = options or SharedVocabularyOptions()
+    memory = chunk_memory_of(states.student_head, states.teacher_head, _MATRICES, chunk_memory)
+    with computing(memory):
+        teacher = ReadHead("others", states.teacher_head.detached(), memory)
+        student = StudentRows(
+            states.student_hidden, states.student_head, states.labels, memory, reduction.cross_entropy
+        )
+        total = torch.zeros_like(student.cross_entropy)
+        for rows in memory.chunks(len(states.paired)):
+            positions = states.paired[rows]
+            logits, gradient = student.logits(positions)
+            of_teacher = teacher.logits(states.teacher_hidden[rows])
+            total += _add_gradient(of_teacher, logits, gradient, overlap, options, reduction.distillation)
+            student.backward(positions, gradient)
+        student.take(states.unpaired)
+        loss = reduction.cross_entropy * student.cross_entropy + reduction.distillation * total
+    sums = {CROSS_ENTROPY: student.cross_entropy, SHARED: total}
+    return LossParts(with_gradients(loss, student.made()), sums)
 
 
-_MATRICES = 6
+def _add_gradient(
+    teacher: Tensor,
+    student: Tensor,
+    gradient: Tensor,
+    overlap: Tensor,
+    options: SharedVocabularyOptions,
+    weight: float,
+) -> Tensor:
+    """The sum over a chunk; adds its weighted gradient by the student's logits."""
+    columns = overlap[:, 1]
+    teacher, student, kept = options.of_top(teacher[:, overlap[:, 0]], student[:, columns])
+    log_p, log_q = ((logits / options.temperature).log_softmax(-1) for logits in (teacher, student))
+    items, made = divergence_and_gradient(options.divergence, log_p, log_q, mix=options.mix)
+    made.mul_(weight / options.temperature)
+    if kept is None:
+        gradient.index_add_(1, columns, made)
+    else:
+        gradient.scatter_add_(1, columns[kept], made)
+    return items.sum()
+
+
+_MATRICES = 7
+"""Of a vocabulary's width that are there at once: three by name, both sides on the overlap, their copies."""
 
 
 class SharedVocabularyLoss(nn.Module):
@@ -146,11 +165,9 @@ class SharedVocabularyLoss(nn.Module):
 
     Args:
         overlap: int64 `[overlap, 2]`: `aligner.vocabulary_map.overlap`.
-        divergence_name: see `shared_vocabulary`, as the others.
-        mix: the parameter of D.
-        temperature: tau.
-        top_k: how many shared tokens a pair, or None for all.
-        fused: keep no logits; False: the definition.
+        options: None: the defaults.
+        fused: keep no logits, see `fused_shared_vocabulary`; False: the definition.
+        chunk_memory: bytes for the logits of one chunk of the fused form.
     """
 
     overlap: Tensor
@@ -158,29 +175,23 @@ class SharedVocabularyLoss(nn.Module):
     def __init__(
         self,
         overlap: Tensor,
+        options: SharedVocabularyOptions | None = None,
         *,
-        divergence_name: Divergence = "kl",
-        mix: float | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
         fused: bool = True,
+        chunk_memory: int = CHUNK_MEMORY,
     ) -> None:
         """See the class."""
         super().__init__()
         self.register_buffer("overlap", overlap, persistent=False)
-        self.options = {
-            "divergence_name": divergence_name,
-            "mix": mix,
-            "temperature": temperature,
-            "top_k": top_k,
-        }
+        self.options = options or SharedVocabularyOptions()
         self.fused = fused
+        self.chunk_memory = chunk_memory
 
     def forward(self, states: AlignedStates, reduction: Reduction) -> LossParts:
         """The loss of a micro-batch."""
         if self.fused:
-            return fused_shared_vocabulary(states, self.overlap, reduction=reduction, **self.options)
-        terms = shared_vocabulary(states, self.overlap, **self.options)
-        return weighted(
-            terms, {CROSS_ENTROPY: reduction.cross_entropy, SHARED: reduction.distillation}
-        )
+            return fused_shared_vocabulary(
+                states, self.overlap, self.options, reduction=reduction, chunk_memory=self.chunk_memory
+            )
+        terms = shared_vocabulary(states, self.overlap, self.options)
+        return weighted(terms, {CROSS_ENTROPY: reduction.cross_entropy, SHARED: reduction.distillation})
