@@ -64,15 +64,19 @@ class StudentRows:
         self._gradient = torch.zeros_like(hidden)
         self.cross_entropy = torch.zeros((), dtype=memory.dtype, device=hidden.device)
 
-    def logits(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, positions: Tensor, *, normalise: bool = False) -> tuple[Tensor, Tensor]:
         """The logits there, and the gradient of the weighted cross-entropy by them; its sum is added up.
+
+        Args:
+            positions: int64 `[m]`, of the states.
+            normalise: return log-probabilities in place of logits, which are there anyway.
 
         Returns:
             Both `[m, V]`. Others add to the gradient, and give it to `backward`.
         """
         logits = self._read.logits(self._hidden[positions])
         gradient = self._memory.take("gradient", *logits.shape)
-        log_probs = torch.log_softmax(logits, -1, out=gradient)
+        log_probs = torch.log_softmax(logits, -1, out=logits if normalise else gradient)
         items = cross_entropy_and_gradient(log_probs, self._labels[positions], self._weight, gradient)
         self.cross_entropy += items.sum()
         return logits, gradient

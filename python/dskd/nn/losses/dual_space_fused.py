@@ -20,7 +20,6 @@ from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd.nn.divergences import Divergence
     from dskd.nn.linear import ChunkMemory, Made
     from dskd.nn.losses.dual_space_options import DualSpaceOptions, VocabularyMaps
     from dskd.nn.positions import AlignedStates
@@ -86,6 +85,13 @@ class _Fused:
         self.projected = ReadHead("others", student.detached(), memory)
         self.teacher = ReadHead("logits", teacher, memory)
         self.carried = ReadHead("others", teacher, memory)
+        # The softmaxes of t2s_kd are then those of both cross-entropies, and made once.
+        self.compares_as_they_are = (
+            options.temperature == 1
+            and options.columns == "all"
+            and options.target == "projected"
+            and student.unreachable is None
+        )
         self.to_student_gradient = torch.zeros_like(to_student)
         self.to_teacher_gradient = torch.zeros_like(to_teacher)
         self.sums = {
@@ -162,10 +168,12 @@ class _Fused:
         if self.options.spaces != "student":
             self._teacher_space(rows, teacher, kept)
         positions = self.states.paired[rows]
-        logits, gradient = self.student.logits(positions)
+        logits, gradient = self.student.logits(positions, normalise=self.compares_as_they_are)
         if self.options.spaces != "teacher":
             projected = self._projected_logits(rows)
             passed = self._counted_through(projected.argmax(-1), predicted, rows, passed)
+            if self.compares_as_they_are:
+                projected = torch.log_softmax(projected, -1, out=projected)
             self._train_projector(rows, projected, predicted, on_overlap)
             if self.options.target == "exact":
                 projected.fill_(_NOTHING).index_copy_(1, self.maps.shared()[1], on_overlap)
@@ -218,7 +226,7 @@ class _Fused:
         return self.states.labels[self.states.paired[rows]]
 
     def _train_projector(self, rows: slice, projected: Tensor, predicted: Tensor, on_overlap: Tensor) -> None:
-        """t2s_ce or t2s_kl; the projected logits stay."""
+        """t2s_ce or t2s_kl; the projected logits, or log-probabilities, stay."""
         kept = self._kept(predicted)
         if self.options.t2s_target == "distribution":
             self._train_by_distribution(rows, projected, on_overlap, kept)
@@ -228,7 +236,9 @@ class _Fused:
 
     def _train_by_label(self, rows: slice, projected: Tensor, y: Tensor) -> None:
         gradient = self.memory.take("spare", *projected.shape)
-        log_probs = torch.log_softmax(projected, -1, out=gradient)
+        log_probs = projected
+        if not self.compares_as_they_are:
+            log_probs = torch.log_softmax(projected, -1, out=gradient)
         items = cross_entropy_and_gradient(log_probs, y, self.weights["t2s_ce"], gradient)
         self.sums["t2s_ce"] += items.sum()
         self._projected_backward(rows, gradient)
@@ -252,11 +262,15 @@ class _Fused:
     def _t2s_kd(self, target: Tensor, logits: Tensor, gradient: Tensor, passed: Tensor) -> None:
         """The divergence of the student's logits, which are lost as the target is."""
         options = self.options
-        self.projected.reachable_(logits)
         shared = self.maps.shared()[1] if options.columns == "overlap" else None
-        if shared is not None:
-            target, logits = target[:, shared], logits[:, shared]
-        items, made = self._divergence(options.divergence, target, logits)
+        if self.compares_as_they_are:
+            log_p, log_q = target, logits
+        else:
+            self.projected.reachable_(logits)
+            if shared is not None:
+                target, logits = target[:, shared], logits[:, shared]
+            log_p, log_q = self._tempered(target), self._tempered(logits)
+        items, made = divergence_and_gradient(options.divergence, log_p, log_q, mix=options.mix)
         self.sums["t2s_kd"] += options.of_divergences * torch.where(passed, items, 0).sum()
         made.mul_(self._row_weights("t2s_kd", passed))
         if shared is None:
@@ -264,14 +278,11 @@ class _Fused:
         else:
             gradient.index_add_(1, shared, made)
 
-    def _divergence(self, name: Divergence, target: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Items and the gradient by the tempered logits; both matrices are lost."""
+    def _tempered(self, logits: Tensor) -> Tensor:
+        """The log-probabilities at the temperature, in place."""
         if self.options.temperature != 1:
-            target.div_(self.options.temperature)
             logits.div_(self.options.temperature)
-        log_p = torch.log_softmax(target, -1, out=target)
-        log_q = torch.log_softmax(logits, -1, out=logits)
-        return divergence_and_gradient(name, log_p, log_q, mix=self.options.mix_of(name))
+        return torch.log_softmax(logits, -1, out=logits)
 
     def _row_weights(self, term: str, kept: Tensor) -> Tensor:
         weight = self.weights[term] * self.options.of_divergences / self.options.temperature
@@ -289,7 +300,10 @@ class _Fused:
         shared = self.maps.shared()[0] if self.options.s2t_columns == "overlap" else None
         of_shared = logits if shared is None else logits[:, shared]
         target = teacher if shared is None else teacher[:, shared]
-        items, gradient = self._divergence(self.options.of_teacher_space, target, of_shared)
+        name = self.options.of_teacher_space
+        items, gradient = divergence_and_gradient(
+            name, self._tempered(target), self._tempered(of_shared), mix=self.options.mix_of(name)
+        )
         self.sums["s2t_kd"] += self.options.of_divergences * torch.where(kept, items, 0).sum()
         if self.to_teacher.requires_grad:
             gradient.mul_(self._row_weights("s2t_kd", kept))
