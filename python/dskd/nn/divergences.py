@@ -293,12 +293,12 @@ def _js(teacher: Tensor, student: Tensor, beta: float) -> tuple[Tensor, Tensor]:
 
 
 def _skew_kl(teacher: Tensor, student: Tensor, skew: float) -> tuple[Tensor, Tensor]:
-    """`(1 - lambda) q (sum of (q e) - e)`, `e = p / m - 1`, which is less to round than `p / m`."""
+    """`(1 - lambda) q (sum of (q p / m) - p / m)`."""
     p, q = teacher.exp_(), student.exp_()
     ratio = _over_mixture(p, q, skew)
-    excess = (ratio - 1).mul_(q)
+    products = q * ratio
     items = _log_(ratio).mul_(p).sum(-1)
-    return items, q.mul_(excess.sum(-1, keepdim=True)).sub_(excess).mul_(1 - skew)
+    return items, q.mul_(products.sum(-1, keepdim=True)).sub_(products).mul_(1 - skew)
 
 
 def _skew_reverse_kl(teacher: Tensor, student: Tensor, skew: float) -> tuple[Tensor, Tensor]:
