@@ -442,7 +442,7 @@ def test_bounds_that_hold_for_any_two_distributions() -> None:
 # --- gradients ---
 
 
-# The share of adaptive_kl is a constant to autograd, so differences are not its gradient; it has its own test.
+# The share of adaptive_kl is a constant to autograd, so differences are not its gradient: see the next test.
 @each_setting([(name, mix) for name, mix in SETTINGS if name != "adaptive_kl"])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_its_gradient_is_the_one_of_differences(
@@ -504,6 +504,17 @@ def test_gradients_worked_out_by_hand(name: Divergence, mix: float | None, value
     teacher, student = log_probs([1 / 2, 1 / 2], device), log_probs([1 / 4, 3 / 4], device)
     for _, gradient in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
         assert gradient[0].tolist() == pytest.approx([value, -value], abs=1e-14)
+
+
+def test_where_both_are_equal_tvd_has_no_slope(device: str) -> None:
+    # Signs of q - p are (1, -1, 0). dD/dlog q is q times half of them: (1/4, -1/8, 0), which adds up to 1/8;
+    # through the softmax: (1/4 - 1/16, -1/8 - 1/32, -1/32).
+    teacher, student = log_probs([1 / 4, 1 / 2, 1 / 4], device), log_probs([1 / 2, 1 / 4, 1 / 4], device)
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(tvd(teacher, student).sum(), student)
+    assert gradient[0].tolist() == pytest.approx([1 / 4, -1 / 8, 0])
+    _, gradient = divergence_and_gradient("tvd", teacher, student)
+    assert gradient[0].tolist() == pytest.approx([3 / 16, -5 / 32, -1 / 32])
 
 
 @every_setting
