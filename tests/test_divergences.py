@@ -47,9 +47,14 @@ SETTINGS: list[Setting] = [
 ]
 
 every_name = pytest.mark.parametrize("name", NAMES)
-every_setting = pytest.mark.parametrize(
-    ("name", "mix"), SETTINGS, ids=[name + ("" if mix is None else f"-{mix}") for name, mix in SETTINGS]
-)
+
+
+def each_setting(settings: list[Setting]) -> pytest.MarkDecorator:
+    ids = [name + ("" if mix is None else f"-{mix}") for name, mix in settings]
+    return pytest.mark.parametrize(("name", "mix"), settings, ids=ids)
+
+
+every_setting = each_setting(SETTINGS)
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -437,13 +442,12 @@ def test_bounds_that_hold_for_any_two_distributions() -> None:
 # --- gradients ---
 
 
-@every_setting
+# The share of adaptive_kl is a constant to autograd, so differences are not its gradient: see the next test.
+@each_setting([(name, mix) for name, mix in SETTINGS if name != "adaptive_kl"])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_its_gradient_is_the_one_of_differences(
     name: Divergence, mix: float | None, temperature: float
 ) -> None:
-    if name == "adaptive_kl":
-        pytest.skip("its share is a constant to autograd, so differences are not its gradient; see below")
     teacher, student = (logits.requires_grad_() for logits in random_logits(4))
     assert torch.autograd.gradcheck(
         lambda left, right: divergence(name, left, right, temperature=temperature, mix=mix),
@@ -500,6 +504,17 @@ def test_gradients_worked_out_by_hand(name: Divergence, mix: float | None, value
     teacher, student = log_probs([1 / 2, 1 / 2], device), log_probs([1 / 4, 3 / 4], device)
     for _, gradient in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
         assert gradient[0].tolist() == pytest.approx([value, -value], abs=1e-14)
+
+
+def test_where_both_are_equal_tvd_has_no_slope(device: str) -> None:
+    # Signs of q - p are (1, -1, 0). dD/dlog q is q times half of them: (1/4, -1/8, 0), which adds up to 1/8;
+    # through the softmax: (1/4 - 1/16, -1/8 - 1/32, -1/32).
+    teacher, student = log_probs([1 / 4, 1 / 2, 1 / 4], device), log_probs([1 / 2, 1 / 4, 1 / 4], device)
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(tvd(teacher, student).sum(), student)
+    assert gradient[0].tolist() == pytest.approx([1 / 4, -1 / 8, 0])
+    _, gradient = divergence_and_gradient("tvd", teacher, student)
+    assert gradient[0].tolist() == pytest.approx([3 / 16, -5 / 32, -1 / 32])
 
 
 @every_setting
@@ -569,6 +584,15 @@ def test_in_place_in_float32_it_loses_no_more_than_the_definition(
         assert ours.dtype == torch.float32
         allowed = 2 * (eager - wide).abs().max() + 1e-6 * wide.abs().max() + 1e-9
         assert (ours - wide).abs().max() <= allowed, what
+
+
+@every_setting
+@pytest.mark.parametrize("at_once", [1, 13, 40, 91])
+def test_in_place_it_is_the_same_in_blocks_of_any_size(
+    name: Divergence, mix: float | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dskd.nn.divergences._AT_ONCE", at_once)
+    assert_in_place_equals(name, *random_logits(37, 7, 13), mix)
 
 
 def test_in_place_the_gradient_lies_where_the_students_log_probabilities_were(device: str) -> None:
