@@ -1,0 +1,401 @@
+"""What dual-space distillation gains, option by option, on the demo's models; and why.
+
+    make study              # about an hour and a half on two cores; FAST=1 make study is a smoke run
+    python benches/study.py --table     # the tables of study.md, from results/study.json
+
+Every arm trains the same student from the same start on the same batches, with the teacher's hidden states
+at hand: SFT, distillation on the shared vocabulary, dual space as published, and its repairs one at a time
+and together. Every few steps, on held-out rows: bits per byte; and what explains them, of the projected
+teacher z_ts at the pairs: how far it is from the teacher on the shared vocabulary O, `KL(p_t on O, z_ts on O)`,
+its mass outside O, and its entropy.
+
+Two starts: `cut`, nine of the teacher's layers with its embeddings carried over, whose projectors begin near
+the identity; and `narrow`, with random weights and another width, whose projectors do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import align  # finds examples/
+import assets
+import distill
+from dskd import Aligner, Vocabulary
+from dskd.nn import (
+    DSKD_V2,
+    DualSpaceLoss,
+    DualSpaceOptions,
+    Projectors,
+    Reduction,
+    SharedVocabularyLoss,
+    VocabularyMaps,
+)
+from dskd.train import DistillationCollator, Side, held_out
+from dskd.train.collator import positions_of
+from dskd.train.model import DistillationModel, head_of, hidden_states
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+OUTPUT = HERE / "results" / "study.json"
+PAGE = "study.md"
+STARTS = ("cut", "narrow")
+OVERLAP = {"columns": "overlap"}
+DISTRIBUTION = {"t2s_target": "distribution"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train: dual space with these options, or what the name says."""
+
+    options: DualSpaceOptions | None = None
+    projectors: Mapping[str, Any] = field(default_factory=dict)
+    refresh_every: int = 1
+
+
+ARMS: dict[str, Arm] = {
+    "SFT": Arm(),
+    "shared vocabulary": Arm(),
+    "dual space, as published (v2)": Arm(DSKD_V2),
+    "dual space, no gate": Arm(DualSpaceOptions()),
+    "overlap": Arm(DualSpaceOptions(columns="overlap")),
+    "distribution": Arm(DualSpaceOptions(t2s_target="distribution")),
+    "solved": Arm(DualSpaceOptions(), {"teacher_to_student": "solved"}, 5),
+    "overlap + distribution": Arm(DualSpaceOptions(columns="overlap", t2s_target="distribution")),
+    "overlap + solved": Arm(DualSpaceOptions(columns="overlap"), {"teacher_to_student": "solved"}, 5),
+    "overlap + distribution, student space": Arm(
+        DualSpaceOptions(columns="overlap", t2s_target="distribution", spaces="student")
+    ),
+    "exact + s2t": Arm(DualSpaceOptions(target="exact", columns="overlap", s2t_columns="overlap")),
+}
+OF_NARROW = (
+    "SFT",
+    "shared vocabulary",
+    "dual space, as published (v2)",
+    "overlap + distribution",
+    "overlap + solved",
+)
+SMOKE = ("SFT", "shared vocabulary", "overlap + distribution", "overlap + solved")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, and on how much."""
+
+    steps: int = 100
+    batch: int = 4
+    every: int = 20
+    held_out: int = 96
+    diagnosed: int = 16
+    learning_rate: float = 1e-3
+    projector_learning_rate: float = 5e-4
+    warmup: int = 10
+
+
+SMALL = Plan(steps=4, batch=2, every=2, held_out=4, diagnosed=2, warmup=1)
+
+
+# ---- One start, one seed ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms of a start and a seed share."""
+
+    student: Any
+    teacher: Any
+    collator: DistillationCollator
+    batches: Sequence[tuple[Mapping[str, Tensor], Tensor]]
+    diagnosed: Sequence[tuple[Mapping[str, Tensor], Tensor]]
+    held_out: Sequence[Mapping[str, Any]]
+
+
+def setting(start: Path, seed: int, plan: Plan) -> Setting:
+    """The models, the batches in their order, and the teacher's states at their pairs."""
+    teacher, of_teacher = _model(assets.model("smollm2"), distill.ROLES)
+    student, of_student = _model(start, None)
+    teacher.requires_grad_(False).eval()
+    aligner = Aligner(of_teacher.vocabulary, of_student.vocabulary)
+    collator = DistillationCollator(of_teacher, of_student, aligner)
+    rows = [_row(row) for row in assets.prompt_rows("train", plan.steps * plan.batch)]
+    random.Random(seed).shuffle(rows)  # noqa: S311 - the same for every arm is the point
+    test = [_row(row) for row in assets.prompt_rows("held_out", plan.held_out + plan.diagnosed)]
+    return Setting(
+        student,
+        teacher,
+        collator,
+        list(_with_teacher(rows, plan.batch, collator, teacher)),
+        list(_with_teacher(test[plan.held_out :], plan.batch, collator, teacher)),
+        test[: plan.held_out],
+    )
+
+
+def _model(folder: Path, roles: Mapping[str, set[str]] | None) -> tuple[Any, Side]:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, size=model.config.vocab_size, roles=roles)
+    return model, Side(tokenizer, vocabulary)
+
+
+def _row(row: assets.PromptRow) -> dict[str, Any]:
+    return {"prompt": row.prompt, "completion": row.completion}
+
+
+@torch.no_grad()
+def _with_teacher(
+    rows: Sequence[Mapping[str, Any]], size: int, collator: DistillationCollator, teacher: Any
+) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+    for start in range(0, len(rows), size):
+        batch = collator(rows[start : start + size])
+        states = hidden_states(teacher, batch["teacher_input_ids"], batch["teacher_attention_mask"])
+        yield batch, positions_of(batch).of_teacher(states).clone()
+
+
+def model_of(arm: str, shared: Setting) -> DistillationModel:
+    """The student at its start, and the loss of the arm."""
+    student = copy.deepcopy(shared.student)
+    heads = [
+        head_of(model, side.vocabulary)
+        for model, side in ((shared.teacher, shared.collator.teacher), (student, shared.collator.student))
+    ]
+    mapped = shared.collator.aligner.vocabulary_map
+    overlap, to_student = torch.tensor(mapped.overlap), torch.tensor(mapped.teacher_to_student)
+    loss: torch.nn.Module | None = None
+    if arm == "shared vocabulary":
+        loss = SharedVocabularyLoss(overlap)
+    elif (options := ARMS[arm].options) is not None:
+        projectors = Projectors(heads[0].weight, heads[1].weight, overlap, **ARMS[arm].projectors)
+        loss = DualSpaceLoss(projectors, VocabularyMaps(to_student=to_student, overlap=overlap), options)
+    return DistillationModel(student, heads[1], heads[0], loss)
+
+
+def train(arm: str, shared: Setting, plan: Plan) -> dict[str, Any]:
+    """One arm: its curve, and how long a step takes."""
+    torch.manual_seed(0)
+    model = model_of(arm, shared)
+    optimizer = _optimizer(model, plan)
+    curve = [_measured(0, model, shared)]
+    seconds = []
+    for step, (batch, teacher_hidden) in enumerate(shared.batches):
+        begun = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = group["full"] * min((step + 1) / plan.warmup, 1)
+        alpha = 0.0 if model.loss is None else 0.5
+        reduction = Reduction(len(batch["labels"]), len(batch["paired"]), alpha)
+        refresh = step % ARMS[arm].refresh_every == 0
+        parts = model(batch, teacher_hidden, reduction, refresh=refresh)
+        if not torch.isfinite(parts.loss):
+            raise FloatingPointError(f"{arm}: the loss of step {step} is not finite")
+        parts.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - begun)
+        if (step + 1) % plan.every == 0:
+            curve.append(_measured(step + 1, model, shared))
+    return {"arm": arm, "seconds_a_step": statistics.median(seconds), "curve": curve}
+
+
+def _optimizer(model: DistillationModel, plan: Plan) -> torch.optim.Optimizer:
+    projectors = [] if model.projectors is None else list(model.projectors.parameters())
+    own = {id(parameter) for parameter in projectors}
+    others = [one for one in model.parameters() if one.requires_grad and id(one) not in own]
+    groups: list[dict[str, Any]] = [{"params": others, "full": plan.learning_rate}]
+    if projectors:
+        groups.append({"params": projectors, "full": plan.projector_learning_rate})
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def _measured(step: int, model: DistillationModel, shared: Setting) -> dict[str, float]:
+    found = held_out(model.student, shared.collator.student, shared.held_out)
+    said = {"step": step, "bits_per_byte": found.bits_per_byte, "end_of_turn_bits": found.end_of_turn_bits}
+    return said | (diagnosis(model, shared) if isinstance(model.loss, DualSpaceLoss) else {})
+
+
+@torch.no_grad()
+def diagnosis(model: DistillationModel, shared: Setting) -> dict[str, float]:
+    """Of z_ts at held-out pairs: its distance from the teacher on O, its mass outside, its entropy; nats."""
+    loss = model.loss
+    if not isinstance(loss, DualSpaceLoss) or loss.overlap is None:
+        raise TypeError("only dual space has a projected teacher")
+    of_teacher, of_student = loss.overlap[:, 0], loss.overlap[:, 1]
+    head = head_of(model.student, shared.collator.student.vocabulary)
+    sums = torch.zeros(3, dtype=torch.float64)
+    pairs = 0
+    for _, teacher_hidden in shared.diagnosed:
+        logits = head.reachable(head.logits(loss.projectors.to_student(teacher_hidden)))
+        teacher = model.teacher_head.logits(teacher_hidden)[:, of_teacher].log_softmax(-1)
+        log_p = logits.log_softmax(-1)
+        on_overlap = log_p[:, of_student]
+        inside = on_overlap.logsumexp(-1)
+        distance = (teacher.exp() * (teacher - on_overlap + inside[:, None])).sum(-1)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        sums += torch.stack([distance.sum(), (1 - inside.exp()).sum(), entropy.sum()]).double()
+        pairs += len(teacher_hidden)
+    return dict(zip(("distance", "outside", "entropy"), (sums / pairs).tolist(), strict=True))
+
+
+def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]) -> None:
+    """All arms of a start and a seed; a line of JSON each, as they come."""
+    shared = setting(folder, seed, plan)
+    for arm in arms:
+        line = {"start": start, "seed": seed, **train(arm, shared, plan)}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+
+# ---- All of them -----------------------------------------------------------------------------------------
+
+
+def run_all(seeds: int, *, fast: bool) -> list[dict[str, Any]]:
+    """A process for each start and seed, with an allocator that keeps its memory."""
+    lines = []
+    for start in STARTS:
+        arms = SMOKE if fast else OF_NARROW if start == "narrow" else tuple(ARMS)
+        folder = Path("demo") / "study" / start
+        teacher, tokenizer = assets.model("smollm2"), assets.tokenizer("mistral-v1")
+        distill.make_start(start, teacher, tokenizer, folder)
+        for seed in range(1 if fast else seeds):
+            command = [sys.executable, __file__, "--one", start, str(folder), str(seed), *arms]
+            command += ["--fast"] if fast else []
+            environment = {**os.environ, **distill.KEEP_MEMORY}
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+            for text in process.stdout or []:
+                lines.append(json.loads(text))
+                last = lines[-1]["curve"][-1]
+                sys.stdout.write(
+                    f"{start}, seed {seed}, {lines[-1]['arm']}: {last['bits_per_byte']:.3f} bits a byte, "
+                    f"{lines[-1]['seconds_a_step']:.2f} s a step\n"
+                )
+            if process.wait():
+                raise SystemExit(f"{start}, seed {seed}: the process ended with {process.returncode}")
+    return lines
+
+
+def at_equal_time(line: Mapping[str, Any], sft: Mapping[str, Any]) -> float:
+    """Bits a byte when SFT was done, on the line between two measurements."""
+    step = sft["curve"][-1]["step"] * sft["seconds_a_step"] / line["seconds_a_step"]
+    curve = line["curve"]
+    for before, after in itertools.pairwise(curve):
+        if step <= after["step"]:
+            share = (step - before["step"]) / (after["step"] - before["step"])
+            bits: float = before["bits_per_byte"] + share * (after["bits_per_byte"] - before["bits_per_byte"])
+            return bits
+    last: float = curve[-1]["bits_per_byte"]
+    return last
+
+
+def tables(results: Mapping[str, Any]) -> str:
+    """The results as Markdown."""
+    lines, made = results["lines"], []
+    for start in STARTS:
+        of_start = [line for line in lines if line["start"] == start]
+        if of_start:
+            made += [
+                f"### From `{start}`\n",
+                _results_table(of_start),
+                "\n",
+                _diagnosis_table(of_start),
+                "\n",
+            ]
+    return "\n".join(made).rstrip() + "\n"
+
+
+def _of_arms(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    return {arm: found for arm in ARMS if (found := [line for line in lines if line["arm"] == arm])}
+
+
+def _results_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    by_arm = _of_arms(lines)
+    sft = {line["seed"]: line for line in by_arm["SFT"]}
+    steps, seeds = lines[0]["curve"][-1]["step"], len(sft)
+    head = (
+        f"| mean of {seeds} (lowest to highest) | bits a byte, {steps} steps | at SFT's time | against SFT | "
+    )
+    body = [head + "end of turn, bits | a step, of SFT's |", "| --- |" + " ---: |" * 5]
+    for arm, found in by_arm.items():
+        bits = [line["curve"][-1]["bits_per_byte"] for line in found]
+        gaps = [
+            line["curve"][-1]["bits_per_byte"] - sft[line["seed"]]["curve"][-1]["bits_per_byte"]
+            for line in found
+        ]
+        timed = [at_equal_time(line, sft[line["seed"]]) for line in found]
+        ends = [line["curve"][-1]["end_of_turn_bits"] for line in found]
+        slower = [line["seconds_a_step"] / sft[line["seed"]]["seconds_a_step"] for line in found]
+        body.append(
+            f"| {arm} | {_mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f}) | {_mean(timed):.3f} | "
+            f"{_mean(bits) - _mean(of_sft):+.3f} | {_mean(ends):.2f} | {_mean(slower):.2f} |"
+        )
+    return "\n".join(body) + "\n"
+
+
+def _diagnosis_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    by_arm = {arm: found for arm, found in _of_arms(lines).items() if "distance" in found[0]["curve"][0]}
+    steps = [one["step"] for one in next(iter(by_arm.values()))[0]["curve"]]
+    shown = [0, steps[len(steps) // 2], steps[-1]]
+    head = " | ".join(
+        f"{what}, step {step}" for what in ("distance", "outside O", "entropy") for step in shown
+    )
+    body = [f"| z_ts | {head} |", "| --- |" + " ---: |" * 9]
+    for arm, found in by_arm.items():
+        cells = []
+        for name, form in (("distance", "{:.3f}"), ("outside", "{:.1%}"), ("entropy", "{:.2f}")):
+            for step in shown:
+                values = [one[name] for line in found for one in line["curve"] if one["step"] == step]
+                cells.append(form.format(_mean(values)))
+        body.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(body) + "\n"
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return math.fsum(numbers) / len(numbers)
+
+
+def main() -> None:
+    """Runs it, prints the tables, writes them."""
+    options = _options()
+    plan = SMALL if options.fast else Plan()
+    if options.one:
+        start, folder, seed, *arms = options.one
+        run_one(start, Path(folder), int(seed), plan, arms)
+        return
+    if options.table:
+        results = json.loads(options.output.read_text(encoding="utf-8"))
+    else:
+        results = {"machine": align.machine(), "lines": run_all(options.seeds, fast=options.fast)}
+    sys.stdout.write(tables(results))
+    if not options.fast and not options.table:
+        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What dual-space distillation gains, and why.")
+    parser.add_argument("--seeds", type=int, default=3, help="of the order of the rows; 3")
+    parser.add_argument("--fast", action="store_true", help="only show that it works")
+    parser.add_argument("--table", action="store_true", help="the tables, from the results that are there")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="results/study.json")
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
