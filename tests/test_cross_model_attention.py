@@ -167,7 +167,7 @@ CASES: dict[str, Callable[[str], Case]] = {
         device=device,
     ),
     "all of these": lambda device: random_case(
-        6,
+        10,
         teacher=Transforms(bias=True, scale=2.0, softcap=2.5, unreachable=(5,)),
         student=Transforms(bias=True, scale=0.7, softcap=3.0, unreachable=(4,)),
         device=device,
