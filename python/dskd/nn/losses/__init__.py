@@ -1,4 +1,4 @@
-"""The losses, a file a paper: each a function over the states of both models, and a module with its options."""
+"""The losses, a file a paper: each a function over states of both models, and a module with its options."""
 
 from dskd.nn.losses.cross_model_attention import (
     AttendedSide,
