@@ -6,8 +6,8 @@
 Every arm trains the same student from the same start on the same batches, with the teacher's hidden states
 at hand: SFT, distillation on the shared vocabulary, dual space as published, and its repairs one at a time
 and together. Every few steps, on held-out rows: bits per byte; and what explains them, of the projected
-teacher z_ts at the pairs: how far it is from the teacher on the shared vocabulary O, `KL(p_t on O, z_ts on O)`,
-its mass outside O, and its entropy.
+teacher z_ts at the pairs: how far it is from the teacher on the shared vocabulary O, that is
+`KL(p_t on O, z_ts on O)`, its mass outside O, and its entropy.
 
 Two starts: `cut`, nine of the teacher's layers with its embeddings carried over, whose projectors begin near
 the identity; and `narrow`, with random weights and another width, whose projectors do not.
@@ -334,10 +334,7 @@ def _results_table(lines: Sequence[Mapping[str, Any]]) -> str:
     body = [head + "end of turn, bits | a step, of SFT's |", "| --- |" + " ---: |" * 5]
     for arm, found in by_arm.items():
         bits = [line["curve"][-1]["bits_per_byte"] for line in found]
-        gaps = [
-            line["curve"][-1]["bits_per_byte"] - sft[line["seed"]]["curve"][-1]["bits_per_byte"]
-            for line in found
-        ]
+        of_sft = [sft[line["seed"]]["curve"][-1]["bits_per_byte"] for line in found]
         timed = [at_equal_time(line, sft[line["seed"]]) for line in found]
         ends = [line["curve"][-1]["end_of_turn_bits"] for line in found]
         slower = [line["seconds_a_step"] / sft[line["seed"]]["seconds_a_step"] for line in found]

@@ -20,6 +20,7 @@ from dskd.nn.divergences import (
 )
 from dskd.nn.heads import Head
 from dskd.nn.losses import (
+<<<<<<< HEAD
     DSKD_V1,
     DSKD_V2,
     DSKD_V2_SAME_VOCABULARY,
@@ -33,6 +34,22 @@ from dskd.nn.losses import (
     fused_dual_space,
     fused_shared_vocabulary,
     shared_vocabulary,
+=======
+    AttendedSide,
+    AttendedStates,
+    AttentionProjectors,
+    AttentionScales,
+    CrossModelAttentionLoss,
+    Discriminator,
+    DualSpaceLoss,
+    KeyQueryMatching,
+    SharedVocabularyLoss,
+    adversarial_matching,
+    cross_model_attention,
+    dual_space,
+    shared_vocabulary,
+    transport_matching,
+>>>>>>> wC
 )
 from dskd.nn.positions import AlignedStates, Positions
 from dskd.nn.projectors import Projectors, gram_inverse, solve_projector
@@ -45,10 +62,20 @@ __all__ = [
     "DSKD_V2",
     "DSKD_V2_SAME_VOCABULARY",
     "AlignedStates",
+    "AttendedSide",
+    "AttendedStates",
+    "AttentionProjectors",
+    "AttentionScales",
+    "CrossModelAttentionLoss",
+    "Discriminator",
     "DualSpaceLoss",
     "DualSpaceOptions",
     "Head",
+<<<<<<< HEAD
     "LossParts",
+=======
+    "KeyQueryMatching",
+>>>>>>> wC
     "Positions",
     "Projectors",
     "Reduction",
@@ -56,8 +83,14 @@ __all__ = [
     "SharedVocabularyOptions",
     "TeacherStatistics",
     "TermSums",
+<<<<<<< HEAD
     "VocabularyMaps",
     "adaptive_kl",
+=======
+    "adversarial_matching",
+    "cross_model_attention",
+    "distillation_loss",
+>>>>>>> wC
     "divergence",
     "divergence_and_gradient",
     "dual_space",
@@ -72,7 +105,11 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "solve_projector",
+<<<<<<< HEAD
     "teacher_statistics",
     "tvd",
     "weighted",
+=======
+    "transport_matching",
+>>>>>>> wC
 ]

@@ -1,5 +1,6 @@
-"""The losses, a file a paper: each a function over aligned states, and a module that keeps its options."""
+"""The losses, a file a paper: each a function over states of both models, and a module with its options."""
 
+<<<<<<< HEAD
 from dskd.nn.losses.cross_entropy import fused_cross_entropy
 from dskd.nn.losses.dual_space import DualSpaceLoss, dual_space
 from dskd.nn.losses.dual_space_fused import fused_dual_space
@@ -31,4 +32,38 @@ __all__ = [
     "fused_dual_space",
     "fused_shared_vocabulary",
     "shared_vocabulary",
+=======
+from dskd.nn.losses.cross_model_attention import (
+    AttendedSide,
+    AttendedStates,
+    AttentionProjectors,
+    AttentionScales,
+    CrossModelAttentionLoss,
+    cross_model_attention,
+)
+from dskd.nn.losses.dual_space import DualSpaceLoss, dual_space
+from dskd.nn.losses.key_query_matching import (
+    Discriminator,
+    KeyQueryMatching,
+    adversarial_matching,
+    transport_matching,
+)
+from dskd.nn.losses.shared_vocabulary import SharedVocabularyLoss, shared_vocabulary
+
+__all__ = [
+    "AttendedSide",
+    "AttendedStates",
+    "AttentionProjectors",
+    "AttentionScales",
+    "CrossModelAttentionLoss",
+    "Discriminator",
+    "DualSpaceLoss",
+    "KeyQueryMatching",
+    "SharedVocabularyLoss",
+    "adversarial_matching",
+    "cross_model_attention",
+    "dual_space",
+    "shared_vocabulary",
+    "transport_matching",
+>>>>>>> wC
 ]

@@ -1,0 +1,239 @@
+"""Keys and queries of cross-model attention made alike in distribution (arXiv 2603.22056).
+
+Queries come of the student's embeddings through a trained map, keys are the teacher's embeddings. Where the
+two lie apart attention finds little; here the query map is trained to bring them together, against a
+discriminator (`adversarial`), or by what it costs to carry one to the other (`transport`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dskd.nn.reduction import TermSums
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = [
+    "Discriminator",
+    "KeyQueryMatching",
+    "MatchingVariant",
+    "adversarial_matching",
+    "reverse_gradient",
+    "transport_matching",
+]
+
+MatchingVariant: TypeAlias = Literal["adversarial", "transport"]
+
+
+# ---- networks --------------------------------------------------------------------------------------------
+
+
+class _Reversed(torch.autograd.Function):
+    """The identity, whose gradient is that of minus the identity."""
+
+    @staticmethod
+    def forward(_ctx: Any, values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+def reverse_gradient(values: Tensor) -> Tensor:
+    """The same values: what makes them is trained to raise what those after them are trained to lower."""
+    reversed_: Tensor = _Reversed.apply(values)
+    return reversed_
+
+
+class _Highway(nn.Module):
+    """`x' = g * ReLU(Hx) + (1 - g) * x`, `g = sigmoid(Hx)`.
+
+    One linear map H is both gate and transform, as the paper writes it; highway networks have one for each.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        mapped = self.linear(values)
+        gate = mapped.sigmoid()
+        carried: Tensor = gate * mapped.relu() + (1 - gate) * values
+        return carried
+
+
+class Discriminator(nn.Module):
+    """Highway, `Linear(width, inner)`, LeakyReLU of slope 0.1, dropout, `Linear(inner, outputs)`.
+
+    With one output, what tells keys (positive) from queries (negative): the logit of a key. With more, an
+    embedding; the critic and the navigators of `transport_matching` are such.
+
+    Args:
+        width: 2D, of keys and queries.
+        outputs: how many numbers.
+        inner: the width inside.
+        dropout: the share of the inner numbers that are dropped in training.
+    """
+
+    def __init__(self, width: int, outputs: int = 1, *, inner: int = 768, dropout: float = 0.1) -> None:
+        """See the class."""
+        super().__init__()
+        self.layers = nn.Sequential(
+            _Highway(width),
+            nn.Linear(width, inner),
+            nn.LeakyReLU(0.1),
+            nn.Dropout(dropout),
+            nn.Linear(inner, outputs),
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """`[n, width] -> [n, outputs]`."""
+        made: Tensor = self.layers(values)
+        return made
+
+
+# ---- the losses ------------------------------------------------------------------------------------------
+
+
+def adversarial_matching(
+    queries: Tensor, keys: Tensor, discriminator: Callable[[Tensor], Tensor], *, rate: float = 0.01
+) -> TermSums:
+    """The discriminator learns to tell keys from queries, the queries learn that it cannot (GA).
+
+        kq_keys    = rate * sum over keys of    BCE(D(k), 1)
+        kq_queries = rate * sum over queries of BCE(D(GRL(q)), 0)
+
+    GRL is the identity whose gradient is reversed: one backward moves the discriminator down the loss and the
+    queries up. In the published code the discriminator is in no optimizer; it is meant to be in one here.
+
+    The paper has means over the positions: `kq_keys` is to be divided by the number of teacher positions,
+    `kq_queries` by that of student positions.
+
+    Args:
+        queries: `[n, 2D]`.
+        keys: `[m, 2D]`; no gradient flows to them.
+        discriminator: `[.., 2D] -> [.., 1]`, the logit of being a key.
+        rate: the weight of both terms (`kq_rate`).
+
+    Returns:
+        The two sums; counts `kq_right_keys` and `kq_right_queries` (that the discriminator takes for what
+        they are).
+    """
+    of_keys, of_queries = discriminator(keys.detach()), discriminator(reverse_gradient(queries))
+    sums = {
+        "kq_keys": rate * functional.softplus(-of_keys).sum(),  # -log sigmoid(x)
+        "kq_queries": rate * functional.softplus(of_queries).sum(),  # -log(1 - sigmoid(x))
+    }
+    return TermSums(sums, {"kq_right_keys": (of_keys > 0).sum(), "kq_right_queries": (of_queries <= 0).sum()})
+
+
+def transport_matching(
+    queries: Tensor,
+    keys: Tensor,
+    critic: Callable[[Tensor], Tensor],
+    navigators: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
+    *,
+    rate: float = 0.01,
+) -> TermSums:
+    """What it costs to carry queries to keys and keys to queries (CT), as we read it.
+
+    C is the critic, F and B are the navigators forth and back, w their number of outputs:
+
+        c_ij     = 1 - cos(C(q_i), C(k_j))                                  half the squared distance of the
+                                                                            two at length 1
+        f(j | i) = softmax over j of -|F(q_i) - F(k_j)|^2 / sqrt(w)
+        b(i | j) = softmax over i of -|B(q_i) - B(k_j)|^2 / sqrt(w)
+
+        kq_forward  = rate * sum over queries i of sum over j of f(j | i) c_ij
+        kq_backward = rate * sum over keys    j of sum over i of b(i | j) c_ij
+
+    Forth, every query has to be near some key; back, every key near some query. As in arXiv 2012.14100, from
+    which conditional transport is, the queries and the navigators lower the cost and the critic raises it, by
+    gradient reversal around the critic. All queries and keys of the micro-batch meet, across rows: it is
+    distributions that are compared, and what is compared depends on how large a micro-batch is.
+
+    Divided by their numbers of queries and keys, the two are means.
+
+    Args:
+        queries: `[n, 2D]`.
+        keys: `[m, 2D]`; no gradient flows to them.
+        critic: `[.., 2D] -> [.., any]`.
+        navigators: F and B, `[.., 2D] -> [.., w]`.
+        rate: the weight of both terms.
+
+    Returns:
+        The two sums.
+    """
+    keys = keys.detach()
+    # Reversed twice is not reversed: of all that the critic's output depends on, the critic alone is.
+    criticised = reverse_gradient(critic(reverse_gradient(queries))), reverse_gradient(critic(keys))
+    towards, along = (functional.normalize(points, dim=-1) for points in criticised)
+    cost = 1 - towards @ along.mT
+    forth, back = (_closeness(navigator(queries), navigator(keys)) for navigator in navigators)
+    return TermSums(
+        {
+            "kq_forward": rate * (forth.softmax(1) * cost).sum(),
+            "kq_backward": rate * (back.softmax(0) * cost).sum(),
+        }
+    )
+
+
+def _closeness(left: Tensor, right: Tensor) -> Tensor:
+    """Minus the squared distances `[n, m]` of points `[n, w]` and `[m, w]`, over sqrt(w) as in attention."""
+    squares = left.square().sum(-1)[:, None] + right.square().sum(-1) - 2 * left @ right.mT
+    return -squares / math.sqrt(left.shape[-1])
+
+
+class KeyQueryMatching(nn.Module):
+    """Keeps the networks and the rate of `adversarial_matching` or `transport_matching`.
+
+    Args:
+        width: 2D, of keys and queries.
+        variant: which of the two.
+        rate: the weight of the terms (`kq_rate`).
+        inner: the width inside every network, and of what critic and navigators give.
+        dropout: inside every network.
+
+    Raises:
+        ValueError: a variant that there is not, or a rate below 0.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        variant: MatchingVariant = "adversarial",
+        rate: float = 0.01,
+        inner: int = 768,
+        dropout: float = 0.1,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        if variant not in ("adversarial", "transport"):
+            raise ValueError(f"variant={variant!r} is none of ('adversarial', 'transport')")
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"rate={rate} is not a number from 0 on; 0.01 is the published one")
+        self.variant = variant
+        self.rate = rate
+        names = ["discriminator"] if variant == "adversarial" else ["critic", "forth", "back"]
+        outputs = 1 if variant == "adversarial" else inner
+        self.networks = nn.ModuleDict(
+            {name: Discriminator(width, outputs, inner=inner, dropout=dropout) for name in names}
+        )
+
+    def forward(self, queries: Tensor, keys: Tensor) -> TermSums:
+        """The terms of queries `[n, 2D]` and keys `[m, 2D]`."""
+        of = self.networks
+        if self.variant == "adversarial":
+            return adversarial_matching(queries, keys, of["discriminator"], rate=self.rate)
+        navigators = of["forth"], of["back"]
+        return transport_matching(queries, keys, of["critic"], navigators, rate=self.rate)
