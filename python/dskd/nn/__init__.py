@@ -20,21 +20,9 @@ from dskd.nn.divergences import (
 )
 from dskd.nn.heads import Head
 from dskd.nn.losses import (
-<<<<<<< HEAD
     DSKD_V1,
     DSKD_V2,
     DSKD_V2_SAME_VOCABULARY,
-    DualSpaceLoss,
-    DualSpaceOptions,
-    SharedVocabularyLoss,
-    SharedVocabularyOptions,
-    VocabularyMaps,
-    dual_space,
-    fused_cross_entropy,
-    fused_dual_space,
-    fused_shared_vocabulary,
-    shared_vocabulary,
-=======
     AttendedSide,
     AttendedStates,
     AttentionProjectors,
@@ -42,14 +30,19 @@ from dskd.nn.losses import (
     CrossModelAttentionLoss,
     Discriminator,
     DualSpaceLoss,
+    DualSpaceOptions,
     KeyQueryMatching,
     SharedVocabularyLoss,
+    SharedVocabularyOptions,
+    VocabularyMaps,
     adversarial_matching,
     cross_model_attention,
     dual_space,
+    fused_cross_entropy,
+    fused_dual_space,
+    fused_shared_vocabulary,
     shared_vocabulary,
     transport_matching,
->>>>>>> wC
 )
 from dskd.nn.positions import AlignedStates, Positions
 from dskd.nn.projectors import Projectors, gram_inverse, solve_projector
@@ -71,11 +64,8 @@ __all__ = [
     "DualSpaceLoss",
     "DualSpaceOptions",
     "Head",
-<<<<<<< HEAD
-    "LossParts",
-=======
     "KeyQueryMatching",
->>>>>>> wC
+    "LossParts",
     "Positions",
     "Projectors",
     "Reduction",
@@ -83,14 +73,10 @@ __all__ = [
     "SharedVocabularyOptions",
     "TeacherStatistics",
     "TermSums",
-<<<<<<< HEAD
     "VocabularyMaps",
     "adaptive_kl",
-=======
     "adversarial_matching",
     "cross_model_attention",
-    "distillation_loss",
->>>>>>> wC
     "divergence",
     "divergence_and_gradient",
     "dual_space",
@@ -105,11 +91,8 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "solve_projector",
-<<<<<<< HEAD
     "teacher_statistics",
+    "transport_matching",
     "tvd",
     "weighted",
-=======
-    "transport_matching",
->>>>>>> wC
 ]

@@ -1,7 +1,14 @@
 """The losses, a file a paper: each a function over states of both models, and a module with its options."""
 
-<<<<<<< HEAD
 from dskd.nn.losses.cross_entropy import fused_cross_entropy
+from dskd.nn.losses.cross_model_attention import (
+    AttendedSide,
+    AttendedStates,
+    AttentionProjectors,
+    AttentionScales,
+    CrossModelAttentionLoss,
+    cross_model_attention,
+)
 from dskd.nn.losses.dual_space import DualSpaceLoss, dual_space
 from dskd.nn.losses.dual_space_fused import fused_dual_space
 from dskd.nn.losses.dual_space_options import (
@@ -10,6 +17,12 @@ from dskd.nn.losses.dual_space_options import (
     DSKD_V2_SAME_VOCABULARY,
     DualSpaceOptions,
     VocabularyMaps,
+)
+from dskd.nn.losses.key_query_matching import (
+    Discriminator,
+    KeyQueryMatching,
+    adversarial_matching,
+    transport_matching,
 )
 from dskd.nn.losses.shared_vocabulary import (
     SharedVocabularyLoss,
@@ -22,35 +35,6 @@ __all__ = [
     "DSKD_V1",
     "DSKD_V2",
     "DSKD_V2_SAME_VOCABULARY",
-    "DualSpaceLoss",
-    "DualSpaceOptions",
-    "SharedVocabularyLoss",
-    "SharedVocabularyOptions",
-    "VocabularyMaps",
-    "dual_space",
-    "fused_cross_entropy",
-    "fused_dual_space",
-    "fused_shared_vocabulary",
-    "shared_vocabulary",
-=======
-from dskd.nn.losses.cross_model_attention import (
-    AttendedSide,
-    AttendedStates,
-    AttentionProjectors,
-    AttentionScales,
-    CrossModelAttentionLoss,
-    cross_model_attention,
-)
-from dskd.nn.losses.dual_space import DualSpaceLoss, dual_space
-from dskd.nn.losses.key_query_matching import (
-    Discriminator,
-    KeyQueryMatching,
-    adversarial_matching,
-    transport_matching,
-)
-from dskd.nn.losses.shared_vocabulary import SharedVocabularyLoss, shared_vocabulary
-
-__all__ = [
     "AttendedSide",
     "AttendedStates",
     "AttentionProjectors",
@@ -58,12 +42,17 @@ __all__ = [
     "CrossModelAttentionLoss",
     "Discriminator",
     "DualSpaceLoss",
+    "DualSpaceOptions",
     "KeyQueryMatching",
     "SharedVocabularyLoss",
+    "SharedVocabularyOptions",
+    "VocabularyMaps",
     "adversarial_matching",
     "cross_model_attention",
     "dual_space",
+    "fused_cross_entropy",
+    "fused_dual_space",
+    "fused_shared_vocabulary",
     "shared_vocabulary",
     "transport_matching",
->>>>>>> wC
 ]
