@@ -70,8 +70,9 @@ def solve_projector(
 def gram_inverse(rows: Tensor, *, weights: Tensor | None = None, centre: bool = False) -> Tensor:
     """`(rows^T diag(f) rows)^+`, float64 `[d, d]`, with the cut-off of `pinv` for `sqrt(f) rows`.
 
-    The cut-off is the one that it has in the dtype of the rows. What `pinv` drops is where a singular value is at most `max(n, d) eps` of the largest; the Gram matrix has
-    the squares, and below `d eps` of float64 nothing but rounding.
+    The cut-off is the one that it has in the dtype of the rows. What it drops is where a singular value is at
+    most `max(n, d) eps` of the largest; the Gram matrix has the squares, and below `d eps` of float64 nothing
+    but rounding.
 
     Args:
         rows: `[n, d]`.
@@ -178,7 +179,7 @@ class Projectors(nn.Module):
         centre: solves on centred heads, see `solve_projector`.
         weights: `[overlap]`, how much each token counts in a solution: how frequent it is.
         top_k: solves on so many tokens only, see `most_frequent`; needs `weights`, which then still weigh.
-            For plain least squares on them, give `overlap[most_frequent(overlap, weights, k)]` and no weights.
+            For plain least squares on them, give `overlap[most_frequent(overlap, weights, k)]` alone.
         generator: of the random beginning, on the CPU; None: the one of PyTorch.
 
     Attributes:
