@@ -63,7 +63,7 @@ def solve_projector(
             weight is negative or not finite, or all are 0.
     """
     _refuse_rows(source, target)
-    weights = _checked_weights(weights, len(source))
+    weights = _checked_weights(weights, source)
     return _gram(source, target, weights, centre) @ _inverse(target, weights, centre)
 
 
@@ -83,7 +83,7 @@ def gram_inverse(rows: Tensor, *, weights: Tensor | None = None, centre: bool = 
         ValueError: as `solve_projector`.
     """
     _refuse_rows(rows, rows)
-    return _inverse(rows, _checked_weights(weights, len(rows)), centre)
+    return _inverse(rows, _checked_weights(weights, rows), centre)
 
 
 def _inverse(rows: Tensor, weights: Tensor | None, centre: bool) -> Tensor:
@@ -439,8 +439,8 @@ def _refuse_overlap(overlap: Tensor, teacher_weight: Tensor, student_weight: Ten
             )
 
 
-def _checked_weights(weights: Tensor | None, count: int) -> Tensor | None:
-    return None if weights is None else _checked(weights, count)
+def _checked_weights(weights: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if weights is None else _checked(weights, len(rows)).to(rows.device)
 
 
 def _checked(weights: Tensor, count: int) -> Tensor:
