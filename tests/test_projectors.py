@@ -149,7 +149,7 @@ def test_whole_weights_are_rows_repeated_so_often(centre: bool, device: str) -> 
     torch.testing.assert_close(found, solve_projector(source[rows], target[rows], centre=centre))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 7.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 7.0, 5e307])
 def test_the_scale_of_the_weights_does_not_matter(scale: float, device: str) -> None:
     source, target = random(9, 4, seed=4).to(device), random(9, 3, seed=5).to(device)
     weights = random(9, seed=6).abs().to(device)
@@ -435,6 +435,13 @@ def test_the_most_frequent_are_kept_and_of_equal_ones_the_lower_id(
     sides = [side[rows] for side in rows_of_overlap(*heads())]
     assert_solved(projectors.teacher_to_student, *sides, weights=WEIGHTS[rows])
     assert_solved(projectors.student_to_teacher, *sides[::-1], weights=WEIGHTS[rows])
+
+
+def test_of_many_equally_frequent_tokens_the_lowest_ids_are_kept(device: str) -> None:
+    ids = torch.randperm(5000, generator=torch.Generator().manual_seed(5))
+    overlap = torch.stack([torch.arange(5000), ids], dim=1).to(device)
+    kept = most_frequent(overlap, torch.ones(5000, device=device), 100)
+    assert overlap[kept, 1].sort().values.tolist() == list(range(100))
 
 
 def test_a_random_beginning_is_that_of_a_linear_layer_and_the_generators(device: str) -> None:
