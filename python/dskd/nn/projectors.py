@@ -63,15 +63,16 @@ def solve_projector(
             weight is negative or not finite, or all are 0.
     """
     _refuse_rows(source, target)
-    weights = _checked_weights(weights, len(source))
+    weights = _checked_weights(weights, source)
     return _gram(source, target, weights, centre) @ _inverse(target, weights, centre)
 
 
 def gram_inverse(rows: Tensor, *, weights: Tensor | None = None, centre: bool = False) -> Tensor:
     """`(rows^T diag(f) rows)^+`, float64 `[d, d]`, with the cut-off of `pinv` for `sqrt(f) rows`.
 
-    The cut-off is the one that it has in the dtype of the rows. What `pinv` drops is where a singular value is at most `max(n, d) eps` of the largest; the Gram matrix has
-    the squares, and below `d eps` of float64 nothing but rounding.
+    The cut-off is the one that it has in the dtype of the rows. What it drops is where a singular value is at
+    most `max(n, d) eps` of the largest; the Gram matrix has the squares, and below `d eps` of float64 nothing
+    but rounding.
 
     Args:
         rows: `[n, d]`.
@@ -82,7 +83,7 @@ def gram_inverse(rows: Tensor, *, weights: Tensor | None = None, centre: bool = 
         ValueError: as `solve_projector`.
     """
     _refuse_rows(rows, rows)
-    return _inverse(rows, _checked_weights(weights, len(rows)), centre)
+    return _inverse(rows, _checked_weights(weights, rows), centre)
 
 
 def _inverse(rows: Tensor, weights: Tensor | None, centre: bool) -> Tensor:
@@ -178,7 +179,7 @@ class Projectors(nn.Module):
         centre: solves on centred heads, see `solve_projector`.
         weights: `[overlap]`, how much each token counts in a solution: how frequent it is.
         top_k: solves on so many tokens only, see `most_frequent`; needs `weights`, which then still weigh.
-            For plain least squares on them, give `overlap[most_frequent(overlap, weights, k)]` and no weights.
+            For plain least squares on them, give `overlap[most_frequent(overlap, weights, k)]` alone.
         generator: of the random beginning, on the CPU; None: the one of PyTorch.
 
     Attributes:
@@ -443,8 +444,8 @@ def _refuse_overlap(overlap: Tensor, teacher_weight: Tensor, student_weight: Ten
             )
 
 
-def _checked_weights(weights: Tensor | None, count: int) -> Tensor | None:
-    return None if weights is None else _checked(weights, count)
+def _checked_weights(weights: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if weights is None else _checked(weights, len(rows)).to(rows.device)
 
 
 def _checked(weights: Tensor, count: int) -> Tensor:
