@@ -101,14 +101,15 @@ impl Vocabulary {
 
     /// The bytes of an id; none for an opaque one.
     fn token_bytes<'py>(&self, py: Python<'py>, token_id: i64) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let id = self.find(token_id)?;
-        let known = self.0.kind(id) != Kind::Opaque;
-        Ok(known.then(|| PyBytes::new(py, self.0.bytes(id))))
+        self.check(token_id)?;
+        let known = self.0.kind(token_id) != Kind::Opaque;
+        Ok(known.then(|| PyBytes::new(py, self.0.bytes(token_id))))
     }
 
     /// The kind of an id, as a number.
     fn kind(&self, token_id: i64) -> PyResult<u8> {
-        Ok(self.0.kind(self.find(token_id)?) as u8)
+        self.check(token_id)?;
+        Ok(self.0.kind(token_id) as u8)
     }
 
     /// For every id the one that stands for its bytes, or -1.
@@ -134,9 +135,9 @@ impl Vocabulary {
         0..u32::try_from(self.0.size()).expect("MAX_ENTRIES fits")
     }
 
-    fn find(&self, id: i64) -> PyResult<u32> {
+    fn check(&self, id: i64) -> PyResult<()> {
         let unknown = Error::UnknownToken { position: 0, id, size: self.0.size() };
-        Ok(self.0.find(id).ok_or(unknown)?)
+        if self.0.has(id) { Ok(()) } else { Err(unknown.into()) }
     }
 }
 
