@@ -175,6 +175,10 @@ fn first(mask: &[bool], value: bool) -> Option<usize> {
 #[derive(Debug, Default)]
 pub struct Aligned {
     parts: Vec<Trace>,
+    /// How many pairs each part has.
+    pairs: Vec<usize>,
+    /// How many threads may make columns.
+    threads: usize,
     /// One for each row.
     pub counts: Vec<Counts>,
     /// How many chunks each row has, and how many differences.
@@ -185,8 +189,16 @@ impl Aligned {
     /// The pairs of all rows, one row after the other.
     #[must_use]
     pub fn pairs(&self) -> Pairs {
-        let count = self.counts.iter().map(pairs_in).sum();
-        found::pairs_of(&self.parts, count)
+        let mut pairs = Pairs::unwritten(self.pairs.iter().sum());
+        let parts = self.parts.iter().zip(pairs.cut(self.pairs.iter().copied()));
+        let pool = (self.parts.len() > 1).then(|| pool::of_this_process(self.threads)).flatten();
+        if let Some(pool) = pool {
+            let parts = parts.collect::<Vec<_>>();
+            pool.install(|| parts.into_par_iter().for_each(|(part, room)| part.write_pairs(room)));
+        } else {
+            parts.for_each(|(part, room)| part.write_pairs(room));
+        }
+        pairs
     }
 
     /// Where each row's part of the pairs begins, and where the last one ends.
@@ -221,6 +233,7 @@ impl Aligned {
 
     fn append(&mut self, part: Self) {
         self.parts.extend(part.parts);
+        self.pairs.extend(part.pairs);
         self.counts.extend(part.counts);
         self.lengths.extend(part.lengths);
     }
@@ -328,7 +341,7 @@ fn align_typed<T: Id + Sync>(
         let blocks = blocks_of_rows(&teacher, &student);
         if let Some(pool) = (blocks.len() > 1).then(|| pool::of_this_process(threads)).flatten() {
             let parts = pool.install(|| blocks.into_par_iter().map(align).collect::<Vec<_>>());
-            return join(parts);
+            return join(parts, threads);
         }
     }
     align(0..rows)
@@ -403,6 +416,7 @@ fn align_rows<T: Id>(
     if work.is_small() {
         WORKSPACE.set(Some(work));
     }
+    made.pairs.push(made.counts.iter().map(pairs_in).sum());
     made.parts.push(trace);
     Ok(made)
 }
@@ -434,8 +448,8 @@ fn align_row<T: Id>(
 }
 
 /// All parts, or the first error.
-fn join(parts: Vec<Result<Aligned, Error>>) -> Result<Aligned, Error> {
-    let mut all = Aligned::default();
+fn join(parts: Vec<Result<Aligned, Error>>, threads: usize) -> Result<Aligned, Error> {
+    let mut all = Aligned { threads, ..Aligned::default() };
     for part in parts {
         all.append(part?);
     }

@@ -32,6 +32,35 @@ pub struct Pairs {
     pub kind: Vec<u8>,
 }
 
+/// A stretch of the columns of [`Pairs`], to be written.
+#[derive(Debug)]
+pub struct PairsMut<'a> {
+    teacher: &'a mut [i32],
+    student: &'a mut [i32],
+    kind: &'a mut [u8],
+}
+
+impl Pairs {
+    /// So many, still to be written; the kind of each is exact.
+    #[must_use]
+    pub fn unwritten(count: usize) -> Self {
+        Self { teacher: vec![0; count], student: vec![0; count], kind: vec![PairKind::Exact as u8; count] }
+    }
+
+    /// Cuts the columns into stretches of so many pairs each.
+    pub fn cut(&mut self, counts: impl Iterator<Item = usize>) -> impl Iterator<Item = PairsMut<'_>> {
+        let mut rest = (&mut self.teacher[..], &mut self.student[..], &mut self.kind[..]);
+        counts.map(move |count| {
+            let cut = "there are as many";
+            PairsMut {
+                teacher: rest.0.split_off_mut(..count).expect(cut),
+                student: rest.1.split_off_mut(..count).expect(cut),
+                kind: rest.2.split_off_mut(..count).expect(cut),
+            }
+        })
+    }
+}
+
 /// Ranges of teacher tokens and of student tokens that belong together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
@@ -164,6 +193,9 @@ enum Step {
     Role { teacher: i32, student: i32 },
 }
 
+/// Of so many chunks those that are pairs are picked before they are written.
+const AT_ONCE: usize = 256;
+
 impl Trace {
     /// Nothing yet, and room for this many chunks in blocks.
     #[must_use]
@@ -240,24 +272,35 @@ impl Trace {
         })
     }
 
-    /// Writes the pairs into columns from here on; returns where they end.
+    /// Writes the pairs into columns that have room for just these.
     ///
-    /// Without a branch for each chunk: what is written behind the last pair is written over.
-    fn write_pairs(&self, pairs: &mut Pairs, mut at: usize) -> usize {
-        let Pairs { teacher: teachers, student: students, kind: kinds } = pairs;
+    /// Without a branch for each chunk: what is picked and is no pair is written over.
+    pub fn write_pairs(&self, room: PairsMut<'_>) {
+        let PairsMut { teacher: teachers, student: students, kind: kinds } = room;
+        let mut at = 0;
+        let mut starts = [Place::default(); AT_ONCE];
         for (step, places) in self.read() {
             match step {
                 Step::Block { teacher, student, space, .. } => {
-                    let begins_with_pair = places[0].follows(Place::default());
-                    if space && begins_with_pair {
+                    if space && places[0].follows(Place::default()) {
                         kinds[at] = PairKind::Space as u8;
                     }
                     let mut start = Place::default();
-                    for end in places {
-                        teachers[at] = teacher + i32::from(start.teacher());
-                        students[at] = student + i32::from(start.student());
-                        at += usize::from(end.follows(start));
-                        start = *end;
+                    for places in places.chunks(AT_ONCE) {
+                        let mut count = 0;
+                        for end in places {
+                            starts[count % AT_ONCE] = start;
+                            count += usize::from(end.follows(start));
+                            start = *end;
+                        }
+                        let starts = &starts[..count];
+                        for (to, start) in teachers[at..at + count].iter_mut().zip(starts) {
+                            *to = teacher + i32::from(start.teacher());
+                        }
+                        for (to, start) in students[at..at + count].iter_mut().zip(starts) {
+                            *to = student + i32::from(start.student());
+                        }
+                        at += count;
                     }
                 }
                 Step::Chunk { teacher, student, space, .. } => {
@@ -273,7 +316,7 @@ impl Trace {
                 }
             }
         }
-        at
+        debug_assert_eq!(at, kinds.len());
     }
 
     /// Appends the chunks to columns, and for each whether it encloses a token of zero width.
@@ -300,20 +343,6 @@ impl Trace {
             }
         }
     }
-}
-
-/// The pairs of all parts, so many.
-#[must_use]
-pub fn pairs_of(parts: &[Trace], count: usize) -> Pairs {
-    // One more, where what is no pair is written.
-    let mut pairs =
-        Pairs { teacher: vec![0; count + 1], student: vec![0; count + 1], kind: vec![0; count + 1] };
-    let end = parts.iter().fold(0, |at, part| part.write_pairs(&mut pairs, at));
-    debug_assert_eq!(end, count);
-    pairs.teacher.truncate(count);
-    pairs.student.truncate(count);
-    pairs.kind.truncate(count);
-    pairs
 }
 
 /// The chunks of all parts, and for each whether it encloses a token of zero width.
