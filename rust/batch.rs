@@ -186,6 +186,12 @@ pub struct Aligned {
 }
 
 impl Aligned {
+    /// How many chunks and pairs there are in all rows: how long it takes to make columns of them.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.lengths.iter().map(|lengths| lengths.0).sum::<usize>() + self.pairs.iter().sum::<usize>()
+    }
+
     /// The pairs of all rows, one row after the other.
     #[must_use]
     pub fn pairs(&self) -> Pairs {
@@ -337,7 +343,7 @@ fn align_typed<T: Id + Sync>(
     let of_teacher = Typed { rows: teacher, ids, side: Side::Teacher, vocabulary: aligner.teacher() };
     let of_student = Typed { rows: student, ids: others, side: Side::Student, vocabulary: aligner.student() };
     let align = |rows: Range<usize>| align_rows(stop, aligner, of_teacher, of_student, rows);
-    if threads > 1 {
+    if threads > 1 && rows > 1 {
         let blocks = blocks_of_rows(&teacher, &student);
         if let Some(pool) = (blocks.len() > 1).then(|| pool::of_this_process(threads)).flatten() {
             let parts = pool.install(|| blocks.into_par_iter().map(align).collect::<Vec<_>>());
