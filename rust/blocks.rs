@@ -126,8 +126,8 @@ impl Blocks {
     fn lay_student(&mut self, student: Plain<'_, impl Id>) -> Laid {
         let tokens = &student.tokens[..student.tokens.len().min(self.reach)];
         let marks = &mut *self.marks;
-        lay(&mut self.student_text, LIMIT, Plain { tokens, ..student }, |tokens, bytes| {
-            marks[bytes & MASK] = tokens;
+        lay::<1>(&mut self.student_text, LIMIT, Plain { tokens, ..student }, |tokens, bytes| {
+            marks[bytes & MASK] = tokens as u16;
         })
     }
 
@@ -136,9 +136,9 @@ impl Blocks {
         let (marks, ends) = (&*self.marks, &mut *self.ends);
         let mut found = 0;
         // Behind the student's text there are no marks.
-        let laid = lay(&mut self.teacher_text, student_bytes.min(LIMIT), teacher, |tokens, bytes| {
+        let laid = lay::<{ 1 << 16 }>(&mut self.teacher_text, student_bytes.min(LIMIT), teacher, |tokens, bytes| {
             let mark = marks[bytes & MASK];
-            ends[found & MASK] = Place(u32::from(tokens) << 16 | u32::from(mark));
+            ends[found & MASK] = Place(tokens | u32::from(mark));
             found += usize::from(mark != 0);
         });
         let last = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].teacher()));
@@ -172,18 +172,18 @@ struct Laid {
 /// each how many tokens and bytes that makes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "what is done with an end is part of the innermost loop")]
-fn lay(
+fn lay<const STEP: u32>(
     text: &mut [u8; TEXT + RECORD],
     limit: usize,
     side: Plain<'_, impl Id>,
-    mut ended: impl FnMut(u16, usize),
+    mut ended: impl FnMut(u32, usize),
 ) -> Laid {
     let mut bytes = side.rest.len();
     if bytes > LIMIT {
         return Laid { tokens: 0, bytes: 0 };
     }
     text[..bytes].copy_from_slice(side.rest);
-    let mut tokens = 1;
+    let mut tokens = STEP;
     ended(tokens, bytes);
     let records = side.vocabulary.records();
     let mut rest = &side.tokens[1..];
@@ -203,9 +203,9 @@ fn lay(
             text[bytes & MASK..][..RECORD].copy_from_slice(first);
             text[middle & MASK..][..RECORD].copy_from_slice(second);
             bytes = middle + lengths[1];
-            ended(tokens + 1, middle);
-            ended(tokens + 2, bytes);
-            tokens += 2;
+            ended(tokens + STEP, middle);
+            ended(tokens + 2 * STEP, bytes);
+            tokens += 2 * STEP;
             rest = behind;
             if bytes >= limit {
                 break;
@@ -221,11 +221,11 @@ fn lay(
         };
         room.copy_from_slice(whole);
         bytes += whole.len();
-        tokens += 1;
+        tokens += STEP;
         ended(tokens, bytes);
         rest = behind;
     }
-    Laid { tokens: usize::from(tokens), bytes }
+    Laid { tokens: (tokens / STEP) as usize, bytes }
 }
 
 /// How many bytes agree from the first on.
