@@ -195,10 +195,13 @@ impl Aligned {
     /// The pairs of all rows, one row after the other.
     #[must_use]
     pub fn pairs(&self) -> Pairs {
-        let mut pairs = Pairs::unwritten(self.pairs.iter().sum());
+        let count = self.pairs.iter().sum();
+        if let [part] = &self.parts[..] {
+            return part.pairs(count);
+        }
+        let mut pairs = Pairs::unwritten(count);
         let parts = self.parts.iter().zip(pairs.cut(self.pairs.iter().copied()));
-        let pool = (self.parts.len() > 1).then(|| pool::of_this_process(self.threads)).flatten();
-        if let Some(pool) = pool {
+        if let Some(pool) = pool::of_this_process(self.threads) {
             let parts = parts.collect::<Vec<_>>();
             pool.install(|| parts.into_par_iter().for_each(|(part, room)| part.write_pairs(room)));
         } else {

@@ -127,7 +127,7 @@ impl Blocks {
         let tokens = &student.tokens[..student.tokens.len().min(self.reach)];
         let marks = &mut *self.marks;
         lay::<1>(&mut self.student_text, LIMIT, Plain { tokens, ..student }, |tokens, bytes| {
-            marks[bytes & MASK] = tokens as u16;
+            marks[bytes & MASK] = (tokens & 0xFFFF) as u16;
         })
     }
 
@@ -136,11 +136,12 @@ impl Blocks {
         let (marks, ends) = (&*self.marks, &mut *self.ends);
         let mut found = 0;
         // Behind the student's text there are no marks.
-        let laid = lay::<{ 1 << 16 }>(&mut self.teacher_text, student_bytes.min(LIMIT), teacher, |tokens, bytes| {
-            let mark = marks[bytes & MASK];
-            ends[found & MASK] = Place(tokens | u32::from(mark));
-            found += usize::from(mark != 0);
-        });
+        let laid =
+            lay::<{ 1 << 16 }>(&mut self.teacher_text, student_bytes.min(LIMIT), teacher, |tokens, bytes| {
+                let mark = marks[bytes & MASK];
+                ends[found & MASK] = Place(tokens | u32::from(mark));
+                found += usize::from(mark != 0);
+            });
         let last = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].teacher()));
         let behind =
             teacher.tokens[last..laid.tokens].iter().map(|token| teacher.vocabulary.bytes(*token).len());
@@ -169,7 +170,7 @@ struct Laid {
 }
 
 /// Lays the bytes of plain tokens one after the other, as long as they begin before the limit; says after
-/// each how many tokens and bytes that makes.
+/// each how many tokens and bytes that makes. A token counts `STEP`: one in the half of a place that is its side's.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "what is done with an end is part of the innermost loop")]
 fn lay<const STEP: u32>(

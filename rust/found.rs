@@ -272,19 +272,58 @@ impl Trace {
         })
     }
 
-    /// Writes the pairs into columns that have room for just these.
-    ///
-    /// Without a branch for each chunk: what is picked and is no pair is written over.
+    /// The pairs, so many.
+    #[must_use]
+    pub fn pairs(&self, count: usize) -> Pairs {
+        let mut pairs = Pairs {
+            teacher: Vec::with_capacity(count),
+            student: Vec::with_capacity(count),
+            kind: vec![PairKind::Exact as u8; count],
+        };
+        let Pairs { teacher: teachers, student: students, kind: kinds } = &mut pairs;
+        self.pick_pairs(|starts, (teacher, student), first| {
+            if first != PairKind::Exact {
+                kinds[teachers.len()] = first as u8;
+            }
+            teachers.extend(starts.iter().map(|start| teacher + i32::from(start.teacher())));
+            students.extend(starts.iter().map(|start| student + i32::from(start.student())));
+        });
+        debug_assert_eq!(teachers.len(), count);
+        pairs
+    }
+
+    /// The same, written into columns that have room for just these.
     pub fn write_pairs(&self, room: PairsMut<'_>) {
         let PairsMut { teacher: teachers, student: students, kind: kinds } = room;
         let mut at = 0;
+        self.pick_pairs(|starts, (teacher, student), first| {
+            let end = at + starts.len();
+            if first != PairKind::Exact {
+                kinds[at] = first as u8;
+            }
+            for (to, start) in teachers[at..end].iter_mut().zip(starts) {
+                *to = teacher + i32::from(start.teacher());
+            }
+            for (to, start) in students[at..end].iter_mut().zip(starts) {
+                *to = student + i32::from(start.student());
+            }
+            at = end;
+        });
+        debug_assert_eq!(at, kinds.len());
+    }
+
+    /// Hands over where pairs begin, a few at once: places, the columns from which they count, and the kind of
+    /// the first; the others are exact.
+    ///
+    /// Without a branch for each chunk: what is picked and is no pair is written over.
+    fn pick_pairs(&self, mut found: impl FnMut(&[Place], (i32, i32), PairKind)) {
+        let here = [Place::default()];
+        let kind_of = |space: bool| if space { PairKind::Space } else { PairKind::Exact };
         let mut starts = [Place::default(); AT_ONCE];
         for (step, places) in self.read() {
             match step {
                 Step::Block { teacher, student, space, .. } => {
-                    if space && places[0].follows(Place::default()) {
-                        kinds[at] = PairKind::Space as u8;
-                    }
+                    let mut first = kind_of(space && places[0].follows(Place::default()));
                     let mut start = Place::default();
                     for places in places.chunks(AT_ONCE) {
                         let mut count = 0;
@@ -293,30 +332,18 @@ impl Trace {
                             count += usize::from(end.follows(start));
                             start = *end;
                         }
-                        let starts = &starts[..count];
-                        for (to, start) in teachers[at..at + count].iter_mut().zip(starts) {
-                            *to = teacher + i32::from(start.teacher());
-                        }
-                        for (to, start) in students[at..at + count].iter_mut().zip(starts) {
-                            *to = student + i32::from(start.student());
-                        }
-                        at += count;
+                        found(&starts[..count], (teacher, student), first);
+                        first = PairKind::Exact;
                     }
                 }
                 Step::Chunk { teacher, student, space, .. } => {
                     if teacher.1 - teacher.0 == 1 && student.1 - student.0 == 1 {
-                        (teachers[at], students[at]) = (teacher.0, student.0);
-                        kinds[at] = if space { PairKind::Space } else { PairKind::Exact } as u8;
-                        at += 1;
+                        found(&here, (teacher.0, student.0), kind_of(space));
                     }
                 }
-                Step::Role { teacher, student } => {
-                    (teachers[at], students[at], kinds[at]) = (teacher, student, PairKind::Role as u8);
-                    at += 1;
-                }
+                Step::Role { teacher, student } => found(&here, (teacher, student), PairKind::Role),
             }
         }
-        debug_assert_eq!(at, kinds.len());
     }
 
     /// Appends the chunks to columns, and for each whether it encloses a token of zero width.

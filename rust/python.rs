@@ -214,22 +214,26 @@ impl Aligner {
         Self(py.detach(|| align::Aligner::new(teacher, student)))
     }
 
-    /// Aligns a batch; of each side ids, offsets and mask. A side without offsets is one row. 0 threads are as
-    /// many as there are processors.
+    /// Aligns a batch. A side without offsets is one row. 0 threads are as many as there are processors.
+    #[expect(clippy::too_many_arguments, reason = "three arrays a side; Python passes them by position")]
     fn align(
         &self,
         py: Python<'_>,
-        teacher: Side<'_>,
-        student: Side<'_>,
+        teacher_ids: IdArray<'_>,
+        teacher_offsets: Option<PyReadonlyArray1<'_, i64>>,
+        teacher_mask: Option<PyReadonlyArray1<'_, bool>>,
+        student_ids: IdArray<'_>,
+        student_offsets: Option<PyReadonlyArray1<'_, i64>>,
+        student_mask: Option<PyReadonlyArray1<'_, bool>>,
         num_threads: usize,
     ) -> PyResult<Found> {
-        let ids = (teacher.0.as_ids()?, student.0.as_ids()?);
-        let one_rows = (one_row(ids.0), one_row(ids.1));
-        let teacher = rows(ids.0, teacher.1.as_ref(), &one_rows.0, teacher.2.as_ref())?;
-        let student = rows(ids.1, student.1.as_ref(), &one_rows.1, student.2.as_ref())?;
+        let (teacher_ids, student_ids) = (teacher_ids.as_ids()?, student_ids.as_ids()?);
+        let (teacher_row, student_row) = (one_row(teacher_ids), one_row(student_ids));
+        let teacher = rows(teacher_ids, teacher_offsets.as_ref(), &teacher_row, teacher_mask.as_ref())?;
+        let student = rows(student_ids, student_offsets.as_ref(), &student_row, student_mask.as_ref())?;
         let threads = if num_threads == 0 { usize::MAX } else { num_threads };
         let align = |stop: &Stop| batch::align_until(stop, &self.0, teacher, student, threads);
-        let aligned = match ids.0.len() + ids.1.len() {
+        let aligned = match teacher_ids.len() + student_ids.len() {
             ..SHORT => align(&Stop::default()),
             SHORT..LONG => py.detach(|| align(&Stop::default())),
             LONG.. => py.detach(|| until_signal(align))?,
@@ -240,9 +244,6 @@ impl Aligner {
 
 /// Fewer tokens take less time than it takes to let others run.
 const SHORT: usize = 1 << 8;
-
-/// Ids, offsets and mask of a side.
-type Side<'py> = (IdArray<'py>, Option<PyReadonlyArray1<'py, i64>>, Option<PyReadonlyArray1<'py, bool>>);
 
 /// So many tokens take long enough for somebody to press Ctrl-C.
 const LONG: usize = 1 << 21;

@@ -46,8 +46,12 @@ class Aligner:
     def __new__(cls, teacher: Vocabulary, student: Vocabulary) -> Aligner: ...
     def align(
         self,
-        teacher: tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, npt.NDArray[np.bool_] | None],
-        student: tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, npt.NDArray[np.bool_] | None],
+        teacher_ids: npt.NDArray[Any],
+        teacher_offsets: npt.NDArray[np.int64] | None,
+        teacher_mask: npt.NDArray[np.bool_] | None,
+        student_ids: npt.NDArray[Any],
+        student_offsets: npt.NDArray[np.int64] | None,
+        student_mask: npt.NDArray[np.bool_] | None,
         num_threads: int,
     ) -> Found: ...
 
