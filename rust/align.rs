@@ -21,7 +21,7 @@ use crate::found::Trace;
 pub use crate::found::{Counts, Found, PairKind, Pairs, Ranges};
 use crate::resync::{Search, Text};
 use crate::stop::Stop;
-use crate::vocabulary::{Kind, Vocabulary};
+use crate::vocabulary::{Id, Kind, Vocabulary};
 
 /// The two vocabularies and the roles that their specials share: all that alignment needs to know.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Aligner {
 }
 
 /// For every special id, the numbers of the roles that can pair it.
-type RoleNumbers = HashMap<u32, Vec<usize>>;
+type RoleNumbers = HashMap<usize, Vec<usize>>;
 
 impl Aligner {
     /// An aligner of texts in these two vocabularies.
@@ -77,19 +77,20 @@ fn shared_roles<'a>(teacher: &'a Vocabulary, student: &Vocabulary) -> HashMap<&'
 fn number_roles(vocabulary: &Vocabulary, shared: &HashMap<&str, usize>) -> RoleNumbers {
     let specials = vocabulary.roles().iter().filter(|(id, _)| vocabulary.kind(**id) == Kind::Special);
     let numbers = |role: &String| shared.get(role.as_str()).copied();
-    specials.map(|(id, roles)| (*id, roles.iter().filter_map(numbers).collect())).collect()
+    specials.map(|(id, roles)| (id.index(), roles.iter().filter_map(numbers).collect())).collect()
 }
 
-/// A stretch of one row on one side: ids known to be in the vocabulary, and the column of the first.
+/// A stretch of one row on one side: its ids, and the column of the first. An id that is not in the vocabulary
+/// is taken for an opaque one.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment<'a> {
+pub struct Segment<'a, T> {
     /// The ids.
-    pub tokens: &'a [u32],
+    pub tokens: &'a [T],
     /// Where the first of them stands in its row.
     pub column: usize,
 }
 
-impl Segment<'_> {
+impl<T> Segment<'_, T> {
     /// The segment of no tokens that stands here.
     #[must_use]
     pub fn empty(column: usize) -> Self {
@@ -105,10 +106,10 @@ impl Segment<'_> {
 
 /// Aligns two segments as texts of their own; appends what it finds and counts it. Where it was asked to
 /// stop, what it found is good for nothing.
-pub fn align_segments(
+pub fn align_segments<T: Id>(
     aligner: &Aligner,
-    teacher: Segment<'_>,
-    student: Segment<'_>,
+    teacher: Segment<'_, T>,
+    student: Segment<'_, T>,
     stop: &Stop,
     blocks: &mut Blocks,
     found: &mut Trace,
@@ -141,10 +142,10 @@ pub fn align_segments(
 }
 
 /// Records a segment that has no counterpart; the empty side stands where it is given.
-pub fn surplus_segments(
+pub fn surplus_segments<T: Id>(
     aligner: &Aligner,
-    teacher: Segment<'_>,
-    student: Segment<'_>,
+    teacher: Segment<'_, T>,
+    student: Segment<'_, T>,
     found: &mut Trace,
     counts: &mut Counts,
 ) {
@@ -156,7 +157,7 @@ pub fn surplus_segments(
 }
 
 /// Tokens with bytes, their bytes, and opaque tokens.
-fn count_text(vocabulary: &Vocabulary, tokens: &[u32]) -> (i64, i64, i64) {
+fn count_text(vocabulary: &Vocabulary, tokens: &[impl Id]) -> (i64, i64, i64) {
     let mut counted = (0, 0, 0);
     for token in tokens {
         let length = length_as_count(vocabulary.bytes(*token).len());
@@ -168,10 +169,10 @@ fn count_text(vocabulary: &Vocabulary, tokens: &[u32]) -> (i64, i64, i64) {
 }
 
 /// Both sides of a segment, standing at the same place of the text.
-struct Walk<'a> {
+struct Walk<'a, T> {
     aligner: &'a Aligner,
-    teacher: Cursor<'a>,
-    student: Cursor<'a>,
+    teacher: Cursor<'a, T>,
+    student: Cursor<'a, T>,
     stop: &'a Stop,
     blocks: &'a mut Blocks,
     found: &'a mut Trace,
@@ -182,7 +183,7 @@ struct Walk<'a> {
     vain: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a, T: Id> Walk<'a, T> {
     /// Passes the tokens of zero width that stand here, pairs them by role, settles the one space.
     fn pass_place(&mut self, segment_starts: bool) {
         self.teacher.unpaired = self.teacher.at;
@@ -421,19 +422,19 @@ impl<'a> Walk<'a> {
 }
 
 impl Aligner {
-    fn teacher_roles_of(&self, id: u32) -> &[usize] {
-        self.teacher_roles.get(&id).map_or(&[], Vec::as_slice)
+    fn teacher_roles_of(&self, id: impl Id) -> &[usize] {
+        self.teacher_roles.get(&id.index()).map_or(&[], Vec::as_slice)
     }
 
-    fn student_roles_of(&self, id: u32) -> &[usize] {
-        self.student_roles.get(&id).map_or(&[], Vec::as_slice)
+    fn student_roles_of(&self, id: impl Id) -> &[usize] {
+        self.student_roles.get(&id.index()).map_or(&[], Vec::as_slice)
     }
 }
 
 /// Where one side stands in its segment.
-struct Cursor<'a> {
+struct Cursor<'a, T> {
     vocabulary: &'a Vocabulary,
-    tokens: &'a [u32],
+    tokens: &'a [T],
     /// The column of the first token in its row.
     column: usize,
     /// The token at hand.
@@ -458,8 +459,8 @@ struct Cursor<'a> {
 /// What a cursor goes back to where there is no chunk.
 type Stand<'a> = (usize, &'a [u8], bool, usize);
 
-impl<'a> Cursor<'a> {
-    fn new(vocabulary: &'a Vocabulary, segment: Segment<'a>) -> Self {
+impl<'a, T: Id> Cursor<'a, T> {
+    fn new(vocabulary: &'a Vocabulary, segment: Segment<'a, T>) -> Self {
         Self {
             vocabulary,
             tokens: segment.tokens,
@@ -490,7 +491,7 @@ impl<'a> Cursor<'a> {
 
     // ---- Reading blocks of plain text ------------------------------------------------------------------
 
-    fn plain(&self) -> Plain<'a> {
+    fn plain(&self) -> Plain<'a, T> {
         Plain { vocabulary: self.vocabulary, tokens: &self.tokens[self.at..], rest: self.rest }
     }
 
@@ -590,7 +591,7 @@ impl<'a> Cursor<'a> {
     fn pass_specials(&mut self) -> Vec<usize> {
         let mut firsts: Vec<usize> = Vec::new();
         while self.kind(self.at) == Some(Kind::Special) {
-            if firsts.is_empty() || self.tokens[self.at - 1] != self.tokens[self.at] {
+            if firsts.is_empty() || self.tokens[self.at - 1].index() != self.tokens[self.at].index() {
                 firsts.push(self.at);
             }
             self.at += 1;

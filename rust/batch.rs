@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::iter;
 use std::ops::Range;
@@ -15,7 +16,7 @@ use crate::error::{Error, Side};
 use crate::found::{self, Counts, Found, Pairs, Ranges, Trace};
 use crate::pool;
 use crate::stop::Stop;
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{Id, Vocabulary};
 
 /// About how many tokens one task takes: enough to forget what starting it costs.
 const TOKENS_A_BLOCK: usize = 1 << 14;
@@ -31,7 +32,7 @@ pub enum Ids<'a> {
     I64(&'a [i64]),
 }
 
-impl Ids<'_> {
+impl<'a> Ids<'a> {
     /// How many they are.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
@@ -40,6 +41,14 @@ impl Ids<'_> {
             Self::I32(ids) => ids.len(),
             Self::U32(ids) => ids.len(),
             Self::I64(ids) => ids.len(),
+        }
+    }
+
+    fn widened(self) -> Cow<'a, [i64]> {
+        match self {
+            Self::I32(ids) => ids.iter().copied().map(i64::from).collect(),
+            Self::U32(ids) => ids.iter().copied().map(i64::from).collect(),
+            Self::I64(ids) => ids.into(),
         }
     }
 }
@@ -88,98 +97,61 @@ impl Rows<'_> {
             _ => Ok(()),
         }
     }
+}
 
-    /// Reads the segments of a row, the maximal runs of selected columns, their ids checked; without a mask the
-    /// whole row is one, even an empty one.
-    fn read(
-        &self,
-        row: usize,
-        side: Side,
-        vocabulary: &Vocabulary,
-        stop: &Stop,
-        into: &mut RowSide,
-    ) -> Result<(), Error> {
-        let range = self.range(row);
-        let mask = self.mask.map(|mask| &mask[range.clone()]);
-        let read = match self.ids {
-            Ids::I32(ids) => into.read(&ids[range], mask, vocabulary, stop),
-            Ids::U32(ids) => into.read(&ids[range], mask, vocabulary, stop),
-            Ids::I64(ids) => into.read(&ids[range], mask, vocabulary, stop),
-        };
-        read.map_err(|(column, id)| Error::UnknownId { side, row, column, id, size: vocabulary.size() })
+/// A side and its ids, read as they are.
+#[derive(Clone, Copy)]
+struct Typed<'a, T> {
+    rows: Rows<'a>,
+    ids: &'a [T],
+    side: Side,
+    vocabulary: &'a Vocabulary,
+}
+
+impl<'a, T: Id> Typed<'a, T> {
+    /// One row, cut into segments: the maximal runs of selected columns; without a mask the whole row is one,
+    /// even an empty one.
+    fn row<'b>(&self, row: usize, stop: &Stop, segments: &'b mut Vec<Range<usize>>) -> Row<'b, T>
+    where
+        'a: 'b,
+    {
+        let range = self.rows.range(row);
+        segments.clear();
+        match self.rows.mask {
+            None => segments.push(0..range.len()),
+            Some(mask) => segments.extend(runs_of_true(&mask[range.clone()]).take_while(|_| !stop.is_set())),
+        }
+        Row { ids: &self.ids[range], segments }
+    }
+
+    /// Fails with the first of the selected ids that the vocabulary does not have.
+    fn check(&self, row: usize, selected: Row<'_, T>) -> Result<(), Error> {
+        let size = self.vocabulary.size();
+        let mut columns = selected.segments.iter().cloned().flatten();
+        let unknown = columns.find(|column| !self.vocabulary.has(selected.ids[*column]));
+        unknown.map_or(Ok(()), |column| {
+            let id = selected.ids[column].into();
+            Err(Error::UnknownId { side: self.side, row, column, id, size })
+        })
     }
 }
 
-/// One side of the row at hand.
-#[derive(Default)]
-struct RowSide {
-    /// The ids of all segments.
-    tokens: Vec<u32>,
-    /// Where in them each segment is, and the column of its first.
-    segments: Vec<(Range<usize>, usize)>,
+/// One side of the row at hand: its ids, and the columns of its segments.
+#[derive(Clone, Copy)]
+struct Row<'a, T> {
+    ids: &'a [T],
+    segments: &'a [Range<usize>],
 }
 
-impl RowSide {
-    /// Most tokens whose memory is kept.
-    const KEPT: usize = 1 << 16;
-
-    /// Reads what is selected; fails with the first column and id that the vocabulary does not have.
-    fn read<T: Copy + Into<i64>>(
-        &mut self,
-        ids: &[T],
-        mask: Option<&[bool]>,
-        vocabulary: &Vocabulary,
-        stop: &Stop,
-    ) -> Result<(), (usize, i64)> {
-        self.tokens.clear();
-        self.segments.clear();
-        match mask {
-            None => self.read_segment(ids, 0..ids.len(), vocabulary, stop),
-            Some(mask) => {
-                let mut runs = runs_of_true(mask);
-                runs.try_for_each(|run| self.read_segment(ids, run, vocabulary, stop))
-            }
-        }
-    }
-
-    fn read_segment<T: Copy + Into<i64>>(
-        &mut self,
-        ids: &[T],
-        columns: Range<usize>,
-        vocabulary: &Vocabulary,
-        stop: &Stop,
-    ) -> Result<(), (usize, i64)> {
-        /// So many at once, and then it is asked whether to stop.
-        const PIECE: usize = 1 << 16;
-        let start = self.tokens.len();
-        self.tokens.reserve(columns.len());
-        let mut all_inside = true;
-        for piece in ids[columns.clone()].chunks(PIECE) {
-            all_inside &= push_ids(piece, vocabulary.size(), &mut self.tokens);
-            if stop.is_set() {
-                return Ok(());
-            }
-        }
-        self.segments.push((start..self.tokens.len(), columns.start));
-        if all_inside {
-            return Ok(());
-        }
-        let mut numbered = columns.clone().map(|column| (column, ids[column].into()));
-        Err(numbered.find(|(_, id)| vocabulary.find(*id).is_none()).expect("not all are inside"))
-    }
-
-    fn segment(&self, number: usize) -> Segment<'_> {
-        let (tokens, column) = &self.segments[number];
-        Segment { tokens: &self.tokens[tokens.clone()], column: *column }
+impl<'a, T> Row<'a, T> {
+    fn segment(&self, number: usize) -> Segment<'a, T> {
+        let columns = &self.segments[number];
+        Segment { tokens: &self.ids[columns.clone()], column: columns.start }
     }
 
     /// Where the last segment ends.
-    fn end(&self) -> Segment<'_> {
-        Segment::empty(self.segments.last().map_or(0, |(tokens, column)| column + tokens.len()))
-    }
-
-    fn is_small(&self) -> bool {
-        self.tokens.capacity() <= Self::KEPT && self.segments.capacity() <= Self::KEPT
+    fn end(&self) -> Segment<'a, T> {
+        Segment::empty(self.segments.last().map_or(0, |columns| columns.end))
     }
 }
 
@@ -199,24 +171,14 @@ fn first(mask: &[bool], value: bool) -> Option<usize> {
     mask[others..].iter().position(|one| *one == value).map(|behind| others + behind)
 }
 
-/// Pushes the ids, whatever they are; says whether all are below the size.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "what does not fit is refused")]
-fn push_ids<T: Copy + Into<i64>>(ids: &[T], size: usize, tokens: &mut Vec<u32>) -> bool {
-    // Without a branch: the sign bit of either is set where an id is below zero or above the last.
-    let last = i64::try_from(size).expect("MAX_ENTRIES fits") - 1;
-    let mut outside = 0;
-    tokens.extend(ids.iter().map(|id| {
-        let id = (*id).into();
-        outside |= id | last.wrapping_sub(id);
-        id as u32
-    }));
-    outside >= 0
-}
-
 /// What was found in all rows, as it was written down; columns are made of it when somebody asks.
 #[derive(Debug, Default)]
 pub struct Aligned {
     parts: Vec<Trace>,
+    /// How many pairs each part has.
+    pairs: Vec<usize>,
+    /// How many threads may make columns.
+    threads: usize,
     /// One for each row.
     pub counts: Vec<Counts>,
     /// How many chunks each row has, and how many differences.
@@ -224,11 +186,28 @@ pub struct Aligned {
 }
 
 impl Aligned {
+    /// How many chunks and pairs there are in all rows: how long it takes to make columns of them.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.lengths.iter().map(|lengths| lengths.0).sum::<usize>() + self.pairs.iter().sum::<usize>()
+    }
+
     /// The pairs of all rows, one row after the other.
     #[must_use]
     pub fn pairs(&self) -> Pairs {
-        let count = self.counts.iter().map(pairs_in).sum();
-        found::pairs_of(&self.parts, count)
+        let count = self.pairs.iter().sum();
+        if let [part] = &self.parts[..] {
+            return part.pairs(count);
+        }
+        let mut pairs = Pairs::unwritten(count);
+        let parts = self.parts.iter().zip(pairs.cut(self.pairs.iter().copied()));
+        if let Some(pool) = pool::of_this_process(self.threads) {
+            let parts = parts.collect::<Vec<_>>();
+            pool.install(|| parts.into_par_iter().for_each(|(part, room)| part.write_pairs(room)));
+        } else {
+            parts.for_each(|(part, room)| part.write_pairs(room));
+        }
+        pairs
     }
 
     /// Where each row's part of the pairs begins, and where the last one ends.
@@ -263,6 +242,7 @@ impl Aligned {
 
     fn append(&mut self, part: Self) {
         self.parts.extend(part.parts);
+        self.pairs.extend(part.pairs);
         self.counts.extend(part.counts);
         self.lengths.extend(part.lengths);
     }
@@ -339,12 +319,38 @@ pub fn align_until(
     }
     teacher.check(Side::Teacher)?;
     student.check(Side::Student)?;
-    let align = |rows: Range<usize>| align_rows(stop, aligner, teacher, student, rows);
-    if threads > 1 {
+    match (teacher.ids, student.ids) {
+        (Ids::I32(ids), Ids::I32(others)) => {
+            align_typed(stop, aligner, teacher, student, (ids, others), threads)
+        }
+        (Ids::U32(ids), Ids::U32(others)) => {
+            align_typed(stop, aligner, teacher, student, (ids, others), threads)
+        }
+        (ids, others) => {
+            let (ids, others) = (ids.widened(), others.widened());
+            align_typed(stop, aligner, teacher, student, (&ids, &others), threads)
+        }
+    }
+}
+
+/// The same where both sides' ids are of one type.
+fn align_typed<T: Id + Sync>(
+    stop: &Stop,
+    aligner: &Aligner,
+    teacher: Rows<'_>,
+    student: Rows<'_>,
+    (ids, others): (&[T], &[T]),
+    threads: usize,
+) -> Result<Aligned, Error> {
+    let rows = teacher.count();
+    let of_teacher = Typed { rows: teacher, ids, side: Side::Teacher, vocabulary: aligner.teacher() };
+    let of_student = Typed { rows: student, ids: others, side: Side::Student, vocabulary: aligner.student() };
+    let align = |rows: Range<usize>| align_rows(stop, aligner, of_teacher, of_student, rows);
+    if threads > 1 && rows > 1 {
         let blocks = blocks_of_rows(&teacher, &student);
         if let Some(pool) = (blocks.len() > 1).then(|| pool::of_this_process(threads)).flatten() {
             let parts = pool.install(|| blocks.into_par_iter().map(align).collect::<Vec<_>>());
-            return join(parts);
+            return join(parts, threads);
         }
     }
     align(0..rows)
@@ -371,49 +377,68 @@ fn blocks_of_rows(teacher: &Rows<'_>, student: &Rows<'_>) -> Vec<Range<usize>> {
 #[derive(Default)]
 struct Workspace {
     blocks: Blocks,
-    teacher: RowSide,
-    student: RowSide,
+    /// The segments of the row at hand, the teacher's and the student's.
+    segments: [Vec<Range<usize>>; 2],
+}
+
+impl Workspace {
+    /// Most segments of a row whose memory is kept.
+    const KEPT: usize = 1 << 15;
+
+    fn is_small(&self) -> bool {
+        self.segments.iter().all(|segments| segments.capacity() <= Self::KEPT)
+    }
 }
 
 thread_local! {
     static WORKSPACE: Cell<Option<Box<Workspace>>> = const { Cell::new(None) };
 }
 
-fn align_rows(
+fn align_rows<T: Id>(
     stop: &Stop,
     aligner: &Aligner,
-    teacher: Rows<'_>,
-    student: Rows<'_>,
+    teacher: Typed<'_, T>,
+    student: Typed<'_, T>,
     rows: Range<usize>,
 ) -> Result<Aligned, Error> {
-    let chunks = teacher.tokens_in(&rows).min(student.tokens_in(&rows));
+    let chunks = teacher.rows.tokens_in(&rows).min(student.rows.tokens_in(&rows));
     let mut trace = Trace::with_capacity(chunks);
     let mut made = Aligned::default();
     let mut work = WORKSPACE.take().unwrap_or_default();
+    let Workspace { blocks, segments: [teachers, students] } = &mut *work;
     for row in rows {
+        let teachers = teacher.row(row, stop, teachers);
+        let students = student.row(row, stop, students);
+        let before = (trace.chunks(), trace.differences().len());
+        let counts = align_row(stop, aligner, (teachers, students), blocks, &mut trace);
         if stop.is_set() {
             return Err(Error::Stopped);
         }
-        teacher.read(row, Side::Teacher, aligner.teacher(), stop, &mut work.teacher)?;
-        student.read(row, Side::Student, aligner.student(), stop, &mut work.student)?;
-        let before = (trace.chunks(), trace.differences().len());
-        made.counts.push(align_row(stop, aligner, &mut work, &mut trace));
+        // An id that is unknown was taken for an opaque one; nobody else needs to look.
+        if counts.teacher_opaque + counts.student_opaque > 0 {
+            teacher.check(row, teachers)?;
+            student.check(row, students)?;
+        }
+        made.counts.push(counts);
         made.lengths.push((trace.chunks() - before.0, trace.differences().len() - before.1));
     }
-    if stop.is_set() {
-        return Err(Error::Stopped);
-    }
-    if work.teacher.is_small() && work.student.is_small() {
+    if work.is_small() {
         WORKSPACE.set(Some(work));
     }
+    made.pairs.push(made.counts.iter().map(pairs_in).sum());
     made.parts.push(trace);
     Ok(made)
 }
 
 /// Aligns the k-th segment with the k-th; what one side has more is a difference each, against the
 /// place where the other side's last segment ends.
-fn align_row(stop: &Stop, aligner: &Aligner, work: &mut Workspace, found: &mut Trace) -> Counts {
-    let Workspace { blocks, teacher, student } = work;
+fn align_row<T: Id>(
+    stop: &Stop,
+    aligner: &Aligner,
+    (teacher, student): (Row<'_, T>, Row<'_, T>),
+    blocks: &mut Blocks,
+    found: &mut Trace,
+) -> Counts {
     let mut counts = Counts::default();
     let (teachers, students) = (teacher.segments.len(), student.segments.len());
     let shared = teachers.min(students);
@@ -432,8 +457,8 @@ fn align_row(stop: &Stop, aligner: &Aligner, work: &mut Workspace, found: &mut T
 }
 
 /// All parts, or the first error.
-fn join(parts: Vec<Result<Aligned, Error>>) -> Result<Aligned, Error> {
-    let mut all = Aligned::default();
+fn join(parts: Vec<Result<Aligned, Error>>, threads: usize) -> Result<Aligned, Error> {
+    let mut all = Aligned { threads, ..Aligned::default() };
     for part in parts {
         all.append(part?);
     }

@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::vocabulary::{RECORD, Vocabulary};
+use crate::vocabulary::{Id, RECORD, Vocabulary};
 
 /// Bytes of text in a block, a power of two so that a mask keeps every index within; its tokens fit 16 bits.
 const TEXT: usize = 1 << 12;
@@ -23,11 +23,11 @@ const FIRST_TOKENS: usize = 256;
 
 /// One side, from the token at hand on.
 #[derive(Clone, Copy)]
-pub struct Plain<'a> {
+pub struct Plain<'a, T> {
     /// What the tokens are.
     pub vocabulary: &'a Vocabulary,
     /// The token at hand and those behind it.
-    pub tokens: &'a [u32],
+    pub tokens: &'a [T],
     /// What is left of the bytes of the token at hand; not empty.
     pub rest: &'a [u8],
 }
@@ -110,7 +110,7 @@ impl Default for Blocks {
 impl Blocks {
     /// The common ends of the tokens that follow on both sides, as far as these are plain text; none where
     /// none is near. More may follow behind the last.
-    pub fn next(&mut self, teacher: Plain<'_>, student: Plain<'_>) -> Common<'_> {
+    pub fn next<T: Id>(&mut self, teacher: Plain<'_, T>, student: Plain<'_, T>) -> Common<'_> {
         let laid = self.lay_student(student);
         let (mut found, mut bytes) = self.lay_teacher(teacher, laid.bytes);
         self.marks[..=laid.bytes].fill(0);
@@ -123,24 +123,25 @@ impl Blocks {
         Common { ends: &self.ends[..found], bytes }
     }
 
-    fn lay_student(&mut self, student: Plain<'_>) -> Laid {
+    fn lay_student(&mut self, student: Plain<'_, impl Id>) -> Laid {
         let tokens = &student.tokens[..student.tokens.len().min(self.reach)];
         let marks = &mut *self.marks;
-        lay(&mut self.student_text, LIMIT, Plain { tokens, ..student }, |tokens, bytes| {
-            marks[bytes & MASK] = tokens;
+        lay::<1>(&mut self.student_text, LIMIT, Plain { tokens, ..student }, |tokens, bytes| {
+            marks[bytes & MASK] = (tokens & 0xFFFF) as u16;
         })
     }
 
     /// How many common ends there are, and the bytes before the last.
-    fn lay_teacher(&mut self, teacher: Plain<'_>, student_bytes: usize) -> (usize, usize) {
+    fn lay_teacher(&mut self, teacher: Plain<'_, impl Id>, student_bytes: usize) -> (usize, usize) {
         let (marks, ends) = (&*self.marks, &mut *self.ends);
         let mut found = 0;
         // Behind the student's text there are no marks.
-        let laid = lay(&mut self.teacher_text, student_bytes.min(LIMIT), teacher, |tokens, bytes| {
-            let mark = marks[bytes & MASK];
-            ends[found & MASK] = Place(u32::from(tokens) << 16 | u32::from(mark));
-            found += usize::from(mark != 0);
-        });
+        let laid =
+            lay::<{ 1 << 16 }>(&mut self.teacher_text, student_bytes.min(LIMIT), teacher, |tokens, bytes| {
+                let mark = marks[bytes & MASK];
+                ends[found & MASK] = Place(tokens | u32::from(mark));
+                found += usize::from(mark != 0);
+            });
         let last = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].teacher()));
         let behind =
             teacher.tokens[last..laid.tokens].iter().map(|token| teacher.vocabulary.bytes(*token).len());
@@ -148,7 +149,7 @@ impl Blocks {
     }
 
     /// The common ends, of those found, in so many bytes, and the bytes before the last.
-    fn ends_within(&self, agree: usize, teacher: Plain<'_>, found: usize) -> (usize, usize) {
+    fn ends_within(&self, agree: usize, teacher: Plain<'_, impl Id>, found: usize) -> (usize, usize) {
         let (mut within, mut last, mut bytes) = (0, 0, 0);
         for (at, token) in teacher.tokens.iter().enumerate() {
             bytes += if at == 0 { teacher.rest.len() } else { teacher.vocabulary.bytes(*token).len() };
@@ -169,21 +170,21 @@ struct Laid {
 }
 
 /// Lays the bytes of plain tokens one after the other, as long as they begin before the limit; says after
-/// each how many tokens and bytes that makes.
+/// each how many tokens and bytes that makes. A token counts `STEP`: one in the half of a place that is its side's.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "what is done with an end is part of the innermost loop")]
-fn lay(
+fn lay<const STEP: u32>(
     text: &mut [u8; TEXT + RECORD],
     limit: usize,
-    side: Plain<'_>,
-    mut ended: impl FnMut(u16, usize),
+    side: Plain<'_, impl Id>,
+    mut ended: impl FnMut(u32, usize),
 ) -> Laid {
     let mut bytes = side.rest.len();
     if bytes > LIMIT {
         return Laid { tokens: 0, bytes: 0 };
     }
     text[..bytes].copy_from_slice(side.rest);
-    let mut tokens = 1;
+    let mut tokens = STEP;
     ended(tokens, bytes);
     let records = side.vocabulary.records();
     let mut rest = &side.tokens[1..];
@@ -191,7 +192,10 @@ fn lay(
         // Nothing is called in these loops, so that all of it stays in registers; two tokens at a time, their
         // bytes first, since the processor is faster at stores that follow each other in memory.
         while let [first, second, behind @ ..] = rest {
-            let (first, second) = (&records[*first as usize], &records[*second as usize]);
+            let (Some(first), Some(second)) = (records.get(first.index()), records.get(second.index()))
+            else {
+                break;
+            };
             let lengths = [first, second].map(|record| usize::from(record[RECORD - 1]));
             if (lengths[0] | lengths[1]) >= RECORD {
                 break;
@@ -200,9 +204,9 @@ fn lay(
             text[bytes & MASK..][..RECORD].copy_from_slice(first);
             text[middle & MASK..][..RECORD].copy_from_slice(second);
             bytes = middle + lengths[1];
-            ended(tokens + 1, middle);
-            ended(tokens + 2, bytes);
-            tokens += 2;
+            ended(tokens + STEP, middle);
+            ended(tokens + 2 * STEP, bytes);
+            tokens += 2 * STEP;
             rest = behind;
             if bytes >= limit {
                 break;
@@ -218,11 +222,11 @@ fn lay(
         };
         room.copy_from_slice(whole);
         bytes += whole.len();
-        tokens += 1;
+        tokens += STEP;
         ended(tokens, bytes);
         rest = behind;
     }
-    Laid { tokens: usize::from(tokens), bytes }
+    Laid { tokens: (tokens / STEP) as usize, bytes }
 }
 
 /// How many bytes agree from the first on.

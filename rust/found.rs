@@ -32,6 +32,35 @@ pub struct Pairs {
     pub kind: Vec<u8>,
 }
 
+/// A stretch of the columns of [`Pairs`], to be written.
+#[derive(Debug)]
+pub struct PairsMut<'a> {
+    teacher: &'a mut [i32],
+    student: &'a mut [i32],
+    kind: &'a mut [u8],
+}
+
+impl Pairs {
+    /// So many, still to be written; the kind of each is exact.
+    #[must_use]
+    pub fn unwritten(count: usize) -> Self {
+        Self { teacher: vec![0; count], student: vec![0; count], kind: vec![PairKind::Exact as u8; count] }
+    }
+
+    /// Cuts the columns into stretches of so many pairs each.
+    pub fn cut(&mut self, counts: impl Iterator<Item = usize>) -> impl Iterator<Item = PairsMut<'_>> {
+        let mut rest = (&mut self.teacher[..], &mut self.student[..], &mut self.kind[..]);
+        counts.map(move |count| {
+            let cut = "there are as many";
+            PairsMut {
+                teacher: rest.0.split_off_mut(..count).expect(cut),
+                student: rest.1.split_off_mut(..count).expect(cut),
+                kind: rest.2.split_off_mut(..count).expect(cut),
+            }
+        })
+    }
+}
+
 /// Ranges of teacher tokens and of student tokens that belong together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
@@ -164,6 +193,9 @@ enum Step {
     Role { teacher: i32, student: i32 },
 }
 
+/// Of so many chunks those that are pairs are picked before they are written.
+const AT_ONCE: usize = 256;
+
 impl Trace {
     /// Nothing yet, and room for this many chunks in blocks.
     #[must_use]
@@ -240,40 +272,78 @@ impl Trace {
         })
     }
 
-    /// Writes the pairs into columns from here on; returns where they end.
+    /// The pairs, so many.
+    #[must_use]
+    pub fn pairs(&self, count: usize) -> Pairs {
+        let mut pairs = Pairs {
+            teacher: Vec::with_capacity(count),
+            student: Vec::with_capacity(count),
+            kind: vec![PairKind::Exact as u8; count],
+        };
+        let Pairs { teacher: teachers, student: students, kind: kinds } = &mut pairs;
+        self.pick_pairs(|starts, (teacher, student), first| {
+            if first != PairKind::Exact {
+                kinds[teachers.len()] = first as u8;
+            }
+            teachers.extend(starts.iter().map(|start| teacher + i32::from(start.teacher())));
+            students.extend(starts.iter().map(|start| student + i32::from(start.student())));
+        });
+        debug_assert_eq!(teachers.len(), count);
+        pairs
+    }
+
+    /// The same, written into columns that have room for just these.
+    pub fn write_pairs(&self, room: PairsMut<'_>) {
+        let PairsMut { teacher: teachers, student: students, kind: kinds } = room;
+        let mut at = 0;
+        self.pick_pairs(|starts, (teacher, student), first| {
+            let end = at + starts.len();
+            if first != PairKind::Exact {
+                kinds[at] = first as u8;
+            }
+            for (to, start) in teachers[at..end].iter_mut().zip(starts) {
+                *to = teacher + i32::from(start.teacher());
+            }
+            for (to, start) in students[at..end].iter_mut().zip(starts) {
+                *to = student + i32::from(start.student());
+            }
+            at = end;
+        });
+        debug_assert_eq!(at, kinds.len());
+    }
+
+    /// Hands over where pairs begin, a few at once: places, the columns from which they count, and the kind of
+    /// the first; the others are exact.
     ///
-    /// Without a branch for each chunk: what is written behind the last pair is written over.
-    fn write_pairs(&self, pairs: &mut Pairs, mut at: usize) -> usize {
-        let Pairs { teacher: teachers, student: students, kind: kinds } = pairs;
+    /// Without a branch for each chunk: what is picked and is no pair is written over.
+    fn pick_pairs(&self, mut found: impl FnMut(&[Place], (i32, i32), PairKind)) {
+        let here = [Place::default()];
+        let kind_of = |space: bool| if space { PairKind::Space } else { PairKind::Exact };
+        let mut starts = [Place::default(); AT_ONCE];
         for (step, places) in self.read() {
             match step {
                 Step::Block { teacher, student, space, .. } => {
-                    let begins_with_pair = places[0].follows(Place::default());
-                    if space && begins_with_pair {
-                        kinds[at] = PairKind::Space as u8;
-                    }
+                    let mut first = kind_of(space && places[0].follows(Place::default()));
                     let mut start = Place::default();
-                    for end in places {
-                        teachers[at] = teacher + i32::from(start.teacher());
-                        students[at] = student + i32::from(start.student());
-                        at += usize::from(end.follows(start));
-                        start = *end;
+                    for places in places.chunks(AT_ONCE) {
+                        let mut count = 0;
+                        for end in places {
+                            starts[count % AT_ONCE] = start;
+                            count += usize::from(end.follows(start));
+                            start = *end;
+                        }
+                        found(&starts[..count], (teacher, student), first);
+                        first = PairKind::Exact;
                     }
                 }
                 Step::Chunk { teacher, student, space, .. } => {
                     if teacher.1 - teacher.0 == 1 && student.1 - student.0 == 1 {
-                        (teachers[at], students[at]) = (teacher.0, student.0);
-                        kinds[at] = if space { PairKind::Space } else { PairKind::Exact } as u8;
-                        at += 1;
+                        found(&here, (teacher.0, student.0), kind_of(space));
                     }
                 }
-                Step::Role { teacher, student } => {
-                    (teachers[at], students[at], kinds[at]) = (teacher, student, PairKind::Role as u8);
-                    at += 1;
-                }
+                Step::Role { teacher, student } => found(&here, (teacher, student), PairKind::Role),
             }
         }
-        at
     }
 
     /// Appends the chunks to columns, and for each whether it encloses a token of zero width.
@@ -300,20 +370,6 @@ impl Trace {
             }
         }
     }
-}
-
-/// The pairs of all parts, so many.
-#[must_use]
-pub fn pairs_of(parts: &[Trace], count: usize) -> Pairs {
-    // One more, where what is no pair is written.
-    let mut pairs =
-        Pairs { teacher: vec![0; count + 1], student: vec![0; count + 1], kind: vec![0; count + 1] };
-    let end = parts.iter().fold(0, |at, part| part.write_pairs(&mut pairs, at));
-    debug_assert_eq!(end, count);
-    pairs.teacher.truncate(count);
-    pairs.student.truncate(count);
-    pairs.kind.truncate(count);
-    pairs
 }
 
 /// The chunks of all parts, and for each whether it encloses a token of zero width.

@@ -101,14 +101,15 @@ impl Vocabulary {
 
     /// The bytes of an id; none for an opaque one.
     fn token_bytes<'py>(&self, py: Python<'py>, token_id: i64) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let id = self.find(token_id)?;
-        let known = self.0.kind(id) != Kind::Opaque;
-        Ok(known.then(|| PyBytes::new(py, self.0.bytes(id))))
+        self.check(token_id)?;
+        let known = self.0.kind(token_id) != Kind::Opaque;
+        Ok(known.then(|| PyBytes::new(py, self.0.bytes(token_id))))
     }
 
     /// The kind of an id, as a number.
     fn kind(&self, token_id: i64) -> PyResult<u8> {
-        Ok(self.0.kind(self.find(token_id)?) as u8)
+        self.check(token_id)?;
+        Ok(self.0.kind(token_id) as u8)
     }
 
     /// For every id the one that stands for its bytes, or -1.
@@ -134,9 +135,9 @@ impl Vocabulary {
         0..u32::try_from(self.0.size()).expect("MAX_ENTRIES fits")
     }
 
-    fn find(&self, id: i64) -> PyResult<u32> {
+    fn check(&self, id: i64) -> PyResult<()> {
         let unknown = Error::UnknownToken { position: 0, id, size: self.0.size() };
-        Ok(self.0.find(id).ok_or(unknown)?)
+        if self.0.has(id) { Ok(()) } else { Err(unknown.into()) }
     }
 }
 
@@ -232,11 +233,17 @@ impl Aligner {
         let student = rows(student_ids, student_offsets.as_ref(), &student_row, student_mask.as_ref())?;
         let threads = if num_threads == 0 { usize::MAX } else { num_threads };
         let align = |stop: &Stop| batch::align_until(stop, &self.0, teacher, student, threads);
-        let is_long = teacher_ids.len() + student_ids.len() >= LONG;
-        let aligned = py.detach(|| if is_long { until_signal(align) } else { Ok(align(&Stop::default())) });
-        Ok(Found(aligned??))
+        let aligned = match teacher_ids.len() + student_ids.len() {
+            ..SHORT => align(&Stop::default()),
+            SHORT..LONG => py.detach(|| align(&Stop::default())),
+            LONG.. => py.detach(|| until_signal(align))?,
+        };
+        Ok(Found(aligned?))
     }
 }
+
+/// Fewer tokens take less time than it takes to let others run.
+const SHORT: usize = 1 << 8;
 
 /// So many tokens take long enough for somebody to press Ctrl-C.
 const LONG: usize = 1 << 21;
@@ -315,9 +322,10 @@ struct Found(Aligned);
 #[pymethods]
 impl Found {
     /// Teacher, student, kind, offsets.
-    fn pairs(&self, py: Python<'_>) -> Columns {
-        let pairs = py.detach(|| self.0.pairs());
-        vec![
+    fn pairs(&self, py: Python<'_>) -> [Py<PyAny>; 4] {
+        let is_short = self.0.size() < SHORT;
+        let pairs = if is_short { self.0.pairs() } else { py.detach(|| self.0.pairs()) };
+        [
             column(py, pairs.teacher),
             column(py, pairs.student),
             column(py, pairs.kind),

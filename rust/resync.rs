@@ -23,7 +23,7 @@ use std::ops::Range;
 
 use crate::blocks::agreement;
 use crate::stop::Stop;
-use crate::vocabulary::{Kind, MAX_TOKEN_BYTES, NO_RECORD, RECORD, Vocabulary};
+use crate::vocabulary::{Id, Kind, MAX_TOKEN_BYTES, NO_RECORD, RECORD, UNKNOWN_RECORD, Vocabulary};
 
 /// Blocks whose hashes are looked for: how many bytes they have and how far they lie apart. Every run of
 /// `size + stride - 1` bytes has one. Where all small ones are frequent, in tables, large ones are not.
@@ -100,7 +100,7 @@ const MOST_BYTES: usize = u32::MAX as usize - AT_ONCE * MAX_TOKEN_BYTES;
 impl Text {
     /// The text of these tokens.
     #[must_use]
-    pub fn new(vocabulary: &Vocabulary, tokens: &[u32]) -> Self {
+    pub fn new(vocabulary: &Vocabulary, tokens: &[impl Id]) -> Self {
         let mut text = Self {
             bytes: Vec::with_capacity(USUAL_BYTES * tokens.len() + AT_ONCE * RECORD),
             starts: Vec::with_capacity(tokens.len() + 1),
@@ -116,12 +116,12 @@ impl Text {
     }
 
     /// Adds a few tokens.
-    fn push(&mut self, vocabulary: &Vocabulary, tokens: &[u32]) {
+    fn push(&mut self, vocabulary: &Vocabulary, tokens: &[impl Id]) {
         let mut laid = [0; AT_ONCE * RECORD];
         let mut end = 0;
         let Self { bytes, starts, unknown } = self;
         starts.extend(tokens.iter().map(|token| {
-            let record = &vocabulary.records()[*token as usize];
+            let record = vocabulary.records().get(token.index()).unwrap_or(&UNKNOWN_RECORD);
             let length = record[RECORD - 1];
             if length == NO_RECORD {
                 bytes.extend_from_slice(&laid[..end]);

@@ -45,6 +45,34 @@ impl Kind {
     }
 }
 
+/// A token id in one of the integer types that callers hold.
+pub trait Id: Copy + Into<i64> {
+    /// Where in a vocabulary it stands; behind every vocabulary if it is less than zero.
+    fn index(self) -> usize;
+}
+
+impl Id for u32 {
+    #[inline]
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl Id for i32 {
+    #[inline]
+    fn index(self) -> usize {
+        // What is less than zero comes to lie above MAX_ENTRIES.
+        self.cast_unsigned() as usize
+    }
+}
+
+impl Id for i64 {
+    #[inline]
+    fn index(self) -> usize {
+        usize::try_from(self.cast_unsigned()).unwrap_or(usize::MAX)
+    }
+}
+
 /// For every special id, what it is for.
 pub type Roles = BTreeMap<u32, BTreeSet<String>>;
 
@@ -70,6 +98,9 @@ pub type Record = [u8; RECORD];
 
 /// Stands for a length where the bytes must be looked up.
 pub const NO_RECORD: u8 = u8::MAX;
+
+/// The record of an id that no vocabulary has.
+pub const UNKNOWN_RECORD: Record = [NO_RECORD; RECORD];
 
 fn record_of(token: &[u8]) -> Record {
     let mut record = [0; RECORD];
@@ -126,17 +157,22 @@ impl Vocabulary {
         self.entries.len()
     }
 
-    /// What this id is. Panics outside the vocabulary, as all that takes an id does.
+    /// What this id is; opaque if the vocabulary does not have it.
     #[must_use]
-    pub fn kind(&self, id: u32) -> Kind {
-        self.entries[id as usize].kind
+    pub fn kind(&self, id: impl Id) -> Kind {
+        self.entry(id).kind
     }
 
     /// What this id adds to the text; nothing for specials and opaque ids.
     #[must_use]
-    pub fn bytes(&self, id: u32) -> &[u8] {
-        let entry = self.entries[id as usize];
+    pub fn bytes(&self, id: impl Id) -> &[u8] {
+        let entry = self.entry(id);
         &self.arena[entry.start as usize..][..usize::from(entry.length)]
+    }
+
+    fn entry(&self, id: impl Id) -> Entry {
+        const UNKNOWN: Entry = Entry { start: 0, length: 0, kind: Kind::Opaque };
+        self.entries.get(id.index()).copied().unwrap_or(UNKNOWN)
     }
 
     /// For every id its bytes, if they are few, and their number.
@@ -157,10 +193,10 @@ impl Vocabulary {
         self.dummy_prefix
     }
 
-    /// The id as an index, if the vocabulary has it.
+    /// Whether the vocabulary has this id.
     #[must_use]
-    pub fn find(&self, id: i64) -> Option<u32> {
-        u32::try_from(id).ok().filter(|id| (*id as usize) < self.size())
+    pub fn has(&self, id: impl Id) -> bool {
+        id.index() < self.size()
     }
 
     /// For every id the id that stands for all those with the same bytes: normal before user-defined
@@ -186,14 +222,15 @@ impl Vocabulary {
         let mut end = 0_i64;
         let mut spans = Vec::with_capacity(ids.len());
         for (position, id) in ids.iter().enumerate() {
-            let unknown = Error::UnknownToken { position, id: *id, size: self.size() };
-            let id = self.find(*id).ok_or(unknown)?;
-            if self.kind(id) == Kind::Opaque {
+            if !self.has(*id) {
+                return Err(Error::UnknownToken { position, id: *id, size: self.size() });
+            }
+            if self.kind(*id) == Kind::Opaque {
                 drops = false;
                 spans.push((-1, -1));
                 continue;
             }
-            let mut bytes = self.bytes(id);
+            let mut bytes = self.bytes(*id);
             if drops && !bytes.is_empty() {
                 bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
                 drops = false;

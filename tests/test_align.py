@@ -681,6 +681,28 @@ def test_the_first_error_is_that_of_the_lowest_row(num_threads: int) -> None:
         ALIGNER.align(teacher, student, num_threads=num_threads)
 
 
+@pytest.mark.parametrize("at", [0, 1, 700, 5_999])
+@pytest.mark.parametrize("of_teacher", ["int32", "uint32", "int64"])
+@pytest.mark.parametrize("of_student", ["int32", "uint32", "int64"])
+def test_an_unknown_id_amid_known_ones_is_refused(of_teacher: str, of_student: str, at: int) -> None:
+    teacher = np.resize(np.array(HELLO[0], dtype=of_teacher), 6_000)
+    student = np.resize(np.array(HELLO[1], dtype=of_student), 6_000)
+    assert len(ALIGNER.align(teacher, student).pairs)
+    student[at] = 9
+    with pytest.raises(ValueError, match=rf"^student row 0, position {at}: id 9"):
+        ALIGNER.align(teacher, student)
+    teacher[5_999] = 2**31 - 1
+    with pytest.raises(ValueError, match=r"^teacher row 0, position 5999: id 2147483647"):
+        ALIGNER.align(teacher, student)
+
+
+def test_an_unknown_id_in_a_segment_without_counterpart_is_refused() -> None:
+    masks: dict[str, Any] = {"teacher_mask": [True, False, False], "student_mask": [True, False, True]}
+    assert len(ALIGNER.align([0, 9, 9], [0, 9, 0], **masks).differences) == 1
+    with pytest.raises(ValueError, match=r"^student row 0, position 2: id 9"):
+        ALIGNER.align([0, 9, 9], [0, 9, 9], **masks)
+
+
 @given(
     st.lists(st.integers(-1, 6) | st.sampled_from([2**31, 2**32, 2**63, 2**64, 2**70, -(2**64)]), max_size=6)
 )

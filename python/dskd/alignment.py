@@ -360,10 +360,14 @@ class Aligner:
                 sides have different numbers of rows, or a row has more than 2**31 - 1 ids; side, row and
                 position are named.
         """
-        threads = _thread_count(num_threads)
+        threads = _default_threads if num_threads is None else _thread_count(num_threads)
         teacher = _side("teacher", teacher_ids, teacher_mask, teacher_labels)
         student = _side("student", student_ids, student_mask, student_labels)
-        return Alignment(self._core.align(*teacher, *student, threads), self, teacher, student)
+        # Named one by one: to unpack them takes longer, which tells where rows are short.
+        found = self._core.align(
+            teacher[0], teacher[1], teacher[2], student[0], student[1], student[2], threads
+        )
+        return Alignment(found, self, teacher, student)
 
     def __reduce__(self) -> tuple[type[Self], tuple[Vocabulary, Vocabulary]]:
         """Pickled as its two vocabularies."""
@@ -506,10 +510,8 @@ _ALL_PROCESSORS = 0
 _MOST_THREADS = 1 << 16
 
 
-def _thread_count(num_threads: int | None) -> int:
+def _thread_count(num_threads: int) -> int:
     """As the core takes it; never more than there are processors."""
-    if num_threads is None:
-        return _default_threads
     if not hasattr(num_threads, "__index__"):
         raise TypeError(f"num_threads={num_threads!r}; it is a number, or None for a default")
     if num_threads < 1:
