@@ -16,12 +16,18 @@ from dskd.nn import (
     AttentionProjectors,
     AttentionScales,
     CrossModelAttentionLoss,
+    CrossModelAttentionOptions,
     Head,
     KeyQueryMatching,
+    LossParts,
+    Reduction,
     TermSums,
     cross_model_attention,
+    fused_cross_model_attention,
+    teacher_statistics,
+    weighted,
 )
-from dskd.nn.losses.cross_model_attention import attend
+from dskd.nn.losses.attention import attend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -100,11 +106,11 @@ class Case:
         )
 
     def states(self) -> AttendedStates:
-        student = self.side("student")
-        return AttendedStates(self.side("teacher"), student, student.head.logits(student.hidden))
+        return AttendedStates(self.side("teacher"), self.side("student"))
 
-    def by_library(self, **options: Any) -> TermSums:
-        return cross_model_attention(self.states(), self.projectors, **options)
+    def by_library(self, *, scales: AttentionScales | None = None, **options: Any) -> TermSums:
+        given = CrossModelAttentionOptions(**options)
+        return cross_model_attention(self.states(), self.projectors, given, scales=scales)
 
     def keeping(self, positions: dict[str, list[int]]) -> Case:
         """The case of some positions, in the order given, by side."""
@@ -193,20 +199,13 @@ class Expected:
 
 
 def by_definition(  # noqa: C901 - one place where the whole definition stands
-    case: Case,
-    *,
-    divergence_name: str = "kl",
-    s2t_divergence_name: str = "kl",
-    temperature: float = 1.0,
-    teacher_temperature: float = 1.0,
-    gate: str | None = "gold",
-    added: str | None = "gold",
-    scales: AttentionScales | None = None,
+    case: Case, *, scales: AttentionScales | None = None, **given: Any
 ) -> Expected:
     """Row by row, position by position; `sg` is `.detach()`."""
-    leaf, row = case.leaves, case.row
+    options, leaf, row = CrossModelAttentionOptions(**given), case.leaves, case.row
+    gate, added = options.gate, options.added
     zero = leaf["student_hidden"].new_zeros((), dtype=torch.float64)
-    terms = dict.fromkeys(TERMS, zero)
+    terms = dict.fromkeys(["cross_entropy", *TERMS], zero)
     counts = {"student_positions": 0, "teacher_positions": 0, "agreed": 0}
     if gate is not None:
         counts["gated"] = 0
@@ -244,6 +243,9 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
             dot(weights, numbers) + shift for weights, shift in zip(layer.weight, layer.bias, strict=True)
         ]
 
+    for position, gold in enumerate(case.labels["student"]):
+        z_s = logits(case, "student", leaf["student_hidden"][position], frozen=False, all_ids=True)
+        terms["cross_entropy"] = terms["cross_entropy"] - log_softmax(z_s)[gold]
     for this in both:
         here_s = [position for position, its in enumerate(row["student"]) if its == this]
         here_t = [position for position, its in enumerate(row["teacher"]) if its == this]
@@ -263,8 +265,8 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
             hit = first_largest(z_ts) == gold
             terms["t2s_ce"] = terms["t2s_ce"] - log_softmax(z_ts)[gold]
             if gate is None or hit:
-                softer = {token: z.detach() / teacher_temperature for token, z in z_ts.items()}
-                item = divergence(divergence_name, softer, z_s, temperature)
+                softer = {token: z.detach() / options.teacher_temperature for token, z in z_ts.items()}
+                item = divergence(options.divergence, softer, z_s, options.temperature)
                 terms["t2s_kd"] = terms["t2s_kd"] + item
             counts["student_positions"] += 1
             for name in ("agreed", "gated") if gate is not None else ("agreed",):
@@ -272,17 +274,20 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
         for j, position in enumerate(here_t):
             heard = torch.stack(mixed([scores_of_i[j] for scores_of_i in scores], v_s))
             z_st = logits(case, "teacher", heard, frozen=True)
-            item = divergence(s2t_divergence_name, z_t(position), z_st, temperature)
+            name = options.s2t_divergence or options.divergence
+            item = divergence(name, z_t(position), z_st, options.temperature)
             terms["s2t_kd"] = terms["s2t_kd"] + item
             counts["teacher_positions"] += 1
     return Expected(terms, counts)
 
 
-def logits(case: Case, side: str, hidden: Tensor, *, frozen: bool) -> dict[int, Tensor]:
-    """By id, of the ids that the head can mean."""
+def logits(
+    case: Case, side: str, hidden: Tensor, *, frozen: bool, all_ids: bool = False
+) -> dict[int, Tensor]:
+    """By id, of the ids that the head can mean, or of all."""
     transforms, made = case.transforms.get(side, Transforms()), {}
     for token, row in enumerate(case.leaves[f"{side}_weight"]):
-        if token in transforms.unreachable:
+        if token in transforms.unreachable and not all_ids:
             continue
         logit = dot(row.detach() if frozen else row, hidden)
         if transforms.bias:
@@ -346,8 +351,10 @@ def gradients(term: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def numbers_of(terms: TermSums) -> dict[str, float]:
-    return {name: value.item() for name, value in {**terms.sums, **terms.counts}.items()}
+def numbers_of(terms: TermSums | LossParts) -> dict[str, float]:
+    """Of distillation."""
+    every = {**terms.sums, **terms.counts}
+    return {name: value.item() for name, value in every.items() if name != "cross_entropy"}
 
 
 # ---- value and every gradient ----------------------------------------------------------------------------
@@ -364,8 +371,8 @@ def test_the_cases_have_positions_on_both_sides_of_the_gate(
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "reverse": {"divergence_name": "reverse_kl"},
-    "reverse in the teacher's space": {"s2t_divergence_name": "reverse_kl"},
+    "reverse": {"divergence": "reverse_kl"},
+    "reverse in the teacher's space": {"s2t_divergence": "reverse_kl"},
     "temperature": {"temperature": 1.7},
     "teacher temperature": {"teacher_temperature": 2.5},
     "no gate": {"gate": None},
@@ -374,8 +381,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scales": {"scales": AttentionScales(1.3, 0.7, 2.0)},
     "head rows": {"added": None, "gate": None, "scales": AttentionScales()},
     "all": {
-        "divergence_name": "reverse_kl",
-        "s2t_divergence_name": "reverse_kl",
+        "divergence": "reverse_kl",
+        "s2t_divergence": "reverse_kl",
         "temperature": 0.8,
         "teacher_temperature": 1.5,
         "gate": None,
@@ -392,9 +399,9 @@ def test_terms_gradients_and_counts_equal_the_definition(
 ) -> None:
     made = case(device)
     found, expected = made.by_library(**options), by_definition(made, **options)
-    assert list(found.sums) == TERMS
+    assert list(found.sums) == ["cross_entropy", *TERMS]
     leaves = made.everything()
-    for name in TERMS:
+    for name in found.sums:
         torch.testing.assert_close(found.sums[name], expected.terms[name], rtol=1e-11, atol=1e-12)
         mine, theirs = gradients(found.sums[name], leaves), gradients(expected.terms[name], leaves)
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)  # names the leaf that differs
@@ -475,9 +482,7 @@ def whole_batch(garbage: float, device: str = "cpu") -> tuple[AttendedStates, di
             embeddings=case.leaves[f"{side}_embeddings"],
             head=case.head(side),
         )
-    student = sides["student"]
-    logits = student.head.logits(student.hidden)
-    return AttendedStates(sides["teacher"], student, logits), leaves, case
+    return AttendedStates(**sides), leaves, case
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e30, math.inf, math.nan])
@@ -770,8 +775,8 @@ def test_attention_is_not_computed_in_what_autocast_would_take(device: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"divergence_name": "l2"}, "divergence_name='l2' is none of"),
-        ({"s2t_divergence_name": "l2"}, "s2t_divergence_name='l2' is none of"),
+        ({"divergence": "l2"}, "divergence_name='l2' is none of"),
+        ({"s2t_divergence": "l2"}, "s2t_divergence_name='l2' is none of"),
         ({"gate": "prediction"}, "gate='prediction' is none of"),
         ({"added": "label"}, "added='label' is none of"),
         ({"temperature": 0.0}, "temperature=0.0 is not a positive number"),

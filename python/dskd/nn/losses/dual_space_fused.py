@@ -186,7 +186,7 @@ class _Fused:
         teacher, predicted = self._teacher(rows, needs_logits=needs_logits)
         self.unmapped += (predicted < 0).sum()
         kept = self._kept(predicted)
-        on_overlap = teacher[:, self.maps.shared()[0]] if needs_overlap else teacher[:0]
+        on_overlap = teacher[:, self.maps.shared()[0]] if needs_overlap else None
         if in_teacher is not None:
             in_teacher.add(rows, teacher, kept)
         positions = self.states.paired[rows]

@@ -200,7 +200,7 @@ class StudentSpace:
         y: Tensor,
         kept: Tensor,
         gate: Callable[[Tensor], Tensor],
-        teacher: Tensor,
+        teacher: Tensor | None = None,
     ) -> None:
         """One chunk.
 
@@ -210,8 +210,9 @@ class StudentSpace:
             y: int64 `[m]`, what the projected teacher is to say.
             kept: bool `[m]`, the rows whose y trains the projector.
             gate: which rows take part in t2s_kd, of what the projected teacher says, int64 `[m]`.
-            teacher: `[m, overlap]`, its logits on O; looked at where `needs_teacher`.
+            teacher: `[m, overlap]`, its logits on O, where `needs_teacher`.
         """
+        teacher = self._projected.states[:0] if teacher is None else teacher
         logits, gradient = self._student.logits(positions, normalise=self._as_they_are)
         projected = self._projected.logits(rows)
         said = projected.argmax(-1)
