@@ -60,8 +60,14 @@ def real_rows() -> list[dict[str, str]]:
     return rows
 
 
-def supervised(batch: Batch) -> list[tuple[int, int, int]]:
-    names = ("row", "column", "labels")
+SUPERVISED = {
+    "teacher": ("attended_row", "attended_column", "teacher_labels"),
+    "student": ("row", "column", "labels"),
+}
+
+
+def supervised(batch: Batch, side: str = "student") -> list[tuple[int, int, int]]:
+    names = SUPERVISED[side]
     return list(zip(*(batch[name].tolist() for name in names), strict=True))
 
 
@@ -101,11 +107,12 @@ def test_a_batch_is_what_a_loop_over_tokens_and_bytes_finds(case: str) -> None:
     readings = [(tiny.read(sides[0], row), tiny.read(sides[1], row)) for row in rows]
     assert ids_of(batch, "teacher") == [one.ids for one, _ in readings]
     assert ids_of(batch, "student") == [one.ids for _, one in readings]
-    assert supervised(batch) == [
-        (index, column - 1, one.ids[column])
-        for index, (_, one) in enumerate(readings)
-        for column in one.columns
-    ]
+    for which, side in enumerate(SUPERVISED):
+        assert supervised(batch, side) == [
+            (index, column - 1, both[which].ids[column])
+            for index, both in enumerate(readings)
+            for column in both[which].columns
+        ]
     expected = [
         (index, *pair)
         for index, (one, row) in enumerate(zip(readings, rows, strict=True))
@@ -121,9 +128,10 @@ def test_a_batch_is_what_a_loop_over_tokens_and_bytes_finds(case: str) -> None:
 def test_every_label_is_the_next_token_and_every_pair_one_token_of_the_text(case: str) -> None:
     collator, rows = CASES[case][0](), CASES[case][1]()
     batch = collator(rows)
-    for row, column, label in supervised(batch):
-        assert batch["student_attention_mask"][row, column + 1] == 1
-        assert batch["student_input_ids"][row, column + 1] == label
+    for side in SUPERVISED:
+        for row, column, label in supervised(batch, side):
+            assert batch[f"{side}_attention_mask"][row, column + 1] == 1
+            assert batch[f"{side}_input_ids"][row, column + 1] == label
     for row, teacher_column, student_column in pairs(batch):
         tokens = (
             int(batch["teacher_input_ids"][row, teacher_column]),
@@ -273,6 +281,7 @@ def test_behind_nothing_the_first_token_is_no_label_and_no_pair() -> None:
     row = {"prompt": "", "completion": " Paris is"}
     batch = of_tiny()([row])
     assert len(batch["labels"]) == 3
+    assert [column for _, column, _ in supervised(batch, "teacher")] == [0, 1]
     assert pairs(batch) == [(0, 1, 2), (0, 2, 3)]
     turned = tiny.collator(tiny.student_tokenizer(), tiny.teacher_tokenizer())([row])
     assert tiny.teacher_tokenizer().convert_ids_to_tokens([label for _, _, label in supervised(turned)]) == [
@@ -341,9 +350,10 @@ def test_a_batch_is_its_rows_one_by_one(case: str) -> None:
     batch, alone = collator(rows), [collator([row]) for row in rows]
     for side in ("teacher", "student"):
         assert ids_of(batch, side) == [ids_of(one, side)[0] for one in alone]
-    assert supervised(batch) == [
-        (index, *item[1:]) for index, one in enumerate(alone) for item in supervised(one)
-    ]
+    for side in SUPERVISED:
+        assert supervised(batch, side) == [
+            (index, *item[1:]) for index, one in enumerate(alone) for item in supervised(one, side)
+        ]
     assert pairs(batch) == [(index, *item[1:]) for index, one in enumerate(alone) for item in pairs(one)]
     for name in ("alignment_counts", "cut"):
         assert batch[name].tolist() == torch.stack([one[name] for one in alone]).sum(0).tolist()
@@ -356,6 +366,7 @@ def test_every_tensor_is_int64_of_the_shape_that_is_said() -> None:
             f"{side}_{kind}": 2 for side in ("teacher", "student") for kind in ("input_ids", "attention_mask")
         },
         **dict.fromkeys(("row", "column", "labels", "paired", "teacher_row", "teacher_column"), 1),
+        **dict.fromkeys(("attended_row", "attended_column", "teacher_labels"), 1),
         **dict.fromkeys(("alignment_counts", "cut"), 1),
     }
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}

@@ -11,17 +11,26 @@ import pytest
 import torch
 
 from dskd.nn import (
+    DSKD_V1_ATTENTION,
+    DSKD_V2_ATTENTION,
     AttendedSide,
     AttendedStates,
     AttentionProjectors,
     AttentionScales,
     CrossModelAttentionLoss,
+    CrossModelAttentionOptions,
     Head,
     KeyQueryMatching,
+    LossParts,
+    Reduction,
     TermSums,
     cross_model_attention,
+    fused_cross_model_attention,
+    teacher_statistics,
+    weighted,
 )
-from dskd.nn.losses.cross_model_attention import attend
+from dskd.nn.linear import ReadHead
+from dskd.nn.losses.attention import attend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -100,11 +109,11 @@ class Case:
         )
 
     def states(self) -> AttendedStates:
-        student = self.side("student")
-        return AttendedStates(self.side("teacher"), student, student.head.logits(student.hidden))
+        return AttendedStates(self.side("teacher"), self.side("student"))
 
-    def by_library(self, **options: Any) -> TermSums:
-        return cross_model_attention(self.states(), self.projectors, **options)
+    def by_library(self, *, scales: AttentionScales | None = None, **options: Any) -> TermSums:
+        given = CrossModelAttentionOptions(**options)
+        return cross_model_attention(self.states(), self.projectors, given, scales=scales)
 
     def keeping(self, positions: dict[str, list[int]]) -> Case:
         """The case of some positions, in the order given, by side."""
@@ -193,20 +202,13 @@ class Expected:
 
 
 def by_definition(  # noqa: C901 - one place where the whole definition stands
-    case: Case,
-    *,
-    divergence_name: str = "kl",
-    s2t_divergence_name: str = "kl",
-    temperature: float = 1.0,
-    teacher_temperature: float = 1.0,
-    gate: str | None = "gold",
-    added: str | None = "gold",
-    scales: AttentionScales | None = None,
+    case: Case, *, scales: AttentionScales | None = None, **given: Any
 ) -> Expected:
     """Row by row, position by position; `sg` is `.detach()`."""
-    leaf, row = case.leaves, case.row
+    options, leaf, row = CrossModelAttentionOptions(**given), case.leaves, case.row
+    gate, added = options.gate, options.added
     zero = leaf["student_hidden"].new_zeros((), dtype=torch.float64)
-    terms = dict.fromkeys(TERMS, zero)
+    terms = dict.fromkeys(["cross_entropy", *TERMS], zero)
     counts = {"student_positions": 0, "teacher_positions": 0, "agreed": 0}
     if gate is not None:
         counts["gated"] = 0
@@ -244,6 +246,9 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
             dot(weights, numbers) + shift for weights, shift in zip(layer.weight, layer.bias, strict=True)
         ]
 
+    for position, gold in enumerate(case.labels["student"]):
+        z_s = logits(case, "student", leaf["student_hidden"][position], frozen=False, all_ids=True)
+        terms["cross_entropy"] = terms["cross_entropy"] - log_softmax(z_s)[gold]
     for this in both:
         here_s = [position for position, its in enumerate(row["student"]) if its == this]
         here_t = [position for position, its in enumerate(row["teacher"]) if its == this]
@@ -263,8 +268,8 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
             hit = first_largest(z_ts) == gold
             terms["t2s_ce"] = terms["t2s_ce"] - log_softmax(z_ts)[gold]
             if gate is None or hit:
-                softer = {token: z.detach() / teacher_temperature for token, z in z_ts.items()}
-                item = divergence(divergence_name, softer, z_s, temperature)
+                softer = {token: z.detach() / options.teacher_temperature for token, z in z_ts.items()}
+                item = divergence(options.divergence, softer, z_s, options.temperature)
                 terms["t2s_kd"] = terms["t2s_kd"] + item
             counts["student_positions"] += 1
             for name in ("agreed", "gated") if gate is not None else ("agreed",):
@@ -272,17 +277,20 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
         for j, position in enumerate(here_t):
             heard = torch.stack(mixed([scores_of_i[j] for scores_of_i in scores], v_s))
             z_st = logits(case, "teacher", heard, frozen=True)
-            item = divergence(s2t_divergence_name, z_t(position), z_st, temperature)
+            name = options.s2t_divergence or options.divergence
+            item = divergence(name, z_t(position), z_st, options.temperature)
             terms["s2t_kd"] = terms["s2t_kd"] + item
             counts["teacher_positions"] += 1
     return Expected(terms, counts)
 
 
-def logits(case: Case, side: str, hidden: Tensor, *, frozen: bool) -> dict[int, Tensor]:
-    """By id, of the ids that the head can mean."""
+def logits(
+    case: Case, side: str, hidden: Tensor, *, frozen: bool, all_ids: bool = False
+) -> dict[int, Tensor]:
+    """By id, of the ids that the head can mean, or of all."""
     transforms, made = case.transforms.get(side, Transforms()), {}
     for token, row in enumerate(case.leaves[f"{side}_weight"]):
-        if token in transforms.unreachable:
+        if token in transforms.unreachable and not all_ids:
             continue
         logit = dot(row.detach() if frozen else row, hidden)
         if transforms.bias:
@@ -346,8 +354,10 @@ def gradients(term: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def numbers_of(terms: TermSums) -> dict[str, float]:
-    return {name: value.item() for name, value in {**terms.sums, **terms.counts}.items()}
+def numbers_of(terms: TermSums | LossParts) -> dict[str, float]:
+    """Of distillation."""
+    every = {**terms.sums, **terms.counts}
+    return {name: value.item() for name, value in every.items() if name != "cross_entropy"}
 
 
 # ---- value and every gradient ----------------------------------------------------------------------------
@@ -364,8 +374,8 @@ def test_the_cases_have_positions_on_both_sides_of_the_gate(
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "reverse": {"divergence_name": "reverse_kl"},
-    "reverse in the teacher's space": {"s2t_divergence_name": "reverse_kl"},
+    "reverse": {"divergence": "reverse_kl"},
+    "reverse in the teacher's space": {"s2t_divergence": "reverse_kl"},
     "temperature": {"temperature": 1.7},
     "teacher temperature": {"teacher_temperature": 2.5},
     "no gate": {"gate": None},
@@ -374,8 +384,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scales": {"scales": AttentionScales(1.3, 0.7, 2.0)},
     "head rows": {"added": None, "gate": None, "scales": AttentionScales()},
     "all": {
-        "divergence_name": "reverse_kl",
-        "s2t_divergence_name": "reverse_kl",
+        "divergence": "reverse_kl",
+        "s2t_divergence": "reverse_kl",
         "temperature": 0.8,
         "teacher_temperature": 1.5,
         "gate": None,
@@ -392,9 +402,9 @@ def test_terms_gradients_and_counts_equal_the_definition(
 ) -> None:
     made = case(device)
     found, expected = made.by_library(**options), by_definition(made, **options)
-    assert list(found.sums) == TERMS
+    assert list(found.sums) == ["cross_entropy", *TERMS]
     leaves = made.everything()
-    for name in TERMS:
+    for name in found.sums:
         torch.testing.assert_close(found.sums[name], expected.terms[name], rtol=1e-11, atol=1e-12)
         mine, theirs = gradients(found.sums[name], leaves), gradients(expected.terms[name], leaves)
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)  # names the leaf that differs
@@ -475,9 +485,7 @@ def whole_batch(garbage: float, device: str = "cpu") -> tuple[AttendedStates, di
             embeddings=case.leaves[f"{side}_embeddings"],
             head=case.head(side),
         )
-    student = sides["student"]
-    logits = student.head.logits(student.hidden)
-    return AttendedStates(sides["teacher"], student, logits), leaves, case
+    return AttendedStates(sides["teacher"], sides["student"]), leaves, case
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e30, math.inf, math.nan])
@@ -548,7 +556,7 @@ def test_without_positions_every_term_is_zero_and_so_is_the_gradient_of_all_that
     case = random_case(row=row, student=Transforms(bias=True), device=device)
     found = case.by_library(**options)
     assert numbers_of(found) == dict.fromkeys(numbers_of(found), 0)
-    total = torch.stack(list(found.sums.values())).sum()
+    total = torch.stack([found.sums[name] for name in TERMS]).sum()
     trained = {
         name: leaf
         for name, leaf in case.everything().items()
@@ -692,7 +700,11 @@ def test_the_scales_worked_out_by_hand() -> None:
 def test_temperatures_worked_out_by_hand() -> None:
     """z_ts (0, 3 ln2) over 3 is (0, ln2), the student's own, at every tau; over 3/2 it is (1/5, 4/5)."""
     for temperature in (1.0, 2.0):
-        options = {"teacher_temperature": 3.0, "temperature": temperature, "scales": AttentionScales()}
+        options: dict[str, Any] = {
+            "teacher_temperature": 3.0,
+            "temperature": temperature,
+            "scales": AttentionScales(),
+        }
         same = by_hand().by_library(**options)
         assert same.sums["t2s_kd"].item() == pytest.approx(0, abs=1e-15)
         assert same.sums["t2s_ce"].item() == pytest.approx(CE, rel=1e-14)
@@ -758,10 +770,10 @@ def test_attention_is_not_computed_in_what_autocast_would_take(device: str) -> N
     narrow = replace(case, projectors=case.projectors.float())
     plain = numbers_of(narrow.by_library())
     loss = CrossModelAttentionLoss(narrow.projectors, matching=KeyQueryMatching(8, inner=4).to(device).eval())
-    matched = numbers_of(loss(narrow.states()))
+    matched = numbers_of(loss(narrow.states(), STEP))
     with torch.autocast(device, torch.bfloat16):
         assert numbers_of(narrow.by_library()) == plain
-        assert numbers_of(loss(narrow.states())) == matched
+        assert numbers_of(loss(narrow.states(), STEP)) == matched
 
 
 # ---- options, and the module -----------------------------------------------------------------------------
@@ -770,31 +782,209 @@ def test_attention_is_not_computed_in_what_autocast_would_take(device: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"divergence_name": "l2"}, "divergence_name='l2' is none of"),
-        ({"s2t_divergence_name": "l2"}, "s2t_divergence_name='l2' is none of"),
-        ({"gate": "prediction"}, "gate='prediction' is none of"),
-        ({"added": "label"}, "added='label' is none of"),
-        ({"temperature": 0.0}, "temperature=0.0 is not a positive number"),
-        ({"temperature": math.nan}, "temperature=nan is not a positive number"),
-        ({"teacher_temperature": -1.0}, "teacher_temperature=-1.0 is not a positive number"),
-        ({"teacher_temperature": math.inf}, "teacher_temperature=inf is not a positive number"),
+        ({"divergence": "l2"}, "divergence='l2'; it is one of"),
+        ({"s2t_divergence": "l2"}, "s2t_divergence='l2'; it is one of"),
+        ({"gate": "prediction"}, "gate='prediction'; it is one of"),
+        ({"added": "label"}, "added='label'; it is one of"),
+        ({"normaliser": "pairs"}, "normaliser='pairs'; it is one of"),
+        ({"temperature": 0.0}, "temperature=0.0; it is above 0"),
+        ({"temperature": math.nan}, "temperature=nan; it is above 0"),
+        ({"teacher_temperature": -1.0}, "teacher_temperature=-1.0; it is above 0"),
+        ({"teacher_temperature": math.inf}, "teacher_temperature=inf; it is above 0"),
     ],
 )
 def test_an_option_that_there_is_not_is_refused(options: dict[str, Any], message: str) -> None:
-    case = by_hand()
     with pytest.raises(ValueError, match=message):
-        case.by_library(**options)
-    with pytest.raises(ValueError, match=message):
-        CrossModelAttentionLoss(case.projectors, **options)
+        CrossModelAttentionOptions(**options)
 
 
+def test_the_presets_are_as_published() -> None:
+    for preset, added in ((DSKD_V1_ATTENTION, "gold"), (DSKD_V2_ATTENTION, "prediction")):
+        assert (preset.added, preset.gate, preset.normaliser) == (added, "gold", "labels")
+        assert (preset.temperature, preset.teacher_temperature) == (1.0, 1.0)
+    assert replace(DSKD_V1_ATTENTION, divergence="js").of_teacher_space == "kl"
+
+
+# ---- what a term is divided by ---------------------------------------------------------------------------
+
+
+def test_a_term_is_divided_by_what_it_runs_over_in_the_whole_step() -> None:
+    case, step = CASES["plain"]("cpu"), Reduction(labels=20, pairs=0, alpha=0.25, teacher_labels=50)
+    torch.manual_seed(0)
+    matching = KeyQueryMatching(8, inner=4).double().eval()
+    found = CrossModelAttentionLoss(case.projectors, matching=matching)(case.states(), step)
+    sums = {name: value.item() for name, value in found.sums.items()}
+    of_student = sums["t2s_ce"] + sums["t2s_kd"] + sums["kq_queries"]
+    of_teacher = sums["s2t_kd"] + sums["kq_keys"]
+    expected = 0.75 * sums["cross_entropy"] / 20 + 0.25 * (of_student / 20 + of_teacher / 50)
+    assert found.loss.item() == pytest.approx(expected, rel=1e-12)
+    published = CrossModelAttentionOptions(normaliser="labels")
+    found = CrossModelAttentionLoss(case.projectors, published, matching=matching)(case.states(), step)
+    expected = 0.75 * sums["cross_entropy"] / 20 + 0.25 * (of_student + of_teacher) / 20
+    assert found.loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_does_not_count_the_teachers_positions_is_refused(fused: bool) -> None:
+    case, step = CASES["plain"]("cpu"), Reduction(labels=7, pairs=8)
+    with pytest.raises(ValueError, match=r"teacher_labels=0 of the step, and the micro-batch has 8"):
+        CrossModelAttentionLoss(case.projectors, fused=fused)(case.states(), step)
+    published = CrossModelAttentionLoss(case.projectors, DSKD_V1_ATTENTION, fused=fused)
+    assert published(case.states(), step).loss.item() > 0
+
+
+# ---- without logits kept ---------------------------------------------------------------------------------
+
+
+MANY = {"teacher": [4] * 11 + [0] * 20 + [1, 0] * 5, "student": [0] * 19 + [4] * 21 + [3, 4] * 3}
+STEP = Reduction(labels=60, pairs=3, alpha=0.3, teacher_labels=70)
+FUSED_CASES: dict[str, Callable[[str], Case]] = {
+    **CASES,
+    "several chunks": lambda device: random_case(
+        11,
+        row=MANY,
+        teacher=Transforms(bias=True, scale=2.0, softcap=2.5, unreachable=(5,)),
+        student=Transforms(bias=True, scale=0.7, softcap=3.0, unreachable=(4,)),
+        device=device,
+    ),
+    "several plain chunks": lambda device: random_case(12, row=MANY, device=device),
+}
+FUSED_OPTIONS: dict[str, dict[str, Any]] = {
+    **OPTIONS,
+    "skewed, with its own parameter": {"divergence": "skew_kl", "mix": 0.3, "s2t_divergence": "js"},
+    "as in version 1": {"s2t_divergence": "kl", "normaliser": "labels", "temperature": 2.0},
+}
+
+
+def assert_same_parts(found: LossParts, expected: LossParts, leaves: dict[str, Tensor], close: float) -> None:
+    """Value, sums, counts and every gradient; a gradient as a whole, relative to its length."""
+    assert list(found.sums) == list(expected.sums)
+    for name, value in expected.sums.items():
+        torch.testing.assert_close(found.sums[name], value, rtol=close, atol=close)
+        assert not found.sums[name].requires_grad
+    assert {name: count.item() for name, count in found.counts.items()} == {
+        name: count.item() for name, count in expected.counts.items()
+    }
+    torch.testing.assert_close(found.loss, expected.loss, rtol=close, atol=close)
+    theirs = gradients(expected.loss, leaves)
+    for name, gradient in gradients(found.loss, leaves).items():
+        gap = (gradient - theirs[name]).norm()
+        # A gradient that is none but for rounding is held against those of its size.
+        assert gap <= close * max(float(theirs[name].norm()), 1e-4), (name, float(gap))
+
+
+def both_forms(
+    case: Case, given: dict[str, Any], step: Reduction = STEP, **statistics_: Any
+) -> tuple[LossParts, LossParts]:
+    """Fused in the smallest chunks, of 16 positions; and the definition."""
+    options = CrossModelAttentionOptions(**{key: value for key, value in given.items() if key != "scales"})
+    states = replace(case.states(), **statistics_)
+    more: dict[str, Any] = {"scales": given.get("scales")}
+    found = fused_cross_model_attention(
+        states, case.projectors, options, reduction=step, chunk_memory=1, **more
+    )
+    terms = cross_model_attention(states, case.projectors, options, **more)
+    return found, weighted(terms, options.weights(step, len(states.teacher.row)))
+
+
+@pytest.mark.parametrize("options", FUSED_OPTIONS.values(), ids=FUSED_OPTIONS)
+@pytest.mark.parametrize("case", FUSED_CASES.values(), ids=FUSED_CASES)
+def test_without_logits_kept_it_equals_the_definition(
+    case: Callable[[str], Case], options: dict[str, Any], device: str
+) -> None:
+    made = case(device)
+    found, expected = both_forms(made, options)
+    assert_same_parts(found, expected, made.everything(), 1e-10)
+
+
+@pytest.mark.parametrize("options", FUSED_OPTIONS.values(), ids=FUSED_OPTIONS)
+@pytest.mark.parametrize("row", NOTHING.values(), ids=NOTHING)
+def test_without_logits_kept_nothing_is_as_the_definition_has_it(
+    row: dict[str, list[int]], options: dict[str, Any], device: str
+) -> None:
+    case = random_case(row=row, student=Transforms(bias=True), device=device)
+    found, expected = both_forms(case, options)
+    assert_same_parts(found, expected, case.everything(), 1e-10)
+    trained = {"student_hidden", "student_weight", "student_bias"}
+    again, _ = both_forms(case, options)
+    leaves = [leaf for name, leaf in case.everything().items() if name in trained or "." in name]
+    assert all(gradient is not None for gradient in torch.autograd.grad(again.loss, leaves))
+
+
+@pytest.mark.parametrize("frozen", [["student_weight", "student_bias"], ["student_hidden"], ["projectors"]])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(frozen: list[str]) -> None:
+    case = FUSED_CASES["several chunks"]("cpu")
+    for name, leaf in case.everything().items():
+        leaf.requires_grad_(not (name in frozen or ("." in name and "projectors" in frozen)))
+    leaves = {name: leaf for name, leaf in case.everything().items() if leaf.requires_grad}
+    assert len(leaves) < len(case.everything())
+    found, expected = both_forms(case, {})
+    assert_same_parts(found, expected, leaves, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({}, 1.0), ({"temperature": 1.7}, 1.7), ({"added": "prediction"}, 1.0), ({"temperature": 1.7}, 1.0)],
+)
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_with_statistics_of_the_teacher_it_equals_the_definition(
+    options: dict[str, Any], kept: float, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Transforms(bias=True, scale=2.0, unreachable=(5,))
+    case = random_case(13, row=MANY, teacher=teacher, student=Transforms(softcap=softcap))
+    side = case.side("teacher")
+    with torch.no_grad():
+        found = teacher_statistics(side.head, side.hidden, temperature=kept, chunk_memory=1)
+    fused, expected = both_forms(case, options, statistics=found)
+    assert_same_parts(fused, expected, case.everything(), 1e-10)
+    if kept != options.get("temperature", 1.0):
+        return
+    # Where they are enough the teacher's logits are never made.
+    read: list[str] = []
+    plain = ReadHead.logits
+
+    def noted(head: ReadHead, hidden: Tensor) -> Tensor:
+        read.append(head._name)  # noqa: SLF001 - of its memory, where whose it is can be seen
+        return plain(head, hidden)
+
+    monkeypatch.setattr(ReadHead, "logits", noted)
+    both_forms(case, options, statistics=found)
+    assert read.count("logits") == -(-22 // 16) + -(-24 // 16)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"gate": None}, {"added": "prediction", "temperature": 2.0}], ids=str
+)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_in_bfloat16_it_loses_what_the_definition_loses(
+    options: dict[str, Any], autocast: bool, device: str
+) -> None:
+    """Both multiply with the heads in bfloat16: what differs is the order of sums."""
+    case = random_case(14, row=MANY, device=device)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    leaves = {name: leaf.detach().to(dtype).requires_grad_() for name, leaf in case.leaves.items()}
+    narrow = replace(case, leaves=leaves, projectors=case.projectors.float())
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        found, expected = both_forms(narrow, options)
+    assert found.loss.dtype == torch.float32
+    torch.testing.assert_close(found.sums, dict(expected.sums), rtol=1e-4, atol=1e-4)
+    theirs = gradients(expected.loss, narrow.everything())
+    for name, gradient in gradients(found.loss, narrow.everything()).items():
+        assert (gradient - theirs[name]).norm() <= 0.02 * theirs[name].norm() + 1e-4, name
+
+
+# ---- the module ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_the_module_equals_the_function_with_its_options(options: dict[str, Any]) -> None:
+def test_the_module_equals_the_function_with_its_options(options: dict[str, Any], fused: bool) -> None:
     case = CASES["plain"]("cpu")
     kept = {name: value for name, value in options.items() if name != "scales"}
-    module = CrossModelAttentionLoss(case.projectors, **kept)
-    found = module(case.states(), options.get("scales"))
-    assert numbers_of(found) == numbers_of(case.by_library(**options))
+    module = CrossModelAttentionLoss(case.projectors, CrossModelAttentionOptions(**kept), fused=fused)
+    found = module(case.states(), STEP, options.get("scales"))
+    _, expected = both_forms(case, options)
+    assert_same_parts(found, expected, case.everything(), 1e-10)
 
 
 def test_the_projectors_are_float32_with_bias_and_of_the_shapes_of_the_paper() -> None:
@@ -817,7 +1007,8 @@ def test_matching_adds_its_terms_over_the_keys_and_queries_of_the_attention(
 ) -> None:
     case = CASES["rows mixed, one empty, others of one side"]("cpu")
     matching = KeyQueryMatching(8, variant=variant, inner=5).double().eval()
-    found = CrossModelAttentionLoss(case.projectors, matching=matching)(case.states(), scales)
+    loss = CrossModelAttentionLoss(case.projectors, matching=matching)
+    found = loss(case.states(), STEP, scales)
     both = {side: [at for at, row in enumerate(case.row[side]) if row in {0, 4}] for side in SIDES}
     student, teacher = (case.keeping(both).side(side) for side in ("student", "teacher"))
     queries = case.projectors.query(student.index(torch.float64))
@@ -827,11 +1018,14 @@ def test_matching_adds_its_terms_over_the_keys_and_queries_of_the_attention(
         {**numbers_of(case.by_library(scales=scales)), **numbers_of(expected)}, rel=1e-12
     )
     everything = {**case.everything(), **dict(matching.named_parameters())}
+    of_matching = found.loss - CrossModelAttentionLoss(case.projectors)(case.states(), STEP, scales).loss
+    over = (
+        [STEP.labels, STEP.teacher_labels] if variant == "transport" else [STEP.teacher_labels, STEP.labels]
+    )
+    weighted_ = sum(0.3 * term / count for term, count in zip(expected.sums.values(), over, strict=True))
+    assert of_matching.item() == pytest.approx(torch.as_tensor(weighted_).item(), rel=1e-9)
     moved = {
-        name
-        for term in expected.sums
-        for name, gradient in gradients(found.sums[term], everything).items()
-        if gradient.abs().max() > 1e-12
+        name for name, gradient in gradients(of_matching, everything).items() if gradient.abs().max() > 1e-12
     }
     networks = set(dict(matching.named_parameters()))
     assert moved - networks == {"query.weight", "query.bias"}
@@ -849,9 +1043,9 @@ def test_without_positions_matching_is_a_zero_connected_to_query_and_networks(
     case = random_case(row=row)
     matching = KeyQueryMatching(8, variant=variant, inner=5).double()
     loss = CrossModelAttentionLoss(case.projectors, matching=matching)
-    found = loss(case.states())
+    found = loss(case.states(), STEP)
     assert numbers_of(found) == dict.fromkeys(numbers_of(found), 0)
-    torch.autograd.backward(list(found.sums.values()))
+    found.loss.backward()
     for name, parameter in loss.named_parameters():
         assert parameter.grad is not None, f"{name} is not connected"
         assert parameter.grad.eq(0).all(), name

@@ -131,7 +131,9 @@ class ReadHead:
                 f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of "
                 "the module that FSDP2 gathers, or give a head of weight.full_tensor()"
             )
-        dtype = memory.autocast or head.weight.dtype
+        # Autocast leaves float64 as it is.
+        is_wide = head.weight.dtype == torch.float64
+        dtype = head.weight.dtype if is_wide or memory.autocast is None else memory.autocast
         self.scale = head.scale
         self._name = name
         self._head = head

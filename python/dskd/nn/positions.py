@@ -27,6 +27,9 @@ class Positions:
         paired: `[pairs]`, which of the supervised positions predicts the student token of each pair.
         teacher_row: `[pairs]`, where the teacher predicts its token of the pair.
         teacher_column: `[pairs]`.
+        attended_row: `[teacher_labels]`, rows of the supervised teacher positions.
+        attended_column: `[teacher_labels]`, their columns.
+        teacher_labels: `[teacher_labels]`, the token that each predicts.
     """
 
     row: Tensor
@@ -35,14 +38,21 @@ class Positions:
     paired: Tensor
     teacher_row: Tensor
     teacher_column: Tensor
+    attended_row: Tensor
+    attended_column: Tensor
+    teacher_labels: Tensor
 
-    def of_student(self, hidden_states: Tensor) -> Tensor:
-        """The supervised states of `[batch, columns, d]`: `[labels, d]`."""
-        return hidden_states[self.row, self.column]
+    def of_student(self, values: Tensor) -> Tensor:
+        """The supervised values of the student's `[batch, columns, ..]`: `[labels, ..]`."""
+        return values[self.row, self.column]
 
     def of_teacher(self, hidden_states: Tensor) -> Tensor:
         """The paired states of `[batch, columns, D]`: `[pairs, D]`."""
         return hidden_states[self.teacher_row, self.teacher_column]
+
+    def of_attended(self, values: Tensor) -> Tensor:
+        """The supervised values of the teacher's `[batch, columns, ..]`: `[teacher_labels, ..]`."""
+        return values[self.attended_row, self.attended_column]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,11 +30,14 @@ class Reduction:
         labels: student tokens that are supervised: N of the cross-entropy.
         pairs: aligned pairs that are predicted: N of the distillation terms.
         alpha: the share of distillation; 1 - alpha is the share of the cross-entropy.
+        teacher_labels: teacher tokens that are supervised: N of what runs over the teacher's positions, where
+            these are no pairs (`CrossModelAttentionLoss`).
     """
 
     labels: int
     pairs: int
     alpha: float = 0.5
+    teacher_labels: int = 0
 
     @property
     def cross_entropy(self) -> float:
@@ -81,7 +84,7 @@ def weighted(terms: TermSums, weights: Mapping[str, float]) -> LossParts:
 
     Args:
         terms: at least one.
-        weights: one for each, by name.
+        weights: one for each, by name; others are not looked at.
     """
     first, *others = (weights[name] * value for name, value in terms.sums.items())
     detached = {name: value.detach() for name, value in terms.sums.items()}

@@ -142,6 +142,7 @@ class DistillationCollator:
         )
         predicting = alignment.predicting()
         row, column, labels = _supervised(student)
+        attended_row, attended_column, teacher_labels = _supervised(teacher)
         total = alignment.counts.total()
         arrays = {
             "row": row,
@@ -150,6 +151,9 @@ class DistillationCollator:
             "paired": _index_of(predicting.row, predicting.student, student),
             "teacher_row": predicting.row,
             "teacher_column": predicting.teacher,
+            "attended_row": attended_row,
+            "attended_column": attended_column,
+            "teacher_labels": teacher_labels,
             "alignment_counts": np.array([getattr(total, item.name)[0] for item in fields(Counts)]),
             "cut": np.array([sum(not one.ends for one in side) for side in (teacher, student)]),
         }

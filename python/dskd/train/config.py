@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,8 +11,11 @@ from transformers import TrainingArguments
 
 from dskd.nn.losses import (
     DSKD_V1,
+    DSKD_V1_ATTENTION,
     DSKD_V2,
+    DSKD_V2_ATTENTION,
     DSKD_V2_SAME_VOCABULARY,
+    CrossModelAttentionOptions,
     DualSpaceOptions,
     SharedVocabularyOptions,
 )
@@ -31,8 +35,10 @@ class DistillationConfig(TrainingArguments):
         ValueError: an option is out of its range.
     """
 
-    objective: Literal["dual_space", "shared_vocabulary", "sft"] = _option(
-        "dual_space", "Dual-space distillation, KL on the shared vocabulary, or cross-entropy alone."
+    objective: Literal["dual_space", "cross_model_attention", "shared_vocabulary", "sft"] = _option(
+        "dual_space",
+        "Dual-space distillation over exact pairs, or over what attention between the models finds; KL on "
+        "the shared vocabulary; or cross-entropy alone.",
     )
     alpha: float = _option(0.5, "The share of distillation; 1 - alpha is the share of the cross-entropy.")
     divergence: Literal["kl", "reverse_kl", "js", "skew_kl", "skew_reverse_kl", "adaptive_kl", "tvd"] = (
@@ -43,11 +49,14 @@ class DistillationConfig(TrainingArguments):
     )
     temperature: float = _option(1.0, "Of teacher and student alike in the divergences.")
     preset: Literal["none", "dskd_v1", "dskd_v2", "dskd_v2_same_vocabulary"] = _option(
-        "none", "Dual space: as published, normalisers included; the options of dual space below are its own."
+        "none",
+        "Dual space, cross-model attention: as published, normalisers included; the options of either below "
+        "are its own, matching excepted.",
     )
     gate: Literal["prediction", "gold", "none"] = _option(
         "none",
-        "Dual space: run t2s_kd only where the projected teacher says its own prediction, or the gold token.",
+        "Dual space: run t2s_kd only where the projected teacher says its own prediction, or the gold token. "
+        "Cross-model attention: only the gold token (published), or none.",
     )
     spaces: Literal["both", "student", "teacher"] = _option("both", "Dual space: which of the two spaces.")
     t2s_target: Literal["prediction", "gold", "distribution"] = _option(
@@ -69,7 +78,19 @@ class DistillationConfig(TrainingArguments):
         "solved", "Dual space: whether the student's projector follows its head, or is trained."
     )
     refresh_every: int = _option(1, "Dual space: steps between two solutions of a solved projector.")
-    projector_learning_rate: float = _option(5e-4, "Dual space: of the projectors, without weight decay.")
+    projector_learning_rate: float = _option(
+        5e-4, "Of the projectors, and of all that is trained beside the student, without weight decay."
+    )
+    added: Literal["gold", "prediction", "none"] = _option(
+        "gold",
+        "Cross-model attention: the token whose embedding is added to the teacher's state: the gold one "
+        "(dskd_v1), its own prediction (dskd_v2), or none.",
+    )
+    matching: Literal["none", "adversarial", "transport"] = _option(
+        "none",
+        "Cross-model attention: bring queries near keys, against a discriminator or by what transport costs.",
+    )
+    kq_rate: float = _option(0.01, "Cross-model attention: the weight of matching.")
     top_k: int | None = _option(
         None, "Shared vocabulary: only the student's top-k shared tokens at each pair."
     )
@@ -86,12 +107,62 @@ class DistillationConfig(TrainingArguments):
             self.dataloader_pin_memory = False  # PyTorch warns of what has no use there
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}; it is a share, from 0 to 1")
-        self.dual_space_options()
+        self._refuse_what_does_not_fit()
         self.shared_vocabulary_options()
+        if self._attends:
+            self.cross_model_attention_options()
+        else:
+            self.dual_space_options()
+        if not 0 <= self.kq_rate < math.inf:
+            raise ValueError(f"kq_rate={self.kq_rate}; it is a weight, from 0")
         for name in ("refresh_every", "max_prompt_length", "max_response_length"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}={value}; it is at least 1")
+
+    @property
+    def _attends(self) -> bool:
+        return self.objective == "cross_model_attention"
+
+    def _refuse_what_does_not_fit(self) -> None:
+        """Options that would not be looked at, where one could believe they were."""
+        attends = self._attends
+        for name in _OF_PAIRS if attends else _OF_ATTENTION:
+            value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value != usual:
+                raise ValueError(
+                    f"{name}={value!r} is none of the options of objective={self.objective!r}: leave it out"
+                    + ("" if attends else ", or set objective='cross_model_attention'")
+                )
+        if attends and self.gate == "prediction":
+            raise ValueError(
+                "gate='prediction' needs the teacher's prediction in the student's vocabulary, and "
+                "objective='cross_model_attention' has no map of vocabularies: 'gold', or 'none'"
+            )
+        if attends and self.preset not in ("none", *_ATTENTION_PRESETS):
+            raise ValueError(
+                f"preset={self.preset!r} is of objective='dual_space'; cross_model_attention has "
+                f"{' and '.join(_ATTENTION_PRESETS)}"
+            )
+
+    def cross_model_attention_options(self) -> CrossModelAttentionOptions:
+        """What the options say of cross-model attention.
+
+        Raises:
+            ValueError: one is out of its range.
+        """
+        common: dict[str, Any] = {
+            "divergence": self.divergence,
+            "mix": self.mix,
+            "temperature": self.temperature,
+        }
+        if self.preset != "none":
+            return replace(_ATTENTION_PRESETS[self.preset], **common)
+        return CrossModelAttentionOptions(
+            **common,
+            gate=None if self.gate == "none" else "gold",
+            added=None if self.added == "none" else self.added,
+        )
 
     def dual_space_options(self) -> DualSpaceOptions:
         """What the options say of dual space.
@@ -132,6 +203,22 @@ _PRESETS = {
     "dskd_v2": DSKD_V2,
     "dskd_v2_same_vocabulary": DSKD_V2_SAME_VOCABULARY,
 }
+
+_ATTENTION_PRESETS = {"dskd_v1": DSKD_V1_ATTENTION, "dskd_v2": DSKD_V2_ATTENTION}
+
+_OF_ATTENTION = ("added", "matching", "kq_rate")
+
+_OF_PAIRS = (
+    "spaces",
+    "t2s_target",
+    "target",
+    "columns",
+    "s2t_columns",
+    "teacher_to_student",
+    "student_to_teacher",
+    "refresh_every",
+    "top_k",
+)
 
 
 @dataclass

@@ -8,8 +8,9 @@ import torch
 from torch import distributed, nn
 
 from dskd.nn.heads import Head
-from dskd.nn.losses import fused_cross_entropy
+from dskd.nn.losses import AttendedSide, AttendedStates, CrossModelAttentionLoss, fused_cross_entropy
 from dskd.nn.positions import AlignedStates
+from dskd.nn.projectors import Projectors
 from dskd.nn.teacher_statistics import probability_sums
 from dskd.train.collator import positions_of
 from dskd.vocabulary import Kind
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd.nn.projectors import Projectors
+    from dskd.nn.losses import AttentionProjectors
+    from dskd.nn.positions import Positions
     from dskd.nn.reduction import LossParts, Reduction
     from dskd.vocabulary import Vocabulary
 
@@ -35,18 +37,28 @@ class DistillationModel(nn.Module):
         student: a causal language model of transformers.
         student_head: its head.
         teacher_head: the teacher's; the teacher itself stays outside.
-        loss: a module of `dskd.nn` over aligned states; None for cross-entropy alone.
+        loss: a module of `dskd.nn` over aligned or attended states; None for cross-entropy alone.
+        teacher_embeddings: `[V_t, D]`, the teacher's input embeddings, for a loss over attended states.
     """
 
     accepts_loss_kwargs = False
 
-    def __init__(self, student: Any, student_head: Head, teacher_head: Head, loss: nn.Module | None) -> None:
+    def __init__(
+        self,
+        student: Any,
+        student_head: Head,
+        teacher_head: Head,
+        loss: nn.Module | None,
+        teacher_embeddings: Tensor | None = None,
+    ) -> None:
         """See the class."""
         super().__init__()
         self.student = student
         self.loss = loss
         self._unreachable = student_head.unreachable
         self.teacher_head = teacher_head
+        # No parameter of this module: the teacher's own.
+        self._teacher_embeddings = None if teacher_embeddings is None else teacher_embeddings.detach()
 
     @property
     def config(self) -> Any:
@@ -54,9 +66,20 @@ class DistillationModel(nn.Module):
         return self.student.config
 
     @property
-    def projectors(self) -> Projectors | None:
+    def projectors(self) -> Projectors | AttentionProjectors | None:
         """The projectors, where the loss has some."""
         return getattr(self.loss, "projectors", None)
+
+    @property
+    def attends(self) -> bool:
+        """Whether the loss is over the supervised positions of both models, not over pairs."""
+        return isinstance(self.loss, CrossModelAttentionLoss)
+
+    def of_teacher(self, positions: Positions, hidden_states: Tensor) -> Tensor:
+        """What the loss needs of the teacher's states `[batch, columns, D]`."""
+        if self.attends:
+            return positions.of_attended(hidden_states)
+        return positions.of_teacher(hidden_states)
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Of the student."""
@@ -70,11 +93,11 @@ class DistillationModel(nn.Module):
         *,
         refresh: bool = False,
     ) -> LossParts:
-        """The loss of a micro-batch: cross-entropy over the labels, and the loss's terms over the pairs.
+        """The loss of a micro-batch: cross-entropy over the labels, and the terms of the loss.
 
         Args:
             batch: of `DistillationCollator`.
-            teacher_hidden: `[pairs, D]`, the teacher's states at the pairs; None where there is no loss.
+            teacher_hidden: `of_teacher`; None where there is no loss.
             reduction: of the step.
             refresh: whether projectors are solved again before.
         """
@@ -84,18 +107,50 @@ class DistillationModel(nn.Module):
         head = Head.of(self.student, self._unreachable)
         if self.loss is None or teacher_hidden is None:
             return fused_cross_entropy(supervised, head, positions.labels, reduction=reduction)
-        if refresh and self.projectors is not None:
+        if refresh and isinstance(self.projectors, Projectors):
             self._refresh(self.projectors, head, teacher_hidden)
-        aligned = AlignedStates(
-            student_hidden=supervised,
+        given = (supervised, head, teacher_hidden)
+        made = self._attended(batch, *given) if self.attends else self._aligned(positions, *given)
+        parts: LossParts = self.loss(made, reduction)
+        return parts
+
+    def _aligned(
+        self, positions: Positions, student_hidden: Tensor, head: Head, teacher_hidden: Tensor
+    ) -> AlignedStates:
+        """Both models at the pairs."""
+        return AlignedStates(
+            student_hidden=student_hidden,
             labels=positions.labels,
             paired=positions.paired,
             teacher_hidden=teacher_hidden,
             teacher_head=self.teacher_head,
             student_head=head,
         )
-        parts: LossParts = self.loss(aligned, reduction)
-        return parts
+
+    def _attended(
+        self, batch: Mapping[str, Tensor], student_hidden: Tensor, head: Head, teacher_hidden: Tensor
+    ) -> AttendedStates:
+        """Both models at their own supervised positions."""
+        positions = positions_of(batch)
+        student = AttendedSide(
+            row=positions.row,
+            hidden=student_hidden,
+            inputs=positions.of_student(batch["student_input_ids"]),
+            labels=positions.labels,
+            embeddings=self.student.get_input_embeddings().weight,
+            head=head,
+        )
+        if self._teacher_embeddings is None:
+            raise ValueError("a loss over attended states needs teacher_embeddings=")
+        teacher = AttendedSide(
+            row=positions.attended_row,
+            hidden=teacher_hidden,
+            inputs=positions.of_attended(batch["teacher_input_ids"]),
+            labels=positions.teacher_labels,
+            embeddings=self._teacher_embeddings,
+            head=self.teacher_head,
+        )
+        return AttendedStates(teacher, student)
 
     def _refresh(self, projectors: Projectors, head: Head, teacher_hidden: Tensor) -> None:
         """Solves projectors again, weighted by what the teacher expects where they are."""

@@ -12,7 +12,14 @@ from transformers import Trainer
 
 from dskd.alignment import Aligner
 from dskd.columns import Counts
-from dskd.nn.losses import DualSpaceLoss, SharedVocabularyLoss, VocabularyMaps
+from dskd.nn.losses import (
+    AttentionProjectors,
+    CrossModelAttentionLoss,
+    DualSpaceLoss,
+    KeyQueryMatching,
+    SharedVocabularyLoss,
+    VocabularyMaps,
+)
 from dskd.nn.projector_files import load_projectors, save_projectors
 from dskd.nn.projectors import Projectors
 from dskd.nn.reduction import Reduction
@@ -22,7 +29,7 @@ from dskd.train.model import DistillationModel, head_of, hidden_states
 from dskd.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -88,9 +95,10 @@ class DistillationTrainer(Trainer):
             (teacher, teacher_processing_class, teacher_roles), (model, processing_class, roles), args
         )
         heads = head_of(teacher, collator.teacher.vocabulary), head_of(model, collator.student.vocabulary)
-        loss = _loss(args, *heads, collator.aligner)
+        embeddings = [one.get_input_embeddings().weight for one in (teacher, model)]
+        loss = _loss(args, *heads, collator.aligner, [one.shape[1] for one in embeddings])
         super().__init__(
-            model=DistillationModel(model, heads[1], heads[0], loss),
+            model=DistillationModel(model, heads[1], heads[0], loss, embeddings[0]),
             args=args,
             data_collator=collator,
             train_dataset=train_dataset,
@@ -119,10 +127,11 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step; counts what its terms are divided by."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = [sum(len(batch[name]) for batch in batches) for name in ("labels", "paired")]
-        labels, pairs = self._over_processes(torch.tensor(counts)).tolist()
+        names = ("labels", "paired", "teacher_labels")
+        counts = [sum(len(batch[name]) for batch in batches) for name in names]
+        labels, pairs, teacher_labels = self._over_processes(torch.tensor(counts)).tolist()
         alpha = 0.0 if self._whole().loss is None else self.args.alpha
-        self._reduction = Reduction(labels, pairs, alpha)
+        self._reduction = Reduction(labels, pairs, alpha, teacher_labels)
         self._refresh = self.state.global_step % self.args.refresh_every == 0
         return batches, items
 
@@ -148,11 +157,12 @@ class DistillationTrainer(Trainer):
 
     @torch.no_grad()
     def _teacher_hidden(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """The teacher's states at the pairs `[pairs, D]`."""
-        if self._whole().loss is None:
+        """The teacher's states `[.., D]` where the loss needs them."""
+        whole = self._whole()
+        if whole.loss is None:
             return None
         states = hidden_states(self.teacher, batch["teacher_input_ids"], batch["teacher_attention_mask"])
-        return positions_of(batch).of_teacher(states)
+        return whole.of_teacher(positions_of(batch), states)
 
     def _refuse_not_finite(self, terms: Mapping[str, Tensor]) -> None:
         broken = [name for name, value in terms.items() if not torch.isfinite(value)]
@@ -165,18 +175,31 @@ class DistillationTrainer(Trainer):
     # ---- The optimizer -----------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer; projectors are a group of their own, with their own rate and no weight decay."""
+        """The optimizer; what is trained beside the student has its own rate and no weight decay."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        projectors = self._whole().projectors
-        trained = [] if projectors is None else [one for one in projectors.parameters() if one.requires_grad]
-        if trained and len(optimizer.param_groups) == _GROUPS:
-            own = {id(parameter) for parameter in trained}
+        groups = self._groups_beside(optimizer)
+        if len(optimizer.param_groups) == _GROUPS:
+            own = {id(parameter) for group in groups for parameter in group["params"]}
             for group in optimizer.param_groups:
                 group["params"] = [one for one in group["params"] if id(one) not in own]
-            optimizer.add_param_group(
-                {"params": trained, "lr": self.args.projector_learning_rate, "weight_decay": 0.0}
-            )
+            for group in groups:
+                optimizer.add_param_group(group)
         return optimizer
+
+    def _groups_beside(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        """Projectors and what matches keys and queries; a discriminator by itself."""
+        loss = self._whole().loss
+        given = {"lr": self.args.projector_learning_rate, "weight_decay": 0.0}
+        trained = [] if loss is None else [one for one in loss.parameters() if one.requires_grad]
+        plays = set()
+        if isinstance(loss, CrossModelAttentionLoss) and self.args.matching == "adversarial":
+            plays = {id(one) for one in loss.parameters()} - {id(one) for one in loss.projectors.parameters()}
+        calm = [one for one in trained if id(one) not in plays]
+        against = [one for one in trained if id(one) in plays]
+        # With Adam's usual averages, over a thousand steps, the two go around each other and do not meet.
+        more = {"betas": _ADVERSARIAL_BETAS} if "betas" in optimizer.defaults else {}
+        groups = [{"params": calm, **given}, {"params": against, **given, **more}]
+        return [group for group in groups if group["params"]]
 
     # ---- What is logged ----------------------------------------------------------------------------------
 
@@ -184,6 +207,7 @@ class DistillationTrainer(Trainer):
         """Adds the sums of a micro-batch to those since the last log."""
         counted = {item.name: batch["alignment_counts"][index] for index, item in enumerate(fields(Counts))}
         more = {"labels": len(batch["labels"]), "pairs": len(batch["paired"])}
+        more["teacher_labels"] = len(batch["teacher_labels"])
         cut = {"teacher_cut": batch["cut"][0], "student_cut": batch["cut"][1]}
         for name, value in {**sums, **counted, **more, **cut}.items():
             added = torch.as_tensor(value).detach().double()
@@ -195,7 +219,8 @@ class DistillationTrainer(Trainer):
             names = sorted(self._noted)
             totals = self._over_processes(torch.stack([self._noted[name].cpu() for name in names]))
             self._noted = {}
-            logs |= _per_item(dict(zip(names, totals.tolist(), strict=True)))
+            over = getattr(self._whole().loss, "over", _OVER)
+            logs |= _per_item(dict(zip(names, totals.tolist(), strict=True)), over)
         super().log(logs, start_time)
 
     def _over_processes(self, numbers: Tensor) -> Tensor:
@@ -232,7 +257,7 @@ class DistillationTrainer(Trainer):
     # ---- Files -------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """A student folder that `from_pretrained` opens, and the projectors beside it."""
+        """A student folder that `from_pretrained` opens, and what is trained beside it."""
         folder, whole = Path(output_dir or str(self.args.output_dir)), self._whole()
         state = whole.state_dict() if state_dict is None else state_dict
         of_student = {
@@ -244,13 +269,8 @@ class DistillationTrainer(Trainer):
         if self.args.should_save:
             self.processing_class.save_pretrained(folder)
             if whole.projectors is not None:
-                prefix = "loss.projectors."
-                of_projectors = {
-                    name.removeprefix(prefix): value
-                    for name, value in state.items()
-                    if name.startswith(prefix)
-                }
-                save_projectors(folder / PROJECTORS_FILE, of_projectors, **self._hashes())
+                beside = {_beside(name): value for name, value in state.items() if name.startswith("loss.")}
+                save_projectors(folder / PROJECTORS_FILE, beside, **self._hashes())
 
     def _hashes(self) -> dict[str, str]:
         """What projectors belong to."""
@@ -258,17 +278,24 @@ class DistillationTrainer(Trainer):
         return {f"{name}_hash": side.vocabulary.content_hash for name, side in sides.items()}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
-        """The student and the projectors as they were saved.
+        """The student, and what is trained beside it, as they were saved.
 
         Raises:
             FileNotFoundError: the projectors are not there.
-            ValueError: they belong to other vocabularies.
+            ValueError: they belong to other vocabularies, or to another objective.
         """
         folder, whole = Path(resume_from_checkpoint), self._whole()
         saved = type(whole.student).from_pretrained(folder, dtype=whole.student.dtype)
         whole.student.load_state_dict(saved.state_dict())
         if whole.projectors is not None:
-            whole.projectors.load_state_dict(load_projectors(folder / PROJECTORS_FILE, **self._hashes()))
+            saved = load_projectors(folder / PROJECTORS_FILE, **self._hashes())
+            names = {_beside(name): name for name in whole.state_dict() if name.startswith("loss.")}
+            if other := sorted(names.keys() ^ saved.keys()):
+                raise ValueError(
+                    f"{folder / PROJECTORS_FILE} and this run differ in {', '.join(other)}: resume with the "
+                    "objective and the matching of that run, or start anew"
+                )
+            whole.load_state_dict({names[name]: value for name, value in saved.items()}, strict=False)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
@@ -276,6 +303,22 @@ class DistillationTrainer(Trainer):
 
 _GROUPS = 2
 """Those that Trainer makes: with and without weight decay."""
+
+_ADVERSARIAL_BETAS = (0.5, 0.9)
+"""Of Adam, for a discriminator: short averages, without which the game goes in circles."""
+
+_OVER = {
+    "cross_entropy": "labels",
+    **dict.fromkeys(
+        ("t2s_ce", "t2s_kl", "t2s_kd", "s2t_kd", "shared_kd", "unmapped", "agreed", "gated"), "pairs"
+    ),
+}
+"""What a term or a count is a share of, where the loss has no `over` that says it."""
+
+
+def _beside(name: str) -> str:
+    """The name in the file of what `DistillationModel` holds as `loss.projectors.X`, or `loss.X`."""
+    return name.removeprefix("loss.").removeprefix("projectors.")
 
 
 def _collator(
@@ -298,10 +341,17 @@ def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: 
     return Side(tokenizer, vocabulary, args.max_prompt_length, args.max_response_length)
 
 
-def _loss(args: DistillationConfig, teacher: Head, student: Head, aligner: Aligner) -> nn.Module | None:
-    """What the objective needs; none for cross-entropy alone."""
+def _loss(
+    args: DistillationConfig, teacher: Head, student: Head, aligner: Aligner, embedded: Sequence[int]
+) -> nn.Module | None:
+    """What the objective needs; none for cross-entropy alone.
+
+    `embedded` are the widths of the input embeddings of the teacher and of the student.
+    """
     if args.objective == "sft":
         return None
+    if args.objective == "cross_model_attention":
+        return _attention(args, teacher, student, embedded)
     device, mapped = student.weight.device, aligner.vocabulary_map
     overlap = torch.tensor(mapped.overlap, device=device)
     if args.objective == "shared_vocabulary":
@@ -321,14 +371,30 @@ def _loss(args: DistillationConfig, teacher: Head, student: Head, aligner: Align
     return DualSpaceLoss(projectors, maps, args.dual_space_options())
 
 
-def _per_item(sums: dict[str, float]) -> dict[str, float]:
-    """Terms per label or pair, and the ratios of the alignment, from sums."""
-    labels, pairs = sums["labels"], sums["pairs"]
+def _attention(args: DistillationConfig, teacher: Head, student: Head, embedded: Sequence[int]) -> nn.Module:
+    """Cross-model attention, with what matches its keys and queries."""
+    widths = [head.weight.shape[1] for head in (teacher, student)]
+    for name, width, of_embeddings in zip(("teacher", "student"), widths, embedded, strict=True):
+        if width != of_embeddings:
+            raise ValueError(
+                f"the {name}'s input embeddings are {of_embeddings} wide and its states {width}: "
+                "cross_model_attention adds and compares them, and takes models where they agree"
+            )
+    projectors = AttentionProjectors(*widths)
+    matching = None
+    if args.matching != "none":
+        matching = KeyQueryMatching(2 * widths[0], variant=args.matching, rate=args.kq_rate)
+    options = args.cross_model_attention_options()
+    return CrossModelAttentionLoss(projectors, options, matching=matching).to(student.weight.device)
+
+
+def _per_item(sums: dict[str, float], over: Mapping[str, str]) -> dict[str, float]:
+    """Terms per item of what they run over, and the ratios of the alignment, from sums."""
     counts = Counts(*(np.array([sums[item.name]], dtype=np.int64) for item in fields(Counts)))
-    said = {"cross_entropy": sums["cross_entropy"] / max(labels, 1)}
-    of_pairs = ("t2s_ce", "t2s_kl", "t2s_kd", "s2t_kd", "shared_kd", "unmapped", "agreed", "gated")
-    said |= {name: sums[name] / max(pairs, 1) for name in of_pairs if name in sums}
-    said |= {"labels": labels, "pairs": pairs}
+    said = {name: sums[name] / max(sums[field], 1) for name, field in over.items() if name in sums}
+    said |= {name: sums[name] for name in ("labels", "pairs")}
+    if "teacher_labels" in over.values():
+        said |= {"teacher_labels": sums["teacher_labels"]}
     # Of several steps a ratio is the quotient of sums; these are the denominators.
     said |= {name: sums[name] for name in ("student_tokens", "student_bytes")}
     said |= {"ratio": float(counts.ratio[0])}

@@ -81,6 +81,15 @@ class StudentRows:
         self.cross_entropy += items.sum()
         return logits, gradient
 
+    @property
+    def all_reachable(self) -> bool:
+        """Whether a comparison leaves no id out."""
+        return self._head.unreachable is None
+
+    def reachable_(self, logits: Tensor) -> Tensor:
+        """`Head.reachable` of the head, in place."""
+        return self._read.reachable_(logits)
+
     def backward(self, positions: Tensor, gradient: Tensor) -> None:
         """From the gradient of the logits there to that of the states and the head."""
         hidden = self._hidden[positions]

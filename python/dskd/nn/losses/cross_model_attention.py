@@ -1,303 +1,42 @@
-"""Cross-model attention: dual-space distillation of any two tokenizers, without alignment.
+"""Cross-model attention: dual-space distillation of any two tokenizers, without alignment: the definition.
 
-Which teacher position a student position learns from is not read off the text but learned: every supervised
-position of a row attends to those of the other model in the same row (arXiv 2406.17328, section 3.3; with the
-change of arXiv 2504.11426 by `added="prediction"`).
+Every supervised position of a row attends to those of the other model in the same row, see `attention`
+(arXiv 2406.17328, section 3.3; with the change of arXiv 2504.11426 by `added="prediction"`).
+`cross_model_attention` makes all logits and leaves their gradients to autograd.
+`fused_cross_model_attention` equals it, keeps no logits, and is what trains.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from dskd.nn.divergences import DIVERGENCES, Divergence, divergence
-from dskd.nn.reduction import TermSums
+from dskd.nn.divergences import divergence
+from dskd.nn.linear import CHUNK_MEMORY
+from dskd.nn.losses.attention import attended
+from dskd.nn.losses.cross_model_attention_fused import fused_cross_model_attention
+from dskd.nn.losses.cross_model_attention_options import OVER, CrossModelAttentionOptions
+from dskd.nn.reduction import CROSS_ENTROPY, LossParts, TermSums, weighted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn.heads import Head
+    from dskd.nn.losses.attention import AttendedStates, AttentionProjectors, AttentionScales
     from dskd.nn.losses.key_query_matching import KeyQueryMatching
+    from dskd.nn.reduction import Reduction
 
-__all__ = [
-    "Added",
-    "AttendedSide",
-    "AttendedStates",
-    "AttentionGate",
-    "AttentionProjectors",
-    "AttentionScales",
-    "CrossModelAttentionLoss",
-    "attend",
-    "cross_model_attention",
-]
-
-Added: TypeAlias = Literal["gold", "prediction"]
-AttentionGate: TypeAlias = Literal["gold"]
-
-_MASKED = -1e5
-"""The score of a pair that is not to attend, as published: finite, and far enough for a weight of 0."""
+__all__ = ["CrossModelAttentionLoss", "cross_model_attention"]
 
 
-# ---- what the loss is given ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AttendedSide:
-    """One model at its supervised positions, which may be in any order.
-
-    Attributes:
-        row: int64 `[n]`, the row of the batch that each is in.
-        hidden: `[n, width]`, the states there, after the final norm.
-        inputs: int64 `[n]`, x: the token at the position.
-        labels: int64 `[n]`, y: the token that the position predicts, the gold one.
-        embeddings: `[V, width]`, the model's input embeddings. No gradient flows to them.
-        head: of the model; the student's live, the teacher's with frozen weights.
-    """
-
-    row: Tensor
-    hidden: Tensor
-    inputs: Tensor
-    labels: Tensor
-    embeddings: Tensor
-    head: Head
-
-    @classmethod
-    def at(
-        cls,
-        row: Tensor,
-        column: Tensor,
-        hidden_states: Tensor,
-        input_ids: Tensor,
-        *,
-        embeddings: Tensor,
-        head: Head,
-    ) -> AttendedSide:
-        """The side at given predicting positions of a whole batch.
-
-        Args:
-            row: int64 `[n]`, as `Positions.row`. Of a bool mask `[batch, columns]` of predicting positions,
-                `mask.nonzero(as_tuple=True)` is `row` and `column`.
-            column: int64 `[n]`; the state there predicts the token of the next column, so it is not the last.
-            hidden_states: `[batch, columns, width]`.
-            input_ids: int64 `[batch, columns]`.
-            embeddings: see the class.
-            head: see the class.
-
-        Raises:
-            ValueError: a position in the last column, which predicts nothing.
-        """
-        last = input_ids.shape[1] - 1
-        if (column >= last).any():
-            raise ValueError(
-                f"a position in column {int(column.max())} of {last + 1} predicts no token of the batch; "
-                "give the column before the supervised token"
-            )
-        inputs, labels = input_ids[row, column], input_ids[row, column + 1]
-        return cls(row, hidden_states[row, column], inputs, labels, embeddings, head)
-
-    def embedded(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """e: the embeddings of tokens `[n]`, without a gradient: `[n, width]`."""
-        return functional.embedding(tokens, self.embeddings.detach()).to(dtype)
-
-    def index(self, dtype: torch.dtype) -> Tensor:
-        """`[e(x); e(y)]`, which of its row's positions each is: `[n, 2 width]`."""
-        return torch.cat([self.embedded(self.inputs, dtype), self.embedded(self.labels, dtype)], -1)
-
-    def where(self, keep: Tensor) -> AttendedSide:
-        """The positions that a bool mask `[n]` keeps."""
-        row, hidden, inputs, labels = self.row[keep], self.hidden[keep], self.inputs[keep], self.labels[keep]
-        return AttendedSide(row, hidden, inputs, labels, self.embeddings, self.head)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AttendedStates:
-    """Both models at their supervised positions of the same rows: as many as each has, paired by nothing.
-
-    Attributes:
-        teacher: with states `[m, D]`.
-        student: with states `[n, d]`.
-        student_logits: `[n, V_s]`, `student.head.logits(student.hidden)`: whoever has a cross-entropy has
-            them.
-    """
-
-    teacher: AttendedSide
-    student: AttendedSide
-    student_logits: Tensor
-
-    def of_rows_with_both(self) -> AttendedStates:
-        """Without the positions of rows where the other model has none: they have nothing to attend to."""
-        of_teacher = torch.isin(self.teacher.row, self.student.row)
-        of_student = torch.isin(self.student.row, self.teacher.row)
-        if bool(of_teacher.all()) and bool(of_student.all()):
-            return self  # the usual case: no copy of the logits
-        student, logits = self.student.where(of_student), self.student_logits[of_student]
-        return replace(self, teacher=self.teacher.where(of_teacher), student=student, student_logits=logits)
-
-
-class AttentionProjectors(nn.Module):
-    """The three linear maps of cross-model attention, float32, with bias, random at first (as published).
-
-    Args:
-        teacher_width: D.
-        student_width: d.
-
-    Attributes:
-        query: `[2d] -> [2D]`, from the student's embeddings to what the teacher's are compared with.
-        teacher_to_student: P_ts, `[D] -> [d]`.
-        student_to_teacher: P_st, `[d] -> [D]`.
-    """
-
-    def __init__(self, teacher_width: int, student_width: int) -> None:
-        """See the class."""
-        super().__init__()
-        self.query = nn.Linear(2 * student_width, 2 * teacher_width)
-        self.teacher_to_student = nn.Linear(teacher_width, student_width)
-        self.student_to_teacher = nn.Linear(student_width, teacher_width)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That in which the attention is computed: float32, or float64 after `.double()`."""
-        return self.query.weight.dtype
-
-    def queries(self, student: AttendedSide) -> Tensor:
-        """`q = Query[e_s(x); e_s(y)]`: `[n, 2D]`."""
-        queries: Tensor = self.query(student.index(self.dtype))
-        return queries
-
-    def keys(self, teacher: AttendedSide, scale: Tensor | float | None = None) -> Tensor:
-        """`k = [e_t(x); e_t(y)] / scale`: `[m, 2D]`; None: their own standard deviation."""
-        index = teacher.index(self.dtype)
-        return index / (_spread(index) if scale is None else scale)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionScales:
-    """What the teacher's tensors are divided by, each by one number, so that their sizes agree.
-
-    Attributes:
-        keys: a number, or a scalar tensor: of `[e_t(x); e_t(y)]` in the keys.
-        hidden: of the states in the values.
-        added: of the embeddings that are added to them.
-    """
-
-    keys: Tensor | float = 1.0
-    hidden: Tensor | float = 1.0
-    added: Tensor | float = 1.0
-
-    @classmethod
-    def of(cls, index: Tensor, hidden: Tensor, added: Tensor) -> AttentionScales:
-        """The standard deviation (that of n - 1) of all numbers of each tensor, of whatever shape.
-
-        Of less than two numbers, and of numbers that are all equal, it is taken as 1. The loss does this by
-        itself at the supervised positions; the published code does it over prompt and padding too, for which
-        the whole tensors `[batch, columns, ..]` are given here and the result to the loss.
-
-        Args:
-            index: `[.., 2D]`, `[e_t(x); e_t(y)]`.
-            hidden: `[.., D]`.
-            added: `[.., D]`.
-        """
-        return cls(_spread(index), _spread(hidden), _spread(added))
-
-
-def _spread(numbers: Tensor) -> Tensor:
-    """The standard deviation of all numbers, or 1; float32 or wider, without a gradient."""
-    numbers = numbers.detach().to(torch.promote_types(numbers.dtype, torch.float32))
-    if numbers.numel() < 2:  # noqa: PLR2004 - of one number there is none
-        return torch.ones((), dtype=numbers.dtype, device=numbers.device)
-    deviation = numbers.std()
-    return torch.where(deviation > 0, deviation, 1.0)
-
-
-# ---- the attention ---------------------------------------------------------------------------------------
-
-
-def attend(
-    queries: Tensor,
-    keys: Tensor,
-    teacher_values: Tensor,
-    student_values: Tensor,
-    student_row: Tensor,
-    teacher_row: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The values of each side, as each position of the other mixes them, within rows.
-
-        A = queries keys^T / sqrt(2D)
-        softmax(A) teacher_values, softmax(A^T) student_values
-
-    Args:
-        queries: `[n, 2D]`, of the student's positions.
-        keys: `[m, 2D]`, of the teacher's.
-        teacher_values: `[m, d]`.
-        student_values: `[n, D]`.
-        student_row: int64 `[n]`, the row of each position.
-        teacher_row: int64 `[m]`. Every row has positions of both sides, or of none.
-
-    Returns:
-        `[n, d]` and `[m, D]`.
-    """
-    rows = 1 + max((int(row.max()) for row in (student_row, teacher_row) if len(row)), default=-1)
-    student, teacher = _Rows.of(student_row, rows), _Rows.of(teacher_row, rows)
-    # A block a row, [rows, longest n, longest m], so that no position is compared with those of other rows.
-    scores = student.padded(queries) @ teacher.padded(keys).mT / math.sqrt(queries.shape[-1])
-    pairs = student.filled[:, :, None] & teacher.filled[:, None, :]
-    scores = scores.masked_fill(~pairs, _MASKED)
-    to_student = scores.softmax(-1) @ teacher.padded(teacher_values)
-    to_teacher = scores.mT.softmax(-1) @ student.padded(student_values)
-    return student.flat(to_student), teacher.flat(to_teacher)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Flat positions as padded rows: position i is at `(row[i], slot[i])`.
-
-    `filled`, bool `[rows, longest]`, says where there is one.
-    """
-
-    row: Tensor
-    slot: Tensor
-    filled: Tensor
-
-    @classmethod
-    def of(cls, row: Tensor, rows: int) -> _Rows:
-        """A position's slot is the number of positions of its row before it."""
-        order = row.argsort(stable=True)
-        counts = torch.bincount(row, minlength=rows)
-        starts = counts.cumsum(0) - counts
-        slot = torch.empty_like(row)
-        slot[order] = torch.arange(len(row), device=row.device) - starts[row[order]]
-        longest = int(counts.max()) if rows else 0
-        filled = torch.arange(longest, device=row.device) < counts[:, None]
-        return cls(row, slot, filled)
-
-    def padded(self, values: Tensor) -> Tensor:
-        """`[n, width]` as `[rows, longest, width]`, zero where no position is."""
-        blank = values.new_zeros(*self.filled.shape, values.shape[-1])
-        return blank.index_put((self.row, self.slot), values)
-
-    def flat(self, values: Tensor) -> Tensor:
-        """The inverse of `padded`."""
-        return values[self.row, self.slot]
-
-
-# ---- the loss --------------------------------------------------------------------------------------------
-
-
-def cross_model_attention(  # noqa: PLR0913 - the options of the papers
+def cross_model_attention(
     states: AttendedStates,
     projectors: AttentionProjectors,
+    options: CrossModelAttentionOptions | None = None,
     *,
-    divergence_name: Divergence = "kl",
-    s2t_divergence_name: Divergence = "kl",
-    temperature: float = 1.0,
-    teacher_temperature: float = 1.0,
-    gate: AttentionGate | None = "gold",
-    added: Added | None = "gold",
     scales: AttentionScales | None = None,
 ) -> TermSums:
     """The three terms of dual-space distillation, each summed over the positions of its space.
@@ -322,8 +61,7 @@ def cross_model_attention(  # noqa: PLR0913 - the options of the papers
     finds. The student learns nothing through A, as embeddings are detached.
 
     The attention is computed in the projectors' dtype, under autocast too. Positions of rows where the other
-    model has none take no part, in the scales neither. What `t2s_*` are to be divided by is the number of
-    student positions, what `s2t_kd` is, that of teacher positions.
+    model has none take no part, in the scales neither, but for the cross-entropy.
 
     The variant without scales, with head rows for embeddings and v_t = P_ts h_t is
     `scales=AttentionScales()`, `embeddings=head.weight`, `added=None`, `gate=None`.
@@ -331,74 +69,44 @@ def cross_model_attention(  # noqa: PLR0913 - the options of the papers
     Args:
         states: both models at their supervised positions.
         projectors: Query, P_ts and P_st.
-        divergence_name: D of t2s_kd.
-        s2t_divergence_name: D of s2t_kd; always `kl` in arXiv 2406.17328.
-        temperature: tau, of the divergences on both sides.
-        teacher_temperature: tau_t, of sg(z_ts) besides.
-        gate: which positions take part in t2s_kd: those where argmax z_ts is the `gold` token; None: all.
-        added: the token whose embedding is added to the teacher's state in v_t (and there alone; keys, label
-            and gate stay gold): the `gold` one, the teacher's `prediction` (its argmax, the lowest id of
-            several; arXiv 2504.11426), or None.
+        options: None: the defaults.
         scales: the three std; None: over the positions that take part.
 
     Returns:
-        Sums `t2s_ce`, `t2s_kd`, `s2t_kd`; counts `student_positions` and `teacher_positions` (that took
-        part), `agreed` (student positions where argmax z_ts is gold) and, with a gate, `gated` (those it lets
-        through).
-
-    Raises:
-        ValueError: an option that there is not.
+        Sums `cross_entropy`, over all of the student's positions, `t2s_ce`, `t2s_kd`, `s2t_kd`; counts
+        `student_positions` and `teacher_positions` (that took part), `agreed` (student positions where argmax
+        z_ts is gold) and, with a gate, `gated` (those it lets through).
     """
-    _check(divergence_name, s2t_divergence_name, temperature, teacher_temperature, gate, added)
+    options = options or CrossModelAttentionOptions()
+    every = states.student.head.logits(states.student.hidden)
+    cross_entropy = functional.cross_entropy(every, states.student.labels, reduction="sum")
+    z_s = states.student.head.reachable(every[states.meeting()])
     states = states.of_rows_with_both()
     teacher, student = states.teacher, states.student
     with torch.no_grad():
-        teacher_logits = teacher.head.reachable(teacher.head.logits(teacher.hidden))
-    tokens = {"gold": teacher.labels, "prediction": teacher_logits.argmax(-1), None: None}[added]
-    with torch.autocast(teacher.hidden.device.type, enabled=False):
-        to_student, to_teacher = _attended(states, projectors, tokens, scales)
-    z_ts = _frozen_logits(student.head, to_student)
-    z_st = _frozen_logits(teacher.head, to_teacher)
-    z_s = student.head.reachable(states.student_logits)
+        z_t = teacher.head.reachable(teacher.head.logits(teacher.hidden))
+    tokens = {"gold": teacher.labels, "prediction": z_t.argmax(-1), None: None}[options.added]
+    to_student, to_teacher = attended(states, projectors, tokens, scales)
+    z_ts, z_st = _frozen_logits(student.head, to_student), _frozen_logits(teacher.head, to_teacher)
 
     hits = z_ts.argmax(-1) == student.labels
-    target = z_ts.detach() / teacher_temperature
-    items = divergence(divergence_name, target, z_s, temperature=temperature)
+    target, tau = z_ts.detach() / options.teacher_temperature, options.temperature
+    of_student = divergence(options.divergence, target, z_s, temperature=tau, mix=options.mix)
+    name = options.of_teacher_space
+    of_teacher = divergence(name, z_t, z_st, temperature=tau, mix=options.mix_of(name))
     sums = {
+        CROSS_ENTROPY: cross_entropy,
         "t2s_ce": functional.cross_entropy(z_ts, student.labels, reduction="sum"),
-        "t2s_kd": (items if gate is None else items * hits).sum(),
-        "s2t_kd": divergence(s2t_divergence_name, teacher_logits, z_st, temperature=temperature).sum(),
+        "t2s_kd": (of_student if options.gate is None else of_student * hits).sum(),
+        "s2t_kd": of_teacher.sum(),
     }
     counts = {
         "student_positions": torch.tensor(len(student.row), device=hits.device),
         "teacher_positions": torch.tensor(len(teacher.row), device=hits.device),
         "agreed": hits.sum(),
+        **({} if options.gate is None else {"gated": hits.sum()}),
     }
-    if gate is not None:
-        counts["gated"] = hits.sum()
     return TermSums(sums, counts)
-
-
-def _attended(
-    states: AttendedStates,
-    projectors: AttentionProjectors,
-    tokens: Tensor | None,
-    scales: AttentionScales | None,
-) -> tuple[Tensor, Tensor]:
-    """What the heads read: softmax(A) v_t `[n, d]` and softmax(A^T) v_s `[m, D]`."""
-    teacher, student = states.teacher, states.student
-    dtype = projectors.dtype
-    hidden = teacher.hidden.detach().to(dtype)
-    added = torch.zeros_like(hidden) if tokens is None else teacher.embedded(tokens, dtype)
-    scales = scales or AttentionScales.of(teacher.index(dtype), hidden, added)
-    return attend(
-        projectors.queries(student),
-        projectors.keys(teacher, scales.keys),
-        projectors.teacher_to_student(hidden / scales.hidden + added / scales.added),
-        projectors.student_to_teacher(student.hidden.to(dtype)),
-        student.row,
-        teacher.row,
-    )
 
 
 def _frozen_logits(head: Head, hidden: Tensor) -> Tensor:
@@ -406,89 +114,77 @@ def _frozen_logits(head: Head, hidden: Tensor) -> Tensor:
     return head.reachable(head.detached().logits(hidden))
 
 
-def _check(
-    divergence_name: str,
-    s2t_divergence_name: str,
-    temperature: float,
-    teacher_temperature: float,
-    gate: str | None,
-    added: str | None,
-) -> None:
-    """That the options are ones that there are."""
-    allowed: dict[str, tuple[str | None, tuple[str | None, ...]]] = {
-        "divergence_name": (divergence_name, tuple(DIVERGENCES)),
-        "s2t_divergence_name": (s2t_divergence_name, tuple(DIVERGENCES)),
-        "gate": (gate, ("gold", None)),
-        "added": (added, ("gold", "prediction", None)),
-    }
-    for option, (value, values) in allowed.items():
-        if value not in values:
-            raise ValueError(f"{option}={value!r} is none of {values}")
-    temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
-    for option, number in temperatures.items():
-        if not 0 < number < math.inf:
-            raise ValueError(f"{option}={number} is not a positive number; 1.0 leaves logits as they are")
-
-
 class CrossModelAttentionLoss(nn.Module):
     """Keeps the options of `cross_model_attention`, its projectors, and what matches keys and queries.
 
     Args:
         projectors: of the two models.
+        options: None: the defaults.
         matching: adds its own terms over the same keys and queries (arXiv 2603.22056); None: no such terms.
-        divergence_name: see `cross_model_attention`, as the others.
-        s2t_divergence_name: D of s2t_kd.
-        temperature: tau.
-        teacher_temperature: tau_t.
-        gate: of t2s_kd.
-        added: in v_t.
+        fused: keep no logits, see `fused_cross_model_attention`; False: the definition.
+        chunk_memory: bytes for the logits of one chunk of the fused form.
 
-    Raises:
-        ValueError: an option that there is not.
+    Attributes:
+        over: what each term and count runs over, as `Reduction` names it.
     """
+
+    over = OVER
 
     def __init__(
         self,
         projectors: AttentionProjectors,
+        options: CrossModelAttentionOptions | None = None,
         *,
         matching: KeyQueryMatching | None = None,
-        divergence_name: Divergence = "kl",
-        s2t_divergence_name: Divergence = "kl",
-        temperature: float = 1.0,
-        teacher_temperature: float = 1.0,
-        gate: AttentionGate | None = "gold",
-        added: Added | None = "gold",
+        fused: bool = True,
+        chunk_memory: int = CHUNK_MEMORY,
     ) -> None:
         """See the class."""
         super().__init__()
-        _check(divergence_name, s2t_divergence_name, temperature, teacher_temperature, gate, added)
         self.projectors = projectors
+        self.options = options or CrossModelAttentionOptions()
         self.matching = matching
-        self.divergence_name = divergence_name
-        self.s2t_divergence_name = s2t_divergence_name
-        self.temperature = temperature
-        self.teacher_temperature = teacher_temperature
-        self.gate = gate
-        self.added = added
+        self.fused = fused
+        self.chunk_memory = chunk_memory
 
-    def forward(self, states: AttendedStates, scales: AttentionScales | None = None) -> TermSums:
-        """The terms over the positions of a micro-batch."""
-        states = states.of_rows_with_both()
-        terms = cross_model_attention(
-            states,
-            self.projectors,
-            divergence_name=self.divergence_name,
-            s2t_divergence_name=self.s2t_divergence_name,
-            temperature=self.temperature,
-            teacher_temperature=self.teacher_temperature,
-            gate=self.gate,
-            added=self.added,
-            scales=scales,
-        )
+    def forward(
+        self, states: AttendedStates, reduction: Reduction, scales: AttentionScales | None = None
+    ) -> LossParts:
+        """The loss of a micro-batch.
+
+        Raises:
+            ValueError: the reduction does not count the teacher's positions, and the options need them.
+        """
+        if self.fused:
+            parts = fused_cross_model_attention(
+                states,
+                self.projectors,
+                self.options,
+                reduction=reduction,
+                scales=scales,
+                chunk_memory=self.chunk_memory,
+            )
+        else:
+            weights = self.options.weights(reduction, len(states.teacher.row))
+            parts = weighted(
+                cross_model_attention(states, self.projectors, self.options, scales=scales), weights
+            )
         if self.matching is None:
-            return terms
+            return parts
+        more = self._match(self.matching, states.of_rows_with_both(), reduction, scales)
+        sums, counts = {**parts.sums, **more.sums}, {**parts.counts, **more.counts}
+        return LossParts(parts.loss + more.loss, sums, counts)
+
+    def _match(
+        self,
+        matching: KeyQueryMatching,
+        states: AttendedStates,
+        reduction: Reduction,
+        scales: AttentionScales | None,
+    ) -> LossParts:
+        """The terms over keys and queries."""
+        weights = self.options.weights(reduction, len(states.teacher.row))
         with torch.autocast(states.student.hidden.device.type, enabled=False):
             queries = self.projectors.queries(states.student)
             keys = self.projectors.keys(states.teacher, None if scales is None else scales.keys)
-            matched = self.matching(queries, keys)
-        return TermSums({**terms.sums, **matched.sums}, {**terms.counts, **matched.counts})
+            return weighted(matching(queries, keys), weights)

@@ -12,24 +12,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd.nn.divergences import divergence_and_gradient
 from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, with_gradients
-from dskd.nn.losses.cross_entropy import StudentRows, cross_entropy_and_gradient
+from dskd.nn.losses.cross_entropy import StudentRows
+from dskd.nn.losses.spaces import MATRICES, Comparison, ReadStates, StudentSpace, TeacherSpace
 from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
+    from dskd.nn.divergences import Divergence
     from dskd.nn.linear import ChunkMemory, Made
     from dskd.nn.losses.dual_space_options import DualSpaceOptions, VocabularyMaps
     from dskd.nn.positions import AlignedStates
     from dskd.nn.reduction import Reduction
-    from dskd.nn.teacher_statistics import TeacherStatistics
 
 __all__ = ["fused_dual_space"]
-
-_NOTHING = -1e30
-"""A logit without probability: finite, so that 0 times it is 0."""
 
 
 def fused_dual_space(
@@ -58,7 +57,7 @@ def fused_dual_space(
         `to_teacher`, with zeros where nothing is to be summed.
     """
     options.require(maps)
-    memory = chunk_memory_of(states.student_head, states.teacher_head, _MATRICES, chunk_memory)
+    memory = chunk_memory_of(states.student_head, states.teacher_head, MATRICES, chunk_memory)
     with computing(memory):
         fused = _Fused(states, to_student, to_teacher, maps, options, memory)
         parts = fused.run(reduction)
@@ -66,7 +65,7 @@ def fused_dual_space(
 
 
 class _Fused:
-    """One call: the heads, what is added up, and the chunks."""
+    """One call: the gate, both spaces over the same pairs, and the chunks."""
 
     def __init__(
         self,
@@ -77,58 +76,71 @@ class _Fused:
         options: DualSpaceOptions,
         memory: ChunkMemory,
     ) -> None:
-        self.states, self.maps, self.options = states, maps, options
-        self.to_student, self.to_teacher = to_student, to_teacher
-        student, teacher = states.student_head, states.teacher_head.detached()
-        self.memory = memory
+        self.states, self.maps, self.options, self.memory = states, maps, options, memory
         # The two spaces are worked on one after the other, in the same memory.
-        self.projected = ReadHead("others", student.detached(), memory)
-        self.teacher = ReadHead("logits", teacher, memory)
-        self.carried = ReadHead("others", teacher, memory)
-        # The softmaxes of t2s_kd are then those of both cross-entropies, and made once.
-        self.compares_as_they_are = (
-            options.temperature == 1
-            and options.columns == "all"
-            and options.target == "projected"
-            and student.unreachable is None
-        )
-        self.to_student_gradient = torch.zeros_like(to_student)
-        self.to_teacher_gradient = torch.zeros_like(to_teacher)
-        self.sums = {
-            name: torch.zeros((), dtype=memory.dtype, device=memory.device) for name in self._terms()
-        }
-        none = torch.zeros((), dtype=torch.int64, device=memory.device)
-        self.counts = {name: none.clone() for name in self._counted()}
-
-    def _terms(self) -> list[str]:
-        options = self.options
-        trained = "t2s_kl" if options.t2s_target == "distribution" else "t2s_ce"
-        student = [] if options.spaces == "teacher" else [trained, "t2s_kd"]
-        return student if options.spaces == "student" else [*student, "s2t_kd"]
-
-    def _counted(self) -> list[str]:
-        student = [] if self.options.spaces == "teacher" else ["agreed"]
-        return ["unmapped", *student, *(["gated"] if student and self.options.gate is not None else [])]
+        self.projected = ReadStates(to_student, states.student_head, memory)
+        self.carried = ReadStates(to_teacher, states.teacher_head, memory)
+        self.teacher = ReadHead("logits", states.teacher_head.detached(), memory)
+        self.unmapped = torch.zeros((), dtype=torch.int64, device=memory.device)
 
     def run(self, reduction: Reduction) -> LossParts:
         """All chunks."""
-        states, pairs = self.states, len(self.states.paired)
+        states, options, pairs = self.states, self.options, len(self.states.paired)
         passed = self._pass_gate() if self._gate_needs_all_pairs() else None
-        self.weights = self.options.weights(reduction, pairs, pairs if passed is None else passed.sum())
+        weights = options.weights(reduction, pairs, pairs if passed is None else passed.sum())
         self.student = StudentRows(
             states.student_hidden, states.student_head, states.labels, self.memory, reduction.cross_entropy
         )
+        in_student = None if options.spaces == "teacher" else self._student_space(weights)
+        in_teacher = None if options.spaces == "student" else self._teacher_space(weights)
         for rows in self.memory.chunks(pairs):
-            self._pairs(rows, None if passed is None else passed[rows])
+            self._pairs(rows, in_student, in_teacher, None if passed is None else passed[rows])
         self.student.take(states.unpaired)
-        sums = {CROSS_ENTROPY: self.student.cross_entropy, **self.sums}
-        loss = torch.stack([self.weights[name] * value for name, value in sums.items()]).sum()
-        return LossParts(loss, sums, self.counts)
+        sums, counts = {CROSS_ENTROPY: self.student.cross_entropy}, {"unmapped": self.unmapped}
+        if in_student is not None:
+            sums |= in_student.sums
+            counts |= in_student.counts
+            if options.gate is None:
+                del counts["gated"]
+        if in_teacher is not None:
+            sums["s2t_kd"] = in_teacher.sum
+        loss = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
+        return LossParts(loss, sums, counts)
 
     def made(self) -> list[Made]:
         """What the loss is a function of, each with its gradient."""
-        carried = [(self.to_student, self.to_student_gradient), (self.to_teacher, self.to_teacher_gradient)]
-        return [*self.student.made(), *carried]
+        return [*self.student.made(), self.projected.made(), self.carried.made()]
+
+    def _student_space(self, weights: Mapping[str, float]) -> StudentSpace:
+        options = self.options
+        by_distribution, exact = options.t2s_target == "distribution", options.target == "exact"
+        speaks_of_overlap = by_distribution or exact or options.columns == "overlap"
+        overlap = self.maps.shared()[1] if speaks_of_overlap else None
+        return StudentSpace(
+            self.projected,
+            self.student,
+            self._comparison(options.divergence, overlap if options.columns == "overlap" else None),
+            weights,
+            self.memory,
+            overlap=overlap,
+            by_distribution=by_distribution,
+            exact=exact,
+        )
+
+    def _teacher_space(self, weights: Mapping[str, float]) -> TeacherSpace:
+        columns = self.maps.shared()[0] if self.options.s2t_columns == "overlap" else None
+        how = self._comparison(self.options.of_teacher_space, columns)
+        return TeacherSpace(self.carried, how, weights["s2t_kd"], self.memory, self.states.statistics)
+
+    def _comparison(self, divergence: Divergence, columns: Tensor | None) -> Comparison:
+        options = self.options
+        return Comparison(
+            divergence=divergence,
+            mix=options.mix_of(divergence),
+            temperature=options.temperature,
+            factor=options.of_divergences,
+            columns=columns,
+        )
 
     # ---- The gate ----------------------------------------------------------------------------------------
 
@@ -142,8 +154,8 @@ class _Fused:
     def _pass_gate(self) -> Tensor:
         """Looks at all pairs before the first is weighed: which of them take part in t2s_kd."""
         chunks = list(self.memory.chunks(len(self.states.paired)))
-        predicted = [self._teacher(rows)[1] for rows in chunks]
-        said = [self._projected_logits(rows).argmax(-1) for rows in chunks]
+        predicted = [self._teacher(rows, needs_logits=False)[1] for rows in chunks]
+        said = [self.projected.logits(rows).argmax(-1) for rows in chunks]
         none = self.states.paired[:0]
         return self._let_through(torch.cat([none, *said]), torch.cat([none, *predicted]), slice(None))
 
@@ -156,181 +168,43 @@ class _Fused:
     def _kept(self, predicted: Tensor) -> Tensor:
         return predicted >= 0 if self.options.drop_unmapped else torch.ones_like(predicted, dtype=torch.bool)
 
-    # ---- One chunk ---------------------------------------------------------------------------------------
-
-    def _pairs(self, rows: slice, passed: Tensor | None) -> None:
-        """The pairs of these rows, in both spaces."""
-        teacher, predicted = self._teacher(rows)
-        self.counts["unmapped"] += (predicted < 0).sum()
-        kept = self._kept(predicted)
-        needs_overlap = self._student_space_needs_overlap()
-        on_overlap = teacher[:, self.maps.shared()[0]] if needs_overlap else teacher[:0]
-        if self.options.spaces != "student":
-            self._teacher_space(rows, teacher, kept)
-        positions = self.states.paired[rows]
-        logits, gradient = self.student.logits(positions, normalise=self.compares_as_they_are)
-        if self.options.spaces != "teacher":
-            projected = self._projected_logits(rows)
-            passed = self._counted_through(projected.argmax(-1), predicted, rows, passed)
-            if self.compares_as_they_are:
-                projected = torch.log_softmax(projected, -1, out=projected)
-            self._train_projector(rows, projected, predicted, on_overlap)
-            if self.options.target == "exact":
-                projected.fill_(_NOTHING).index_copy_(1, self.maps.shared()[1], on_overlap)
-            self._t2s_kd(projected, logits, gradient, passed)
-        self.student.backward(positions, gradient)
-
-    def _teacher(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Its logits, none where they are not needed, and its predictions in the student's vocabulary."""
-        statistics = self.states.statistics
-        if statistics is None:
-            logits = self._teacher_logits(rows)
-            return logits, self.maps.to_student[logits.argmax(-1)]
-        logits = self._teacher_logits(rows) if self._needs_teacher_logits() else self.to_teacher[:0]
-        return logits, self.maps.to_student[statistics.predicted[rows]]
-
-    def _needs_teacher_logits(self) -> bool:
-        """Although there are statistics."""
-        in_teacher_space = self.options.spaces != "student" and not self._keeps_teacher_statistics()
-        return in_teacher_space or self._student_space_needs_overlap()
-
-    def _student_space_needs_overlap(self) -> bool:
-        options = self.options
-        needs = options.t2s_target == "distribution" or options.target == "exact"
-        return options.spaces != "teacher" and needs
-
-    def _keeps_teacher_statistics(self) -> bool:
-        """Whether the statistics are all that the teacher's space needs to know of the teacher."""
-        statistics, options = self.states.statistics, self.options
-        is_linear = options.of_teacher_space == "kl" and options.s2t_columns == "all"
-        return statistics is not None and is_linear and statistics.temperature == options.temperature
-
-    def _teacher_logits(self, rows: slice) -> Tensor:
-        return self.teacher.reachable_(self.teacher.logits(self.states.teacher_hidden[rows]))
-
-    def _projected_logits(self, rows: slice) -> Tensor:
-        return self.projected.reachable_(self.projected.logits(self.to_student[rows]))
-
-    # ---- The student's space -----------------------------------------------------------------------------
-
-    def _counted_through(self, said: Tensor, predicted: Tensor, rows: slice, passed: Tensor | None) -> Tensor:
-        """Which of the pairs take part in t2s_kd; counts them, and those where z_ts says y."""
-        y = self._gold(rows) if self.options.t2s_target == "gold" else predicted
-        self.counts["agreed"] += (said == y).sum()
-        passed = self._let_through(said, predicted, rows) if passed is None else passed
-        if self.options.gate is not None:
-            self.counts["gated"] += passed.sum()
-        return passed
-
     def _gold(self, rows: slice) -> Tensor:
         return self.states.labels[self.states.paired[rows]]
 
-    def _train_projector(self, rows: slice, projected: Tensor, predicted: Tensor, on_overlap: Tensor) -> None:
-        """t2s_ce or t2s_kl; the projected logits, or log-probabilities, stay."""
+    # ---- One chunk ---------------------------------------------------------------------------------------
+
+    def _pairs(
+        self,
+        rows: slice,
+        in_student: StudentSpace | None,
+        in_teacher: TeacherSpace | None,
+        passed: Tensor | None,
+    ) -> None:
+        """The pairs of these rows, in both spaces."""
+        needs_overlap = in_student is not None and in_student.needs_teacher
+        needs_logits = needs_overlap or (in_teacher is not None and in_teacher.needs_teacher)
+        teacher, predicted = self._teacher(rows, needs_logits=needs_logits)
+        self.unmapped += (predicted < 0).sum()
         kept = self._kept(predicted)
-        if self.options.t2s_target == "distribution":
-            self._train_by_distribution(rows, projected, on_overlap, kept)
-        else:
-            y = self._gold(rows) if self.options.t2s_target == "gold" else predicted
-            self._train_by_label(rows, projected, y.where(kept, -1))
-
-    def _train_by_label(self, rows: slice, projected: Tensor, y: Tensor) -> None:
-        gradient = self.memory.take("spare", *projected.shape)
-        log_probs = projected
-        if not self.compares_as_they_are:
-            log_probs = torch.log_softmax(projected, -1, out=gradient)
-        items = cross_entropy_and_gradient(log_probs, y, self.weights["t2s_ce"], gradient)
-        self.sums["t2s_ce"] += items.sum()
-        self._projected_backward(rows, gradient)
-
-    def _train_by_distribution(
-        self, rows: slice, projected: Tensor, on_overlap: Tensor, kept: Tensor
-    ) -> None:
-        shared = self.maps.shared()[1]
-        log_p, log_q = on_overlap.log_softmax(-1), projected[:, shared].log_softmax(-1)
-        items, of_shared = divergence_and_gradient("kl", log_p, log_q)
-        self.sums["t2s_kl"] += torch.where(kept, items, 0).sum()
-        of_shared.mul_(self.weights["t2s_kl"] * kept.to(of_shared.dtype)[:, None])
-        gradient = self.memory.take("spare", *projected.shape).zero_()
-        self._projected_backward(rows, gradient.index_copy_(1, shared, of_shared))
-
-    def _projected_backward(self, rows: slice, gradient: Tensor) -> None:
-        if self.to_student.requires_grad:
-            made = self.projected.backward(self.to_student[rows], gradient)
-            self.to_student_gradient[rows] = made.to(self.to_student.dtype)
-
-    def _t2s_kd(self, target: Tensor, logits: Tensor, gradient: Tensor, passed: Tensor) -> None:
-        """The divergence of the student's logits, which are lost as the target is."""
-        options = self.options
-        shared = self.maps.shared()[1] if options.columns == "overlap" else None
-        if self.compares_as_they_are:
-            log_p, log_q = target, logits
-        else:
-            self.projected.reachable_(logits)
-            if shared is not None:
-                target, logits = target[:, shared], logits[:, shared]
-            log_p, log_q = self._tempered(target), self._tempered(logits)
-        items, made = divergence_and_gradient(options.divergence, log_p, log_q, mix=options.mix)
-        self.sums["t2s_kd"] += options.of_divergences * torch.where(passed, items, 0).sum()
-        made.mul_(self._row_weights("t2s_kd", passed))
-        if shared is None:
-            gradient.add_(made)
-        else:
-            gradient.index_add_(1, shared, made)
-
-    def _tempered(self, logits: Tensor) -> Tensor:
-        """The log-probabilities at the temperature, in place."""
-        if self.options.temperature != 1:
-            logits.div_(self.options.temperature)
-        return torch.log_softmax(logits, -1, out=logits)
-
-    def _row_weights(self, term: str, kept: Tensor) -> Tensor:
-        weight = self.weights[term] * self.options.of_divergences / self.options.temperature
-        return weight * kept.to(self.memory.dtype)[:, None]
-
-    # ---- The teacher's space -----------------------------------------------------------------------------
-
-    def _teacher_space(self, rows: slice, teacher: Tensor, kept: Tensor) -> None:
-        """s2t_kd; the teacher's logits are lost."""
-        states = self.to_teacher[rows]
-        logits = self.carried.reachable_(self.carried.logits(states))
-        if self.states.statistics is not None and self._keeps_teacher_statistics():
-            self._s2t_kd_by_statistics(rows, self.states.statistics[rows], logits, kept)
+        on_overlap = teacher[:, self.maps.shared()[0]] if needs_overlap else None
+        if in_teacher is not None:
+            in_teacher.add(rows, teacher, kept)
+        positions = self.states.paired[rows]
+        if in_student is None:
+            self.student.take(positions)
             return
-        shared = self.maps.shared()[0] if self.options.s2t_columns == "overlap" else None
-        of_shared = logits if shared is None else logits[:, shared]
-        target = teacher if shared is None else teacher[:, shared]
-        name = self.options.of_teacher_space
-        items, gradient = divergence_and_gradient(
-            name, self._tempered(target), self._tempered(of_shared), mix=self.options.mix_of(name)
-        )
-        self.sums["s2t_kd"] += self.options.of_divergences * torch.where(kept, items, 0).sum()
-        if self.to_teacher.requires_grad:
-            gradient.mul_(self._row_weights("s2t_kd", kept))
-            if shared is not None:
-                gradient = logits.zero_().index_copy_(1, shared, gradient)
-            made = self.carried.backward(states, gradient)
-            self.to_teacher_gradient[rows] = made.to(states.dtype)
+        y = self._gold(rows) if self.options.t2s_target == "gold" else predicted
 
-    def _s2t_kd_by_statistics(
-        self, rows: slice, statistics: TeacherStatistics, logits: Tensor, kept: Tensor
-    ) -> None:
-        """KL from what is kept of the teacher, see `TeacherStatistics`."""
-        states, tau = self.to_teacher[rows], self.options.temperature
-        highest = logits.amax(-1, keepdim=True)
-        logits.sub_(highest).div_(tau).exp_()
-        total = logits.sum(-1)
-        log_total = highest[:, 0] / tau + total.log()
-        slope = self.carried.scale / tau
-        mean = slope * ((states.to(total.dtype) * statistics.mean_row).sum(-1) + statistics.mean_bias)
-        items = statistics.negative_entropy - mean + log_total
-        self.sums["s2t_kd"] += self.options.of_divergences * torch.where(kept, items, 0).sum()
-        if self.to_teacher.requires_grad:
-            # logits / total is the softmax; its rows are divided where they are short.
-            made = self.carried.multiplied(logits) / total[:, None] - statistics.mean_row
-            weight = self._row_weights("s2t_kd", kept) * self.carried.scale
-            self.to_teacher_gradient[rows] = (weight * made).to(states.dtype)
+        def gate(said: Tensor) -> Tensor:
+            return self._let_through(said, predicted, rows) if passed is None else passed
 
+        in_student.add(rows, positions, y, kept, gate, on_overlap)
 
-_MATRICES = 5
-"""Of a vocabulary's width that are there at once: four by name, and one inside of a divergence."""
+    def _teacher(self, rows: slice, *, needs_logits: bool) -> tuple[Tensor, Tensor]:
+        """Its logits, none where nobody needs them, and its predictions in the student's vocabulary."""
+        statistics, hidden = self.states.statistics, self.states.teacher_hidden[rows]
+        if statistics is not None and not needs_logits:
+            return hidden[:0], self.maps.to_student[statistics.predicted[rows]]
+        logits = self.teacher.reachable_(self.teacher.logits(hidden))
+        predicted = logits.argmax(-1) if statistics is None else statistics.predicted[rows]
+        return logits, self.maps.to_student[predicted]

@@ -1,0 +1,309 @@
+"""Attention from the positions of one model to those of another, within rows: what each hears of the other.
+
+Which teacher position a student position learns from is not read off the text but learned: every supervised
+position of a row attends to those of the other model in the same row (arXiv 2406.17328, section 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd.nn.heads import Head
+    from dskd.nn.teacher_statistics import TeacherStatistics
+
+__all__ = [
+    "AttendedSide",
+    "AttendedStates",
+    "AttentionProjectors",
+    "AttentionScales",
+    "attend",
+    "attended",
+]
+
+_MASKED = -1e5
+"""The score of a pair that is not to attend, as published: finite, and far enough for a weight of 0."""
+
+
+# ---- what the loss is given ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttendedSide:
+    """One model at its supervised positions, which may be in any order.
+
+    Attributes:
+        row: int64 `[n]`, the row of the batch that each is in.
+        hidden: `[n, width]`, the states there, after the final norm.
+        inputs: int64 `[n]`, x: the token at the position.
+        labels: int64 `[n]`, y: the token that the position predicts, the gold one.
+        embeddings: `[V, width]`, the model's input embeddings. No gradient flows to them.
+        head: of the model; the student's live, the teacher's with frozen weights.
+    """
+
+    row: Tensor
+    hidden: Tensor
+    inputs: Tensor
+    labels: Tensor
+    embeddings: Tensor
+    head: Head
+
+    @classmethod
+    def at(
+        cls,
+        row: Tensor,
+        column: Tensor,
+        hidden_states: Tensor,
+        input_ids: Tensor,
+        *,
+        embeddings: Tensor,
+        head: Head,
+    ) -> AttendedSide:
+        """The side at given predicting positions of a whole batch.
+
+        Args:
+            row: int64 `[n]`, as `Positions.row`. Of a bool mask `[batch, columns]` of predicting positions,
+                `mask.nonzero(as_tuple=True)` is `row` and `column`.
+            column: int64 `[n]`; the state there predicts the token of the next column, so it is not the last.
+            hidden_states: `[batch, columns, width]`.
+            input_ids: int64 `[batch, columns]`.
+            embeddings: see the class.
+            head: see the class.
+
+        Raises:
+            ValueError: a position in the last column, which predicts nothing.
+        """
+        last = input_ids.shape[1] - 1
+        if (column >= last).any():
+            raise ValueError(
+                f"a position in column {int(column.max())} of {last + 1} predicts no token of the batch; "
+                "give the column before the supervised token"
+            )
+        inputs, labels = input_ids[row, column], input_ids[row, column + 1]
+        return cls(row, hidden_states[row, column], inputs, labels, embeddings, head)
+
+    def embedded(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """e: the embeddings of tokens `[n]`, without a gradient: `[n, width]`."""
+        return functional.embedding(tokens, self.embeddings.detach()).to(dtype)
+
+    def index(self, dtype: torch.dtype) -> Tensor:
+        """`[e(x); e(y)]`, which of its row's positions each is: `[n, 2 width]`."""
+        return torch.cat([self.embedded(self.inputs, dtype), self.embedded(self.labels, dtype)], -1)
+
+    def where(self, keep: Tensor) -> AttendedSide:
+        """The positions that a bool mask `[n]` keeps."""
+        row, hidden, inputs, labels = self.row[keep], self.hidden[keep], self.inputs[keep], self.labels[keep]
+        return AttendedSide(row, hidden, inputs, labels, self.embeddings, self.head)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttendedStates:
+    """Both models at their supervised positions of the same rows: as many as each has, paired by nothing.
+
+    Attributes:
+        teacher: with states `[m, D]`.
+        student: with states `[n, d]`.
+        statistics: of the teacher at its positions, where somebody kept them.
+    """
+
+    teacher: AttendedSide
+    student: AttendedSide
+    statistics: TeacherStatistics | None = None
+
+    def meeting(self) -> Tensor:
+        """The student's positions of rows where the teacher has some: bool `[n]`."""
+        return torch.isin(self.student.row, self.teacher.row)
+
+    def of_rows_with_both(self) -> AttendedStates:
+        """Without the positions of rows where the other model has none: they have nothing to attend to."""
+        of_student, of_teacher = self.meeting(), torch.isin(self.teacher.row, self.student.row)
+        if bool(of_student.all()) and bool(of_teacher.all()):
+            return self  # the usual case: no copies
+        statistics = None if self.statistics is None else self.statistics[of_teacher]
+        return AttendedStates(self.teacher.where(of_teacher), self.student.where(of_student), statistics)
+
+
+class AttentionProjectors(nn.Module):
+    """The three linear maps of cross-model attention, float32, with bias, random at first (as published).
+
+    Args:
+        teacher_width: D.
+        student_width: d.
+
+    Attributes:
+        query: `[2d] -> [2D]`, from the student's embeddings to what the teacher's are compared with.
+        teacher_to_student: P_ts, `[D] -> [d]`.
+        student_to_teacher: P_st, `[d] -> [D]`.
+    """
+
+    def __init__(self, teacher_width: int, student_width: int) -> None:
+        """See the class."""
+        super().__init__()
+        self.query = nn.Linear(2 * student_width, 2 * teacher_width)
+        self.teacher_to_student = nn.Linear(teacher_width, student_width)
+        self.student_to_teacher = nn.Linear(student_width, teacher_width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That in which the attention is computed: float32, or float64 after `.double()`."""
+        return self.query.weight.dtype
+
+    def queries(self, student: AttendedSide) -> Tensor:
+        """`q = Query[e_s(x); e_s(y)]`: `[n, 2D]`."""
+        queries: Tensor = self.query(student.index(self.dtype))
+        return queries
+
+    def keys(self, teacher: AttendedSide, scale: Tensor | float | None = None) -> Tensor:
+        """`k = [e_t(x); e_t(y)] / scale`: `[m, 2D]`; None: their own standard deviation."""
+        index = teacher.index(self.dtype)
+        return index / (_spread(index) if scale is None else scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionScales:
+    """What the teacher's tensors are divided by, each by one number, so that their sizes agree.
+
+    Attributes:
+        keys: a number, or a scalar tensor: of `[e_t(x); e_t(y)]` in the keys.
+        hidden: of the states in the values.
+        added: of the embeddings that are added to them.
+    """
+
+    keys: Tensor | float = 1.0
+    hidden: Tensor | float = 1.0
+    added: Tensor | float = 1.0
+
+    @classmethod
+    def of(cls, index: Tensor, hidden: Tensor, added: Tensor) -> AttentionScales:
+        """The standard deviation (that of n - 1) of all numbers of each tensor, of whatever shape.
+
+        Of less than two numbers, and of numbers that are all equal, it is taken as 1. The loss does this by
+        itself at the supervised positions; the published code does it over prompt and padding too, for which
+        the whole tensors `[batch, columns, ..]` are given here and the result to the loss.
+
+        Args:
+            index: `[.., 2D]`, `[e_t(x); e_t(y)]`.
+            hidden: `[.., D]`.
+            added: `[.., D]`.
+        """
+        return cls(_spread(index), _spread(hidden), _spread(added))
+
+
+def _spread(numbers: Tensor) -> Tensor:
+    """The standard deviation of all numbers, or 1; float32 or wider, without a gradient."""
+    numbers = numbers.detach().to(torch.promote_types(numbers.dtype, torch.float32))
+    if numbers.numel() < 2:  # noqa: PLR2004 - of one number there is none
+        return torch.ones((), dtype=numbers.dtype, device=numbers.device)
+    deviation = numbers.std()
+    return torch.where(deviation > 0, deviation, 1.0)
+
+
+# ---- the attention ---------------------------------------------------------------------------------------
+
+
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    teacher_values: Tensor,
+    student_values: Tensor,
+    student_row: Tensor,
+    teacher_row: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The values of each side, as each position of the other mixes them, within rows.
+
+        A = queries keys^T / sqrt(2D)
+        softmax(A) teacher_values, softmax(A^T) student_values
+
+    Args:
+        queries: `[n, 2D]`, of the student's positions.
+        keys: `[m, 2D]`, of the teacher's.
+        teacher_values: `[m, d]`.
+        student_values: `[n, D]`.
+        student_row: int64 `[n]`, the row of each position.
+        teacher_row: int64 `[m]`. Every row has positions of both sides, or of none.
+
+    Returns:
+        `[n, d]` and `[m, D]`.
+    """
+    rows = 1 + max((int(row.max()) for row in (student_row, teacher_row) if len(row)), default=-1)
+    student, teacher = _Rows.of(student_row, rows), _Rows.of(teacher_row, rows)
+    # A block a row, [rows, longest n, longest m], so that no position is compared with those of other rows.
+    scores = student.padded(queries) @ teacher.padded(keys).mT / math.sqrt(queries.shape[-1])
+    pairs = student.filled[:, :, None] & teacher.filled[:, None, :]
+    scores = scores.masked_fill(~pairs, _MASKED)
+    to_student = scores.softmax(-1) @ teacher.padded(teacher_values)
+    to_teacher = scores.mT.softmax(-1) @ student.padded(student_values)
+    return student.flat(to_student), teacher.flat(to_teacher)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Flat positions as padded rows: position i is at `(row[i], slot[i])`.
+
+    `filled`, bool `[rows, longest]`, says where there is one.
+    """
+
+    row: Tensor
+    slot: Tensor
+    filled: Tensor
+
+    @classmethod
+    def of(cls, row: Tensor, rows: int) -> _Rows:
+        """A position's slot is the number of positions of its row before it."""
+        order = row.argsort(stable=True)
+        counts = torch.bincount(row, minlength=rows)
+        starts = counts.cumsum(0) - counts
+        slot = torch.empty_like(row)
+        slot[order] = torch.arange(len(row), device=row.device) - starts[row[order]]
+        longest = int(counts.max()) if rows else 0
+        filled = torch.arange(longest, device=row.device) < counts[:, None]
+        return cls(row, slot, filled)
+
+    def padded(self, values: Tensor) -> Tensor:
+        """`[n, width]` as `[rows, longest, width]`, zero where no position is."""
+        blank = values.new_zeros(*self.filled.shape, values.shape[-1])
+        return blank.index_put((self.row, self.slot), values)
+
+    def flat(self, values: Tensor) -> Tensor:
+        """The inverse of `padded`."""
+        return values[self.row, self.slot]
+
+
+def attended(
+    states: AttendedStates,
+    projectors: AttentionProjectors,
+    tokens: Tensor | None,
+    scales: AttentionScales | None,
+) -> tuple[Tensor, Tensor]:
+    """What the heads read: softmax(A) v_t `[n, d]` and softmax(A^T) v_s `[m, D]`.
+
+    In the projectors' dtype, under autocast too.
+
+    Args:
+        states: of rows where both models have positions.
+        projectors: Query, P_ts and P_st.
+        tokens: int64 `[m]`, those whose embeddings are added to the teacher's states; None: none are.
+        scales: the three std; None: over these positions.
+    """
+    teacher, student = states.teacher, states.student
+    dtype = projectors.dtype
+    with torch.autocast(teacher.hidden.device.type, enabled=False):
+        hidden = teacher.hidden.detach().to(dtype)
+        added = torch.zeros_like(hidden) if tokens is None else teacher.embedded(tokens, dtype)
+        scales = scales or AttentionScales.of(teacher.index(dtype), hidden, added)
+        return attend(
+            projectors.queries(student),
+            projectors.keys(teacher, scales.keys),
+            projectors.teacher_to_student(hidden / scales.hidden + added / scales.added),
+            projectors.student_to_teacher(student.hidden.to(dtype)),
+            student.row,
+            teacher.row,
+        )

@@ -1,0 +1,331 @@
+"""The two spaces of dual-space distillation over rows of one's choice, without logits kept.
+
+In the student's space rows of the teacher, read by the student's head, meet the student's own; in the
+teacher's space rows of the student, read by the teacher's head, meet the teacher's own. Which rows these are
+says the loss: pairs that are the same in both (`fused_dual_space`), or positions of each model by itself
+(`fused_cross_model_attention`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from dskd.nn.divergences import divergence_and_gradient
+from dskd.nn.linear import ReadHead
+from dskd.nn.losses.cross_entropy import cross_entropy_and_gradient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from dskd.nn.divergences import Divergence
+    from dskd.nn.heads import Head
+    from dskd.nn.linear import ChunkMemory, Made
+    from dskd.nn.losses.cross_entropy import StudentRows
+    from dskd.nn.teacher_statistics import TeacherStatistics
+
+Compared: TypeAlias = "tuple[Tensor, Tensor]"
+
+__all__ = ["MATRICES", "Comparison", "ReadStates", "StudentSpace", "TeacherSpace"]
+
+MATRICES = 5
+"""Of a vocabulary's width that are there at once: four by name, and one inside of a divergence."""
+
+_NOTHING = -1e30
+"""A logit without probability: finite, so that 0 times it is 0."""
+
+
+class ReadStates:
+    """Hidden states that a head reads which learns nothing from it, and the gradient of the states.
+
+    Args:
+        states: `[m, width]`.
+        head: of the other model.
+        memory: of the chunks; takes what is called `others`.
+    """
+
+    def __init__(self, states: Tensor, head: Head, memory: ChunkMemory) -> None:
+        """See the class."""
+        self.states = states
+        self._read = ReadHead("others", head.detached(), memory)
+        self._gradient = torch.zeros_like(states)
+
+    @property
+    def scale(self) -> float:
+        """Of the head."""
+        return self._read.scale
+
+    def logits(self, rows: slice) -> Tensor:
+        """Of reachable ids `[m, V]`, in the memory of the head."""
+        return self._read.reachable_(self._read.logits(self.states[rows]))
+
+    def backward(self, rows: slice, gradient: Tensor) -> None:
+        """From the gradient of the logits, which is lost, to that of the states."""
+        if self.states.requires_grad:
+            self.set(rows, self._read.backward(self.states[rows], gradient))
+
+    def multiplied(self, columns: Tensor) -> Tensor:
+        """`columns W`, `[m, V] -> [m, width]`, and nothing else."""
+        return self._read.multiplied(columns)
+
+    def set(self, rows: slice, gradient: Tensor) -> None:
+        """The gradient of these states."""
+        self._gradient[rows] = gradient.to(self.states.dtype)
+
+    def made(self) -> Made:
+        """The states, and their gradient."""
+        return self.states, self._gradient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Comparison:
+    """How a space compares its two sides.
+
+    Attributes:
+        divergence: D.
+        mix: the parameter of D, where it has one.
+        temperature: tau, on both sides.
+        teacher_temperature: of the teacher's side besides.
+        factor: what D is multiplied with.
+        columns: int64, the ids that are compared; None: all.
+    """
+
+    divergence: Divergence
+    mix: float | None = None
+    temperature: float = 1.0
+    teacher_temperature: float = 1.0
+    factor: float = 1.0
+    columns: Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the softmaxes are those of the logits as they are."""
+        return self.temperature == self.teacher_temperature == 1 and self.columns is None
+
+    def of_logits(self, target: Tensor, logits: Tensor, kept: Tensor, weight: float) -> Compared:
+        """`of_log_probs` of logits; both are lost, unless only some columns are compared."""
+        if self.columns is not None:
+            target, logits = target[:, self.columns], logits[:, self.columns]
+        log_p = _log_probs(target, self.temperature * self.teacher_temperature)
+        return self.of_log_probs(log_p, _log_probs(logits, self.temperature), kept, weight)
+
+    def of_log_probs(self, log_p: Tensor, log_q: Tensor, kept: Tensor, weight: float) -> Compared:
+        """The sum over rows, and its weighted gradient by the student's logits.
+
+        Args:
+            log_p: `[m, columns]`, of the teacher's side.
+            log_q: of the student's side.
+            kept: bool `[m]`, the rows that take part.
+            weight: of the sum, in the gradient only.
+
+        Returns:
+            A scalar, and `[m, columns]`.
+        """
+        items, gradient = divergence_and_gradient(self.divergence, log_p, log_q, mix=self.mix)
+        gradient.mul_(self.slopes(kept, weight, gradient.dtype))
+        return self.summed(items, kept), gradient
+
+    def summed(self, items: Tensor, kept: Tensor) -> Tensor:
+        """The sum of what takes part."""
+        return self.factor * torch.where(kept, items, 0).sum()
+
+    def slopes(self, kept: Tensor, weight: float, dtype: torch.dtype) -> Tensor:
+        """`[m, 1]`: what the gradients by logits that were divided by tau are multiplied with."""
+        return weight * self.factor / self.temperature * kept.to(dtype)[:, None]
+
+
+def _log_probs(logits: Tensor, temperature: float) -> Tensor:
+    """At the temperature, in place."""
+    if temperature != 1:
+        logits.div_(temperature)
+    return torch.log_softmax(logits, -1, out=logits)
+
+
+class StudentSpace:
+    """t2s_kd, what trains the projector, and the cross-entropy of the positions that take part.
+
+    Args:
+        projected: the teacher's rows in the student's space, read by the student's head.
+        student: the student's rows.
+        how: they are compared; its `columns` are ids of the student.
+        weights: of `t2s_ce` or `t2s_kl`, and of `t2s_kd`.
+        memory: of the chunks.
+        overlap: int64, the ids of the student in O, where the next two need it.
+        by_distribution: train the projector by the teacher's distribution on O, not by a label.
+        exact: compare with the teacher's own logits on O, not with the projected ones.
+
+    Attributes:
+        sums: of the terms.
+        counts: `agreed`, rows where the projected teacher says y; `gated`, those that the gate lets through.
+    """
+
+    def __init__(
+        self,
+        projected: ReadStates,
+        student: StudentRows,
+        how: Comparison,
+        weights: Mapping[str, float],
+        memory: ChunkMemory,
+        *,
+        overlap: Tensor | None = None,
+        by_distribution: bool = False,
+        exact: bool = False,
+    ) -> None:
+        """See the class."""
+        self._projected, self._student, self._how = projected, student, how
+        self._weights, self._memory = weights, memory
+        self._by_distribution, self._exact = by_distribution, exact
+        # The softmaxes of t2s_kd are then those of both cross-entropies, and made once.
+        self._as_they_are = how.is_plain and not exact and student.all_reachable
+        zero = torch.zeros((), dtype=memory.dtype, device=memory.device)
+        none = torch.zeros((), dtype=torch.int64, device=memory.device)
+        self._overlap = none[None][:0] if overlap is None else overlap
+        trained = "t2s_kl" if by_distribution else "t2s_ce"
+        self.sums = {trained: zero, "t2s_kd": zero.clone()}
+        self.counts = {"agreed": none, "gated": none.clone()}
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether `add` is to be given the teacher's logits on O."""
+        return self._by_distribution or self._exact
+
+    def add(
+        self,
+        rows: slice,
+        positions: Tensor,
+        y: Tensor,
+        kept: Tensor,
+        gate: Callable[[Tensor], Tensor],
+        teacher: Tensor | None = None,
+    ) -> None:
+        """One chunk.
+
+        Args:
+            rows: of the projected states.
+            positions: int64 `[m]`, of the student's states, one for each row.
+            y: int64 `[m]`, what the projected teacher is to say.
+            kept: bool `[m]`, the rows whose y trains the projector.
+            gate: which rows take part in t2s_kd, of what the projected teacher says, int64 `[m]`.
+            teacher: `[m, overlap]`, its logits on O, where `needs_teacher`.
+        """
+        teacher = self._projected.states[:0] if teacher is None else teacher
+        logits, gradient = self._student.logits(positions, normalise=self._as_they_are)
+        projected = self._projected.logits(rows)
+        said = projected.argmax(-1)
+        passed = gate(said)
+        self.counts["agreed"] += (said == y).sum()
+        self.counts["gated"] += passed.sum()
+        if self._as_they_are:
+            projected = torch.log_softmax(projected, -1, out=projected)
+        if self._by_distribution:
+            self._train_by_distribution(rows, projected, teacher, kept)
+        else:
+            self._train_by_label(rows, projected, y.where(kept, -1))
+        if self._exact:
+            projected.fill_(_NOTHING).index_copy_(1, self._overlap, teacher)
+        self._t2s_kd(projected, logits, gradient, passed)
+        self._student.backward(positions, gradient)
+
+    def _train_by_label(self, rows: slice, projected: Tensor, y: Tensor) -> None:
+        """t2s_ce; the projected logits, or log-probabilities, stay."""
+        gradient = self._memory.take("spare", *projected.shape)
+        log_probs = projected if self._as_they_are else torch.log_softmax(projected, -1, out=gradient)
+        items = cross_entropy_and_gradient(log_probs, y, self._weights["t2s_ce"], gradient)
+        self.sums["t2s_ce"] += items.sum()
+        self._projected.backward(rows, gradient)
+
+    def _train_by_distribution(self, rows: slice, projected: Tensor, teacher: Tensor, kept: Tensor) -> None:
+        """t2s_kl; the projected logits, or log-probabilities, stay."""
+        on_overlap = Comparison(divergence="kl", columns=None)
+        log_p, log_q = teacher.log_softmax(-1), projected[:, self._overlap].log_softmax(-1)
+        total, of_shared = on_overlap.of_log_probs(log_p, log_q, kept, self._weights["t2s_kl"])
+        self.sums["t2s_kl"] += total
+        gradient = self._memory.take("spare", *projected.shape).zero_()
+        self._projected.backward(rows, gradient.index_copy_(1, self._overlap, of_shared))
+
+    def _t2s_kd(self, target: Tensor, logits: Tensor, gradient: Tensor, passed: Tensor) -> None:
+        """The divergence of the student's logits, which are lost as the target is."""
+        if self._as_they_are:
+            total, made = self._how.of_log_probs(target, logits, passed, self._weights["t2s_kd"])
+        else:
+            self._student.reachable_(logits)
+            total, made = self._how.of_logits(target, logits, passed, self._weights["t2s_kd"])
+        self.sums["t2s_kd"] += total
+        if self._how.columns is None:
+            gradient.add_(made)
+        else:
+            gradient.index_add_(1, self._how.columns, made)
+
+
+class TeacherSpace:
+    """s2t_kd.
+
+    Args:
+        carried: the student's rows in the teacher's space, read by the teacher's head.
+        how: they are compared; its `columns` are ids of the teacher.
+        weight: of `s2t_kd`.
+        memory: of the chunks.
+        statistics: of the teacher at all rows; used where they are enough.
+
+    Attributes:
+        sum: of the term.
+    """
+
+    def __init__(
+        self,
+        carried: ReadStates,
+        how: Comparison,
+        weight: float,
+        memory: ChunkMemory,
+        statistics: TeacherStatistics | None = None,
+    ) -> None:
+        """See the class."""
+        self._carried, self._how, self._weight = carried, how, weight
+        is_linear = how.divergence == "kl" and how.columns is None
+        is_enough = statistics is not None and is_linear and statistics.temperature == how.temperature
+        self._statistics = statistics if is_enough else None
+        self.sum = torch.zeros((), dtype=memory.dtype, device=memory.device)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether `add` is to be given the teacher's logits."""
+        return self._statistics is None
+
+    def add(self, rows: slice, teacher: Tensor, kept: Tensor) -> None:
+        """One chunk.
+
+        Args:
+            rows: of the carried states.
+            teacher: `[m, V_t]`, its logits of reachable ids, which are lost; looked at where `needs_teacher`.
+            kept: bool `[m]`, the rows that take part.
+        """
+        logits = self._carried.logits(rows)
+        if self._statistics is not None:
+            self._add_by_statistics(rows, self._statistics[rows], logits, kept)
+            return
+        total, gradient = self._how.of_logits(teacher, logits, kept, self._weight)
+        self.sum += total
+        if self._how.columns is not None:
+            gradient = logits.zero_().index_copy_(1, self._how.columns, gradient)
+        self._carried.backward(rows, gradient)
+
+    def _add_by_statistics(
+        self, rows: slice, statistics: TeacherStatistics, logits: Tensor, kept: Tensor
+    ) -> None:
+        """KL from what is kept of the teacher, see `TeacherStatistics`."""
+        states, scale, tau = self._carried.states[rows], self._carried.scale, self._how.temperature
+        highest = logits.amax(-1, keepdim=True)
+        logits.sub_(highest).div_(tau).exp_()
+        total = logits.sum(-1)
+        log_total = highest[:, 0] / tau + total.log()
+        mean = (states.to(total.dtype) * statistics.mean_row).sum(-1) + statistics.mean_bias
+        items = statistics.negative_entropy - scale / tau * mean + log_total
+        self.sum += self._how.summed(items, kept)
+        if states.requires_grad:
+            # logits / total is the softmax; its rows are divided where they are short.
+            made = self._carried.multiplied(logits) / total[:, None] - statistics.mean_row
+            self._carried.set(rows, scale * self._how.slopes(kept, self._weight, made.dtype) * made)
