@@ -118,7 +118,8 @@ def random_leaves(  # noqa: PLR0913 - every size that there is
     """Of teacher and student are `sizes` V_t, V_s and `widths` D, d.
 
     Teacher ids 1, 5, 9, ... are unmapped; 2, 3, 4 are shared with 3, 0, 2 of the student, as far as these are
-    there, and are the overlap; the others are mapped and not in it.
+    there, and are the overlap; the others are mapped and not in it. No id is mapped to one that the student
+    cannot mean.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -141,6 +142,7 @@ def random_leaves(  # noqa: PLR0913 - every size that there is
     # Not in order, so that what is given back in another order shows.
     paired = torch.randperm(labels, generator=generator)[:pairs]
     maps = vocabulary_maps(teacher, student, device)
+    maps.to_student[torch.isin(maps.to_student.cpu(), torch.tensor(transforms[1].unreachable)).to(device)] = -1
     return Leaves(by_name, said.to(device), paired.to(device), maps, *transforms)
 
 

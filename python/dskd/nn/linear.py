@@ -131,7 +131,9 @@ class ReadHead:
                 f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of "
                 "the module that FSDP2 gathers, or give a head of weight.full_tensor()"
             )
-        dtype = memory.autocast or head.weight.dtype
+        # Autocast leaves float64 as it is.
+        is_cast = memory.autocast is not None and head.weight.dtype != torch.float64
+        dtype = memory.autocast if is_cast else head.weight.dtype
         self.scale = head.scale
         self._name = name
         self._head = head
