@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["TRAINED", "TRANSFORMS", "Leaves", "Transforms", "gradients", "random_leaves"]
+__all__ = ["TRAINED", "TRANSFORMS", "Leaves", "Transforms", "backward", "gradients", "random_leaves"]
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ class Leaves:
         """The same numbers as other leaves, of which these want no gradient."""
         made = self.cast({})
         for name in names:
-            made.by_name[name].requires_grad_(requires_grad=False)
+            made.by_name[name].requires_grad_(False)
         return made
 
 
-def random_leaves(  # noqa: PLR0913 - every size that there is
+def random_leaves(
     seed: int = 0,
     *,
     labels: int = 14,
@@ -142,7 +142,9 @@ def random_leaves(  # noqa: PLR0913 - every size that there is
     # Not in order, so that what is given back in another order shows.
     paired = torch.randperm(labels, generator=generator)[:pairs]
     maps = vocabulary_maps(teacher, student, device)
-    maps.to_student[torch.isin(maps.to_student.cpu(), torch.tensor(transforms[1].unreachable)).to(device)] = -1
+    maps.to_student[
+        torch.isin(maps.to_student.cpu(), torch.tensor(transforms[1].unreachable)).to(device)
+    ] = -1
     return Leaves(by_name, said.to(device), paired.to(device), maps, *transforms)
 
 
@@ -164,3 +166,8 @@ def gradients(value: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> di
         name: torch.zeros_like(leaf) if gradient is None else gradient
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
     }
+
+
+def backward(value: Any, **options: Any) -> None:
+    """`value.backward()`, which PyTorch gives no types."""
+    value.backward(**options)

@@ -10,17 +10,21 @@ import torch
 from torch.nn import functional
 
 from dskd.nn import Head, Reduction, fused_cross_entropy
-from dskd.nn.losses.cross_entropy import StudentRows, cross_entropy_and_gradient
 from dskd.nn.linear import chunk_memory_of, computing
-from leaves import TRANSFORMS, gradients, random_leaves
+from dskd.nn.losses.cross_entropy import StudentRows, cross_entropy_and_gradient
+from leaves import TRANSFORMS, backward, gradients, random_leaves
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+    from leaves import Leaves
 
 LN3 = math.log(3)
 
 
-def definition(hidden: Tensor, head: Head, labels: Tensor, reduction: Reduction) -> Tensor:
+def definition(hidden: Tensor, head: Head, labels: Tensor, *, reduction: Reduction) -> Tensor:
     total = functional.cross_entropy(head.logits(hidden), labels, reduction="sum")
     return (1 - reduction.alpha) * total / max(reduction.labels, 1)
 
@@ -35,7 +39,7 @@ def test_value_and_gradients_are_those_of_pytorch(
     arguments = made.by_name["student_hidden"], made.head("student"), made.labels
     reduction = Reduction(labels=31, pairs=7, alpha=alpha)
     found = fused_cross_entropy(*arguments, reduction=reduction, chunk_memory=0)
-    expected = definition(*arguments, reduction)
+    expected = definition(*arguments, reduction=reduction)
     torch.testing.assert_close(found.loss, expected, rtol=1e-12, atol=1e-14)
     # the sum is not weighted
     total = functional.cross_entropy(arguments[1].logits(arguments[0]), arguments[2], reduction="sum")
@@ -57,7 +61,7 @@ def test_two_labels_worked_out_by_hand() -> None:
     found = fused_cross_entropy(hidden, Head(weight), torch.tensor([1, 0]), reduction=Reduction(4, 9, 0.5))
     assert found.loss.item() == pytest.approx(math.log(8 / 3) / 8, rel=1e-14)
     assert found.sums["cross_entropy"].item() == pytest.approx(math.log(8 / 3), rel=1e-14)
-    found.loss.backward()
+    backward(found.loss)
     assert hidden.grad is not None
     assert weight.grad is not None
     assert hidden.grad.flatten().tolist() == pytest.approx([-1 / 32, 1 / 16])
@@ -84,7 +88,7 @@ def test_one_tensor_that_is_head_and_embedding_gets_both_gradients() -> None:
         return torch.tanh(weight[ids] * 2)
 
     found = fused_cross_entropy(hidden(), Head(weight), made.labels, reduction=reduction).loss
-    expected = definition(hidden(), Head(weight), made.labels, reduction)
+    expected = definition(hidden(), Head(weight), made.labels, reduction=reduction)
     mine, theirs = (torch.autograd.grad(value, weight)[0] for value in (found, expected))
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
 
@@ -96,9 +100,8 @@ def test_the_gradient_is_that_of_pytorch_and_labels_below_zero_take_no_part(weig
     items = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
     (expected,) = torch.autograd.grad(weight * items.sum(), logits)
     log_probs = logits.detach().log_softmax(-1)
-    for out in (torch.full_like(log_probs, torch.nan), log_probs.clone()):
-        given = log_probs if out.isnan().all() else out
-        found = cross_entropy_and_gradient(given, labels, weight, out)
+    for out in (torch.full_like(log_probs, torch.nan), log_probs):  # what it is made of, last
+        found = cross_entropy_and_gradient(log_probs, labels, weight, out)
         torch.testing.assert_close(found, items.detach(), rtol=1e-13, atol=0)
         torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-15)
 
@@ -140,7 +143,10 @@ def test_what_others_add_to_the_gradient_is_carried_along() -> None:
         torch.testing.assert_close(logits, head.logits(hidden)[first])
         rows.backward(first, gradient + 1)
         rows.take(rest)
-    expected = definition(hidden, head, made.labels, Reduction(1, 0, 0.5)) + head.logits(hidden)[first].sum()
+    expected = (
+        definition(hidden, head, made.labels, reduction=Reduction(1, 0, 0.5))
+        + head.logits(hidden)[first].sum()
+    )
     leaves = {name: leaf for name, leaf in made.trained.items() if name.startswith("student")}
     found = dict(zip(leaves, [made_of for _, made_of in rows.made()], strict=True))
     torch.testing.assert_close(found, gradients(expected, leaves), rtol=1e-11, atol=1e-13)
@@ -156,15 +162,15 @@ def test_it_loses_no_more_than_the_definition_loses(dtype: torch.dtype, autocast
     exact = low.cast(torch.float64)
     names = ["student_hidden", "student_weight"]
 
-    def of(one: Any, call: Any) -> list[Tensor]:
-        loss = call(one.by_name["student_hidden"], one.head("student"), one.labels)
+    def of(one: Leaves, call: Callable[..., Tensor]) -> list[Tensor]:
+        loss = call(one.by_name["student_hidden"], one.head("student"), one.labels, reduction=reduction)
         found = torch.autograd.grad(loss, [one.by_name[name] for name in names])
         return [loss.detach(), *found]
 
-    expected = of(exact, lambda *arguments: definition(*arguments, reduction))
+    expected = of(exact, definition)
     with torch.autocast(device, torch.bfloat16, enabled=autocast):
-        mine = of(low, lambda *arguments: fused_cross_entropy(*arguments, reduction=reduction).loss)
-        theirs = of(low, lambda *arguments: definition(*arguments, reduction))
+        mine = of(low, lambda *given, **more: fused_cross_entropy(*given, **more).loss)
+        theirs = of(low, definition)
     for one, other, right in zip(mine, theirs, expected, strict=True):
         assert one.dtype == other.dtype
         lost = [float((found.double() - right).norm() / right.norm()) for found in (one, other)]

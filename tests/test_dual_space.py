@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from dskd.nn import (
+    DIVERGENCES,
     DSKD_V1,
     DSKD_V2,
     DSKD_V2_SAME_VOCABULARY,
-    DIVERGENCES,
     DualSpaceLoss,
     DualSpaceOptions,
     Projectors,
@@ -29,7 +29,7 @@ from dskd.nn import (
 from leaves import TRAINED, TRANSFORMS, Leaves, Transforms, gradients, random_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -65,7 +65,7 @@ class Expected:
     gated: int = 0
 
 
-def by_definition(case: Leaves, options: DualSpaceOptions) -> Expected:  # noqa: C901 - all formulas in one place
+def by_definition(case: Leaves, options: DualSpaceOptions) -> Expected:  # noqa: C901, PLR0915 - all of them
     """Formula by formula, for one pair after the other; `sg` is `.detach()`."""
     leaf = case.by_name
     weight = {side: list(leaf[f"{side}_weight"]) for side in ("teacher", "student")}
@@ -190,7 +190,9 @@ def adaptive(p: list[Tensor], q: list[Tensor], threshold: float) -> Tensor:
     return share * kl(p, q) + (1 - share) * kl(q, p)
 
 
-def divergence(name: Divergence, p: list[Tensor], q: list[Tensor], mix: float | None) -> Tensor:
+def divergence(  # noqa: PLR0911 - a line each
+    name: Divergence, p: list[Tensor], q: list[Tensor], mix: float | None
+) -> Tensor:
     if name == "kl":
         return kl(p, q)
     if name == "reverse_kl":
@@ -245,9 +247,7 @@ def assert_equal(case: Leaves, options: DualSpaceOptions) -> None:
     assert set(found.sums) == set(expected.terms)
     for name, term in expected.terms.items():
         torch.testing.assert_close(found.sums[name], term, rtol=1e-11, atol=1e-12)
-        mine, theirs = (
-            gradients(one, case.trained, retain_graph=True) for one in (found.sums[name], term)
-        )
+        mine, theirs = (gradients(one, case.trained, retain_graph=True) for one in (found.sums[name], term))
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)  # names the leaf that differs
     counts = {"unmapped": expected.unmapped}
     if options.spaces != "teacher":
@@ -262,7 +262,7 @@ def test_the_cases_have_pairs_on_both_sides_of_every_choice(case: str) -> None:
     made = case_of(case)
     pairs = len(made.paired)
     for by in ("prediction", "gold"):
-        options = DualSpaceOptions(gate=by, t2s_target=by)  # type: ignore[arg-type] # one of both
+        options = DualSpaceOptions(gate=by, t2s_target=by)
         expected = by_definition(made, options)
         assert 0 < expected.unmapped < pairs
         assert 0 < expected.agreed < pairs
@@ -316,7 +316,7 @@ def test_temperature_is_of_the_divergences_alone() -> None:
     case = case_of("plain")
     for trained_by in ("prediction", "distribution"):
         cold, warm = (
-            by_library(case, DualSpaceOptions(temperature=temperature, t2s_target=trained_by)).sums  # type: ignore[arg-type] # one of them
+            by_library(case, DualSpaceOptions(temperature=temperature, t2s_target=trained_by)).sums
             for temperature in (1.0, 3.0)
         )
         for name in ("cross_entropy", "t2s_kl" if trained_by == "distribution" else "t2s_ce"):
@@ -356,7 +356,10 @@ TABLE = {
 
 HOWEVER: dict[str, DualSpaceOptions] = {
     **{name: OPTIONS[name] for name in ("defaults", "v1", "v2", "distribution", "overlap in both")},
-    **{f"exact, {columns}": DualSpaceOptions(target="exact", columns=columns) for columns in ("all", "overlap")},  # type: ignore[arg-type] # both are
+    **{
+        f"exact, {columns}": DualSpaceOptions(target="exact", columns=columns)
+        for columns in ("all", "overlap")
+    },
     **{name: DualSpaceOptions(divergence=name, gate="gold") for name in DIVERGENCES},
 }
 
@@ -542,7 +545,7 @@ def test_the_gradients_of_two_pairs_worked_out_by_hand() -> None:
 
 
 def three_ids() -> Leaves:
-    """One pair, three ids, of which the first of each side is not shared; one column, so logits are multiples.
+    """One pair; three ids, the first of each side not shared; one column, so that logits are multiples.
 
     The teacher's rows are 0, 1, 2 and the student's 0, 2, 1: teacher 1 is student 2, teacher 2 is student 1.
     In the order of the student's ids:
@@ -575,7 +578,7 @@ ON_OVERLAP = math.log(8 / 9) * 2 / 3 + math.log(4 / 3) / 3
         ({}, "cross_entropy", math.log(13)),
         ({}, "t2s_ce", math.log(21 / 16)),
         ({"t2s_target": "gold"}, "t2s_ce", math.log(21)),
-        # KL((2/3, 1/3), (4/5, 1/5))
+        # from (2/3, 1/3) to (4/5, 1/5)
         ({"t2s_target": "distribution"}, "t2s_kl", math.log(5 / 6) * 2 / 3 + math.log(5 / 3) / 3),
         # ln(13/21) + 16/21 ln(16/9) + 4/21 ln(4/3), and ln(16/9) = 2 ln(4/3)
         ({}, "t2s_kd", math.log(13 / 21) + math.log(4 / 3) * 12 / 7),
@@ -615,11 +618,11 @@ BY_HAND: dict[Divergence, float] = {
     # p = (4/5, 1/5), q = (3/4, 1/4)
     "kl": FIRST,
     "reverse_kl": LN(15 / 16) * 3 / 4 + LN(5 / 4) / 4,
-    # m = (31/40, 9/40)
+    # with m at (31/40, 9/40)
     "js": (LN(32 / 31) * 4 / 5 + LN(8 / 9) / 5 + LN(30 / 31) * 3 / 4 + LN(10 / 9) / 4) / 2,
-    # m = p / 10 + 9 q / 10 = (151/200, 49/200)
+    # m is p / 10 + 9 q / 10, (151/200, 49/200)
     "skew_kl": LN(160 / 151) * 4 / 5 + LN(40 / 49) / 5,
-    # m = q / 10 + 9 p / 10 = (159/200, 41/200)
+    # m is q / 10 + 9 p / 10, (159/200, 41/200)
     "skew_reverse_kl": LN(50 / 53) * 3 / 4 + LN(50 / 41) / 4,
     # tail 1/5, head 4/5, the gap of both is 1/20
     "adaptive_kl": (FIRST + LN(15 / 16) * 3 / 4 + LN(5 / 4) / 4) / 2,
@@ -719,7 +722,10 @@ def test_the_loss_of_v2_worked_out_by_hand() -> None:
     [
         ({"gate": "open"}, r"^gate='open'; it is one of \(None, 'prediction', 'gold'\)$"),
         ({"spaces": "none"}, r"^spaces='none'; it is one of \('both', 'student', 'teacher'\)$"),
-        ({"t2s_target": "exact"}, r"^t2s_target='exact'; it is one of \('prediction', 'gold', 'distribution'\)$"),
+        (
+            {"t2s_target": "exact"},
+            r"^t2s_target='exact'; it is one of \('prediction', 'gold', 'distribution'\)$",
+        ),
         ({"target": "gold"}, r"^target='gold'; it is one of \('projected', 'exact'\)$"),
         ({"columns": "some"}, r"^columns='some'; it is one of \('all', 'overlap'\)$"),
         ({"s2t_columns": "some"}, r"^s2t_columns='some'; it is one of \('all', 'overlap'\)$"),
@@ -733,7 +739,10 @@ def test_the_loss_of_v2_worked_out_by_hand() -> None:
         ({"gate_threshold": -0.1}, r"^gate_threshold=-0.1; it is a share, from 0 to 1$"),
         ({"gate_threshold": math.nan}, r"^gate_threshold=nan; it is a share, from 0 to 1$"),
         *(
-            ({"target": "exact", "divergence": name}, rf"^divergence='{name}' is infinite .*columns='overlap'")
+            (
+                {"target": "exact", "divergence": name},
+                rf"^divergence='{name}' is infinite .*columns='overlap'",
+            )
             for name in ("reverse_kl", "adaptive_kl")
         ),
     ],

@@ -24,7 +24,7 @@ from dskd.nn import (
     teacher_statistics,
     weighted,
 )
-from leaves import PLAIN, TRANSFORMS, Leaves, Transforms, gradients, random_leaves
+from leaves import PLAIN, TRANSFORMS, Leaves, Transforms, backward, gradients, random_leaves
 from test_dual_space import OPTIONS, TABLE, with_projectors
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def test_what_is_frozen_has_no_gradient_and_the_rest_its_own(options: str, names
     case = random_leaves(7, labels=20, pairs=18, transforms=transforms).frozen(names)
     trained = {name: leaf for name, leaf in case.by_name.items() if leaf.requires_grad}
     expected = gradients(by_definition(case, MORE[options]).loss, trained)
-    by_fused(case, MORE[options]).loss.backward()
+    backward(by_fused(case, MORE[options]).loss)
     for name, leaf in case.by_name.items():
         if name in names or name.startswith("teacher"):
             assert leaf.grad is None, name
@@ -323,7 +323,7 @@ def test_without_pairs_the_loss_is_finite_and_connected_to_every_parameter(
     assert all(value.item() == 0 for name, value in found.sums.items() if name != "cross_entropy")
     assert found.loss.isfinite()
     assert (found.loss.item() == 0) == (labels == 0)
-    found.loss.backward()
+    backward(found.loss)
     for name, leaf in case.trained.items():
         assert leaf.grad is not None, name
         is_moved = labels > 0 and name.startswith("student")
@@ -334,7 +334,7 @@ def test_without_pairs_the_loss_is_finite_and_connected_to_every_parameter(
 def test_without_pairs_trained_projectors_get_gradients_of_zeros(labels: int) -> None:
     _, module = with_projectors()
     case = random_leaves(labels=labels, pairs=0, transforms=TRANSFORMS["bias and scale"])
-    module(case.states(), Reduction(labels, 0, 0.5)).loss.backward()
+    backward(module(case.states(), Reduction(labels, 0, 0.5)).loss)
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert not parameter.grad.any(), name
@@ -347,27 +347,21 @@ LINEAR: dict[str, tuple[Transforms, Transforms]] = {
     "bias, scale and unreachable ids": (Transforms(bias=True, scale=2.0, unreachable=(1, 5)), PLAIN),
 }
 FITTING: dict[str, DualSpaceOptions] = {
-    name: DualSpaceOptions(**given)
-    for name, given in {
-        "defaults": {},
-        "temperature": {"temperature": 1.7, "scale_by_temperature_squared": True},
-        "gate": {"gate": "prediction", "gate_threshold": 0.4, "gated_mean": True},
-        "unmapped dropped": {"drop_unmapped": True},
-        "another divergence in the student's space": {"divergence": "js", "s2t_divergence": "kl"},
-        "overlap": {"columns": "overlap"},
-        "student space": {"spaces": "student"},
-        "teacher space": {"spaces": "teacher", "temperature": 0.7},
-    }.items()
+    "defaults": DualSpaceOptions(),
+    "temperature": DualSpaceOptions(temperature=1.7, scale_by_temperature_squared=True),
+    "gate": DualSpaceOptions(gate="prediction", gate_threshold=0.4, gated_mean=True),
+    "unmapped dropped": DualSpaceOptions(drop_unmapped=True),
+    "another divergence in the student's space": DualSpaceOptions(divergence="js", s2t_divergence="kl"),
+    "overlap": DualSpaceOptions(columns="overlap"),
+    "student space": DualSpaceOptions(spaces="student"),
+    "teacher space": DualSpaceOptions(spaces="teacher", temperature=0.7),
 }
 NOT_FITTING: dict[str, DualSpaceOptions] = {
-    name: DualSpaceOptions(**given)
-    for name, given in {
-        "another divergence": {"divergence": "js"},
-        "another divergence in the teacher's space": {"s2t_divergence": "tvd"},
-        "overlap in the teacher's space": {"s2t_columns": "overlap"},
-        "exact": {"target": "exact"},
-        "distribution": {"t2s_target": "distribution", "spaces": "student"},
-    }.items()
+    "another divergence": DualSpaceOptions(divergence="js"),
+    "another divergence in the teacher's space": DualSpaceOptions(s2t_divergence="tvd"),
+    "overlap in the teacher's space": DualSpaceOptions(s2t_columns="overlap"),
+    "exact": DualSpaceOptions(target="exact"),
+    "distribution": DualSpaceOptions(t2s_target="distribution", spaces="student"),
 }
 
 
@@ -417,7 +411,7 @@ def test_a_factor_scales_the_gradients_and_losses_add_up() -> None:
 def test_gradients_are_added_to_those_that_are_there() -> None:
     case = random_leaves(11, labels=20, pairs=18)
     for _ in range(2):
-        by_fused(case, DualSpaceOptions()).loss.backward()
+        backward(by_fused(case, DualSpaceOptions()).loss)
     once = gradients(by_fused(case, DualSpaceOptions()).loss, case.trained)
     for name, leaf in case.trained.items():
         assert leaf.grad is not None
@@ -426,9 +420,11 @@ def test_gradients_are_added_to_those_that_are_there() -> None:
 
 def test_a_second_backward_is_refused_with_the_way_out() -> None:
     loss = by_fused(random_leaves(11), DualSpaceOptions()).loss
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match=r"^backward ran twice .*: call the loss again, or use fused=False$"):
-        loss.backward()
+    backward(loss, retain_graph=True)
+    with pytest.raises(
+        RuntimeError, match=r"^backward ran twice .*: call the loss again, or use fused=False$"
+    ):
+        backward(loss)
 
 
 def test_it_cannot_be_differentiated_twice() -> None:
@@ -436,14 +432,14 @@ def test_it_cannot_be_differentiated_twice() -> None:
     loss = by_fused(case, DualSpaceOptions()).loss
     (gradient,) = torch.autograd.grad(loss.exp(), case.by_name["student_hidden"], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+        backward(gradient.sum())
 
 
 def test_what_it_was_given_is_left_as_it_was() -> None:
     case = random_leaves(11, labels=20, pairs=18, transforms=TRANSFORMS["all of these"])
     before = case.cast({})
     for options in MORE.values():
-        by_fused(case, options).loss.backward()
+        backward(by_fused(case, options).loss)
     for name, leaf in before.by_name.items():
         assert torch.equal(leaf, case.by_name[name]), name
 
@@ -522,7 +518,7 @@ def test_it_loses_no_more_than_the_definition_loses(
 @pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES)
 def test_gradients_have_the_dtype_of_what_they_are_of(dtypes: dict[str, torch.dtype]) -> None:
     case = random_leaves(13, transforms=TRANSFORMS["bias and scale"]).cast(dtypes)
-    by_fused(case, DualSpaceOptions()).loss.backward()
+    backward(by_fused(case, DualSpaceOptions()).loss)
     for name, leaf in case.trained.items():
         assert leaf.grad is not None
         assert leaf.grad.dtype == leaf.dtype, name
@@ -544,11 +540,11 @@ def test_statistics_lose_no_more_either(dtype: torch.dtype) -> None:
 # ---- What is kept ----------------------------------------------------------------------------------------
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call] # PyTorch gives it no types
     """Notes the largest tensor that an operation makes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -568,9 +564,9 @@ def test_there_is_never_a_tensor_of_all_logits(options: DualSpaceOptions) -> Non
     """What is largest has the rows of a chunk, 16."""
     case = random_leaves(15, transforms=TRANSFORMS["all of these"], **WIDE)
     with Largest() as fused:
-        by_fused(case, options).loss.backward()
+        backward(by_fused(case, options).loss)
     with Largest() as eager:
-        by_definition(case, options).loss.backward()
+        backward(by_definition(case, options).loss)
     assert fused.numbers <= 16 * 210
     assert eager.numbers >= 250 * 190
 
@@ -584,7 +580,7 @@ def test_what_outlives_the_forward_is_gradients_alone() -> None:
     gc.collect()
     kept = sorted(tuple(one.shape) for one in tensors() if id(one) not in before and one.numel() > 1)
     assert kept == sorted(tuple(leaf.shape) for leaf in case.trained.values())
-    found.loss.backward()
+    backward(found.loss)
     gc.collect()
     own = {id(leaf.grad) for leaf in case.trained.values()}
     left = [one for one in tensors() if id(one) not in before | own and one.numel() > 1]

@@ -20,7 +20,7 @@ def scalar(value: float) -> Tensor:
 
 def by_reduction(sums: dict[str, Tensor], reduction: Reduction) -> LossParts:
     """The cross-entropy by its share, every other term by that of distillation."""
-    weights = {name: reduction.distillation for name in sums} | {"cross_entropy": reduction.cross_entropy}
+    weights = dict.fromkeys(sums, reduction.distillation) | {"cross_entropy": reduction.cross_entropy}
     return weighted(TermSums(sums), weights)
 
 

@@ -21,12 +21,11 @@ from dskd.nn import (
     weighted,
 )
 from leaves import TRANSFORMS as OF_HEADS
-from leaves import Leaves, random_leaves as random_case
+from leaves import Leaves
 from leaves import gradients as gradients_of
+from leaves import random_leaves as random_case
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from dskd.nn.divergences import Divergence
@@ -249,9 +248,7 @@ def test_models_in_bfloat16_have_a_float32_sum_close_to_the_definition(divergenc
     exact = {name: leaf.detach().double() for name, leaf in half.items()}
     found = by_library(aligned(half), divergence=divergence)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(
-        by_definition(exact, divergence=divergence).item(), rel=0.03
-    )
+    assert found.item() == pytest.approx(by_definition(exact, divergence=divergence).item(), rel=0.03)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -356,7 +353,9 @@ def test_fused_shares(alpha: float) -> None:
     assert_fused_equals(random_case(4, labels=20, pairs=18), FUSED["as it is"], Reduction(7, 5, alpha))
 
 
-@pytest.mark.parametrize("frozen", [["student_weight", "student_bias"], ["student_hidden"], ["student_weight"]])
+@pytest.mark.parametrize(
+    "frozen", [["student_weight", "student_bias"], ["student_hidden"], ["student_weight"]]
+)
 def test_fused_what_is_frozen_has_no_gradient(frozen: list[str]) -> None:
     case = random_case(5, labels=20, pairs=18, transforms=OF_HEADS["bias and scale"]).frozen(frozen)
     assert case.maps.overlap is not None
