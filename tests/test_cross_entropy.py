@@ -152,6 +152,23 @@ def test_what_others_add_to_the_gradient_is_carried_along() -> None:
     torch.testing.assert_close(found, gradients(expected, leaves), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.xfail(reason="the gradient is cast to float16 before the scale of a GradScaler reaches it")
+def test_in_float16_a_scaled_loss_loses_no_more_either(device: str) -> None:
+    """Of 4,000 labels over 2,000 ids a gradient of the logits is mostly below 1e-7, where float16 ends."""
+    made = random_leaves(labels=4000, pairs=0, sizes=(2, 2000), widths=(1, 16), device=device)
+    made = made.cast(torch.float32)
+    reduction, scale = Reduction(4000, 0, 0.0), 2.0**16
+    hidden, head = made.by_name["student_hidden"], made.head("student")
+    exact = gradients(definition(hidden, head, made.labels, reduction=reduction), made.trained)
+    lost = []
+    for call in (lambda *given, **more: fused_cross_entropy(*given, **more).loss, definition):
+        with torch.autocast(device, torch.float16):
+            loss = scale * call(hidden, head, made.labels, reduction=reduction)
+        (found,) = torch.autograd.grad(loss, hidden)
+        lost.append(float((found / scale - exact["student_hidden"]).norm()))
+    assert lost[0] <= 1.5 * lost[1]
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_it_loses_no_more_than_the_definition_loses(dtype: torch.dtype, autocast: bool, device: str) -> None:

