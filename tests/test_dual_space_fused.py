@@ -598,6 +598,33 @@ def tensors() -> Iterator[Tensor]:
     return (one for one in gc.get_objects() if type(one) is torch.Tensor)
 
 
+class Sums(TorchDispatchMode):  # type: ignore[no-untyped-call] # PyTorch gives it no types
+    """Notes what is begun with zeros, to add up."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        made = func(*args, **(kwargs or {}))
+        if "zeros_like" in str(func):
+            self.shapes.append(tuple(made.shape))
+        return made
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_gradient_of_a_head_is_made_for_the_student_where_it_is_trained_and_for_no_other(
+    frozen: bool,
+) -> None:
+    """Three of the four times that a head is read it stands behind a `sg`."""
+    case = random_leaves(15, **WIDE).frozen(["student_weight"] if frozen else [])
+    with Sums() as sums:
+        by_fused(case, DualSpaceOptions())
+    heads = {tuple(case.by_name[f"{side}_weight"].shape) for side in ("teacher", "student")}
+    assert sum(shape in heads for shape in sums.shapes) == (0 if frozen else 1)
+
+
 def test_the_module_takes_the_memory_that_it_is_told() -> None:
     case, module = with_projectors(chunk_memory=7)
     assert isinstance(module, DualSpaceLoss)
