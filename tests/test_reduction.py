@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
 from dskd.nn import LossParts, Reduction, TermSums, weighted
 
@@ -61,6 +62,12 @@ def test_the_sums_are_kept_as_they_were_without_gradients_and_the_counts_too() -
     assert {name: value.item() for name, value in found.sums.items()} == {"cross_entropy": 12, "a": 5}
     assert not any(value.requires_grad for value in found.sums.values())
     assert found.counts == counts
+
+
+def test_the_loss_is_found_by_who_looks_for_tensors_in_what_a_module_returns() -> None:
+    """As FSDP2 does; PyTorch 2.6 does not look into dataclasses."""
+    found = by_reduction({"cross_entropy": scalar(12)}, Reduction(labels=4, pairs=0))
+    assert any(one is found.loss for one in tree_flatten(found)[0])
 
 
 def test_without_other_terms_there_is_the_share_of_cross_entropy() -> None:
