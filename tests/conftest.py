@@ -1,4 +1,4 @@
-"""What tests share: hypothesis profiles, and real assets or a reason."""
+"""What tests share: hypothesis profiles, devices, and real assets or a reason."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ def needs_assets(call: Callable[[], Asset]) -> Asset:
         if IN_CI:
             raise
         pytest.skip(str(error))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for a `device` runs on "cpu", and on "cuda" where there is one."""
+    if "device" in metafunc.fixturenames and not hasattr(metafunc.module, "device"):
+        metafunc.parametrize("device", _devices())
+
+
+def _devices() -> list[str]:
+    import torch  # noqa: PLC0415 - tests of the core run without it
+
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture

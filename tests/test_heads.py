@@ -96,6 +96,16 @@ def test_unreachable_ids_have_finite_logits_and_no_gradient() -> None:
     assert hidden.isfinite().all()
 
 
+def test_in_place_the_same_ids_have_none() -> None:
+    head = random_head(unreachable=UNREACHABLE)
+    logits = head.logits(HIDDEN)
+    expected = head.reachable(logits)
+    assert head.reachable_(logits) is logits
+    assert torch.equal(logits, expected)
+    plain = random_head()
+    assert torch.equal(plain.reachable_(plain.logits(HIDDEN)), plain.logits(HIDDEN))
+
+
 def test_without_unreachable_ids_the_logits_stay_as_they_are() -> None:
     head = random_head()
     logits = head.logits(HIDDEN)

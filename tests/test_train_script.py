@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
+from dskd.nn import DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, DualSpaceOptions
 from dskd.train.script import main, parse
 from tiny import ROWS
 
@@ -90,6 +92,39 @@ def test_a_file_holds_options_of_every_kind(name: str, tmp_path: Path) -> None:
     assert config.gradient_accumulation_steps == 2
     assert config.lr_scheduler_kwargs == {"min_lr": 0.0001, "num_cycles": 2}
     assert config.output_dir == str(tmp_path)
+
+
+def test_the_options_of_dual_space_reach_the_loss(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "t2s_target": "distribution",
+        "target": "exact",
+        "columns": "overlap",
+        "s2t_columns": "overlap",
+        "gate": "gold",
+        "spaces": "student",
+        "divergence": "js",
+        "mix": 0.3,
+        "temperature": 2.0,
+    }
+    config = parsed(tmp_path, given, "--teacher_to_student", "solved")[1]
+    assert config.dual_space_options() == DualSpaceOptions(**given)
+    assert config.teacher_to_student == "solved"
+    assert parsed(tmp_path, {})[1].dual_space_options() == DualSpaceOptions()
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("dskd_v1", DSKD_V1),
+        ("dskd_v2", DSKD_V2),
+        ("dskd_v2_same_vocabulary", DSKD_V2_SAME_VOCABULARY),
+    ],
+)
+def test_a_preset_is_that_of_the_publication_at_the_temperature_that_is_given(
+    name: str, preset: DualSpaceOptions, tmp_path: Path
+) -> None:
+    config = parsed(tmp_path, {"preset": name, "temperature": 2.0, "divergence": "reverse_kl"})[1]
+    assert config.dual_space_options() == replace(preset, temperature=2.0, divergence="reverse_kl")
 
 
 def test_roles_are_the_same_from_the_file_and_the_line(tmp_path: Path) -> None:

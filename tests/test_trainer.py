@@ -17,10 +17,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
 import tiny
+from dskd.nn import Reduction
 from dskd.train import DistillationTrainer
 from dskd.train.trainer import PROJECTORS_FILE
 from tiny import ROWS
@@ -96,7 +100,7 @@ def projectors_of(made: Any) -> tuple[Tensor, Tensor]:
     return teacher.T @ torch.linalg.pinv(student.T), student.T @ torch.linalg.pinv(teacher.T)
 
 
-def eager(  # noqa: C901 - the whole definition in one place
+def eager(  # noqa: C901, PLR0912, PLR0915 - the whole definition in one place
     made: Any, rows: Sequence[Mapping[str, Any]], projectors: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
     """The sums of one step from the definition: row by row, whole models, all logits; and their counts."""
@@ -146,7 +150,8 @@ def eager(  # noqa: C901 - the whole definition in one place
                 totals["kd"] = totals["kd"] + divergence(args.divergence, shared, range(len(ids)))
                 continue
             best = alive[0][int(z_t[alive[0]].argmax())]
-            y = mapped.get(best, -1) if args.target == "prediction" else readings[1].ids[student_column]
+            y = mapped.get(best, -1) if args.t2s_target == "prediction" else readings[1].ids[student_column]
+            shared_ids = list(mapped), list(mapped.values())
             z_ts = (h_t @ projectors[0]) @ made.student.lm_head.weight.detach().T
             gate = {
                 "none": None,
@@ -154,15 +159,28 @@ def eager(  # noqa: C901 - the whole definition in one place
                 "gold": readings[1].ids[student_column],
             }[args.gate]
             if args.spaces != "teacher":
-                if y >= 0:
+                if args.t2s_target == "distribution":
+                    says = [log_softmax(z_t[shared_ids[0]], []), log_softmax(z_ts[shared_ids[1]], [])]
+                    totals["t2s_ce"] = totals["t2s_ce"] + divergence("kl", says, range(len(mapped)))
+                elif y >= 0:
                     totals["t2s_ce"] = totals["t2s_ce"] - log_softmax(z_ts, dead[1])[y]
                 if gate is None or alive[1][int(z_ts[alive[1]].argmax())] == gate:
                     says = [log_softmax(z, dead[1], args.temperature) for z in (z_ts.detach(), z_s)]
-                    totals["kd"] = totals["kd"] + divergence(args.divergence, says, alive[1])
+                    kept: Sequence[int] = alive[1]
+                    if args.columns == "overlap":
+                        exact = args.target == "exact"
+                        target = z_t[shared_ids[0]] if exact else z_ts.detach()[shared_ids[1]]
+                        kept = range(len(mapped))
+                        says = [log_softmax(z, [], args.temperature) for z in (target, z_s[shared_ids[1]])]
+                    totals["kd"] = totals["kd"] + divergence(args.divergence, says, kept)
             if args.spaces != "student":
                 z_st = (h_s @ projectors[1]) @ made.teacher.lm_head.weight.T
                 says = [log_softmax(z, dead[0], args.temperature) for z in (z_t, z_st)]
-                totals["kd"] = totals["kd"] + divergence(args.divergence, says, alive[0])
+                kept = alive[0]
+                if args.s2t_columns == "overlap":
+                    kept = range(len(mapped))
+                    says = [log_softmax(z[shared_ids[0]], [], args.temperature) for z in (z_t, z_st)]
+                totals["kd"] = totals["kd"] + divergence(args.divergence, says, kept)
     return totals
 
 
@@ -195,13 +213,15 @@ def by_definition(
 STEPS: list[dict[str, Any]] = [
     {},
     {"alpha": 0.3, "divergence": "reverse_kl", "temperature": 2.0},
-    {"alpha": 1.0, "target": "gold"},
+    {"alpha": 1.0, "t2s_target": "gold"},
     {"gate": "prediction"},
-    {"gate": "gold", "target": "gold"},
+    {"gate": "gold", "t2s_target": "gold"},
     {"spaces": "student"},
     {"spaces": "teacher"},
     {"spaces": "teacher", "student_to_teacher": "trained"},
     {"student_to_teacher": "trained"},
+    {"t2s_target": "distribution", "columns": "overlap"},
+    {"target": "exact", "columns": "overlap", "s2t_columns": "overlap", "temperature": 2.0},
     {"objective": "shared_vocabulary"},
     {"objective": "shared_vocabulary", "top_k": 5, "divergence": "reverse_kl", "temperature": 0.7},
     {"objective": "sft"},
@@ -285,6 +305,39 @@ def test_four_rows_at_once_are_four_rows_one_after_the_other(objective: str, tmp
     for one, other in zip(tiny.steps_logged(at_once), tiny.steps_logged(in_turn), strict=True):
         for name in ("loss", "grad_norm", "cross_entropy", "labels", "pairs", "ratio"):
             assert one[name] == pytest.approx(other[name], rel=1e-6), name
+
+
+TRAJECTORIES: list[dict[str, Any]] = [
+    {},
+    {"preset": "dskd_v1"},
+    {"preset": "dskd_v2", "temperature": 2.0},
+    {"preset": "dskd_v2_same_vocabulary", "divergence": "adaptive_kl"},
+    {"teacher_to_student": "solved", "t2s_target": "distribution", "columns": "overlap"},
+    {"student_to_teacher": "trained", "target": "exact", "divergence": "js", "gate": "gold"},
+    {"objective": "shared_vocabulary", "top_k": 5},
+]
+
+
+@pytest.mark.parametrize("given", TRAJECTORIES, ids=str)
+def test_the_fused_loss_trains_as_its_definition_does(given: dict[str, Any], tmp_path: Path) -> None:
+    """Every preset too: some steps of Adam, at the end of which all weights are the same."""
+    made = [tiny.trainer(tmp_path, optim="adamw_torch", learning_rate=0.01, **given) for _ in range(2)]
+    before = {name: one.clone() for name, one in made[0].model.state_dict().items()}
+    for one, fused in zip(made, (False, True), strict=True):
+        assert one.model.loss.fused
+        one.model.loss.fused = fused
+        one.train()
+    assert_same(made[1].model.state_dict(), made[0].model.state_dict(), relative=1e-8)
+    assert all(
+        not torch.equal(one, before[name])
+        for name, one in made[1].model.student.state_dict(prefix="student.").items()
+    )
+    for line, other in zip(*(tiny.steps_logged(one) for one in made), strict=True):
+        assert set(line) == set(other)
+        for name in ("loss", "cross_entropy", "t2s_ce", "t2s_kl", "t2s_kd", "s2t_kd", "shared_kd", "gated"):
+            assert (name in line) == (name in other)
+            if name in line:
+                assert line[name] == pytest.approx(other[name], rel=1e-6, abs=1e-9), name
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -392,6 +445,8 @@ def groups_with(made: Any, parameter: Tensor) -> list[dict[str, Any]]:
         ({}, {"teacher_to_student"}),
         ({"student_to_teacher": "trained"}, {"teacher_to_student", "student_to_teacher"}),
         ({"spaces": "teacher"}, set()),
+        ({"teacher_to_student": "solved"}, set()),
+        ({"teacher_to_student": "solved", "student_to_teacher": "trained"}, {"student_to_teacher"}),
         ({"spaces": "student", "student_to_teacher": "trained"}, {"teacher_to_student"}),
         ({"spaces": "teacher", "student_to_teacher": "trained"}, {"student_to_teacher"}),
     ],
@@ -433,6 +488,33 @@ def test_the_solved_projector_follows_the_head_of_the_student(tmp_path: Path) ->
     assert not torch.allclose(projectors.student_to_teacher, first, rtol=1e-3)
     step(made, tiny.batch_of(made, ROWS))
     assert torch.allclose(projectors.student_to_teacher, projectors_of(made)[1], rtol=1e-6, atol=1e-9)
+
+
+def test_a_solved_projector_of_the_teacher_follows_the_head_weighted_by_what_the_teacher_expects(
+    tmp_path: Path,
+) -> None:
+    """`argmin sum f_v |P W_s[v] - W_t[v]|^2`, f_v the teacher's mean probability at the pairs."""
+    made = tiny.trainer(tmp_path, teacher_to_student="solved", max_steps=2)
+    projectors = made.model.loss.projectors
+    first = projectors.teacher_to_student.clone()
+    made.train()
+    assert not torch.allclose(projectors.teacher_to_student, first, rtol=1e-3)
+    assert isinstance(projectors.teacher_probability_sums, torch.Tensor)
+    seen, count = projectors.teacher_probability_sums.clone(), int(projectors.teacher_probability_count)
+    assert count == sum(line["pairs"] for line in tiny.steps_logged(made))
+    batch = tiny.batch_of(made, ROWS)
+    step(made, batch)
+    logits = made.teacher(batch["teacher_input_ids"], batch["teacher_attention_mask"]).logits
+    said = logits[batch["teacher_row"], batch["teacher_column"]].softmax(-1).sum(0)
+    sides = made.data_collator
+    pairs = torch.tensor(tiny.overlap(sides.teacher.vocabulary, sides.student.vocabulary))
+    seen += said[pairs[:, 0]]
+    assert torch.allclose(projectors.teacher_probability_sums, seen, rtol=1e-10)
+    roots = (seen / (count + len(batch["paired"]))).clamp(min=1e-6).sqrt()[:, None]
+    weights = made.teacher.lm_head.weight.detach(), made.student.lm_head.weight.detach()
+    teacher, student = (roots * one[pairs[:, side]] for side, one in enumerate(weights))
+    expected = torch.linalg.lstsq(student, teacher).solution.T
+    assert torch.allclose(projectors.teacher_to_student, expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -478,13 +560,14 @@ def test_only_the_students_own_terms_move_the_student(tmp_path: Path) -> None:
     """t2s_ce moves P_ts alone: with its target another, the student's gradients are the same."""
     found = [
         step(made, tiny.batch_of(made, ROWS))[1]
-        for made in (tiny.trainer(tmp_path, target=target) for target in ("prediction", "gold"))
+        for made in (tiny.trainer(tmp_path, t2s_target=y) for y in ("prediction", "gold", "distribution"))
     ]
-    for name, gradient in found[0].items():
-        other = found[1][name]
-        assert gradient is not None
-        assert other is not None
-        assert torch.equal(gradient, other) == name.startswith("student."), name
+    for one, other in itertools.combinations(found, 2):
+        for name, gradient in one.items():
+            another = other[name]
+            assert gradient is not None
+            assert another is not None
+            assert torch.equal(gradient, another) == name.startswith("student."), name
 
 
 def test_the_teachers_space_leaves_the_head_of_the_student_alone(tmp_path: Path) -> None:
@@ -511,6 +594,11 @@ UNPAIRED = [{"prompt": "The", "completion": " forty"}, {"prompt": "A", "completi
         {"spaces": "student"},
         {"spaces": "teacher"},
         {"gate": "prediction"},
+        {"preset": "dskd_v1"},
+        {"preset": "dskd_v2"},
+        {"preset": "dskd_v2_same_vocabulary"},
+        {"teacher_to_student": "solved"},
+        {"t2s_target": "distribution", "columns": "overlap", "s2t_columns": "overlap"},
         {"objective": "shared_vocabulary"},
         {"objective": "shared_vocabulary", "top_k": 3},
     ],
@@ -559,6 +647,12 @@ def test_a_micro_batch_without_a_pair_beside_one_with_pairs(tmp_path: Path) -> N
         ({"objective": "shared_vocabulary"}, "student.lm_head.weight", "cross_entropy, shared_kd"),
         ({}, "loss.projectors.teacher_to_student", "t2s_ce, t2s_kd"),
         ({"student_to_teacher": "trained"}, "loss.projectors.student_to_teacher", "s2t_kd"),
+        ({"t2s_target": "distribution"}, "loss.projectors.teacher_to_student", "t2s_kl, t2s_kd"),
+        (
+            {"target": "exact", "columns": "overlap"},
+            "loss.projectors.teacher_to_student",
+            "t2s_ce",
+        ),
     ],
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -674,8 +768,13 @@ def test_frozen_parts_of_the_student_stay(tmp_path: Path) -> None:
         ({"alpha": -0.1}, r"alpha=-0.1; it is a share, from 0 to 1"),
         ({"temperature": 0.0}, r"temperature=0.0; it is above 0"),
         ({"temperature": math.nan}, r"temperature=nan; it is above 0"),
-        ({"top_k": 0}, r"top_k=0; it is at least 1"),
+        ({"top_k": 0}, r"top_k=0; it is at least 1, or None for all"),
         ({"refresh_every": 0}, r"refresh_every=0; it is at least 1"),
+        ({"gate": "open"}, r"gate='open'; it is one of \(None, 'prediction', 'gold'\)"),
+        (
+            {"target": "exact", "divergence": "reverse_kl"},
+            r"divergence='reverse_kl' is infinite outside .* set columns='overlap', or take another .*",
+        ),
         ({"max_prompt_length": 0}, r"max_prompt_length=0; it is at least 1"),
         ({"max_response_length": 0}, r"max_response_length=0; it is at least 1"),
     ],
@@ -876,6 +975,9 @@ RESUMED: list[dict[str, Any]] = [
     {"student_to_teacher": "trained", "optim": "adamw_torch", "lr_scheduler_type": "linear"},
     {"refresh_every": 2, "optim": "adamw_torch"},
     {"refresh_every": 4},
+    {"teacher_to_student": "solved"},
+    {"teacher_to_student": "solved", "refresh_every": 2, "optim": "adamw_torch"},
+    {"preset": "dskd_v2"},
     {"objective": "shared_vocabulary", "optim": "adamw_torch"},
     {"objective": "sft"},
 ]
@@ -930,64 +1032,149 @@ def test_a_run_with_workers_is_the_run_without(tmp_path: Path) -> None:
     assert_same(found[1], found[0], relative=1e-12)
 
 
-def run_of_processes(folder: Path, processes: int, objective: str) -> dict[str, Tensor]:
-    """The trained weights of `python tests/test_trainer.py` in so many processes over gloo."""
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+PROCESSES: dict[str, dict[str, Any]] = {
+    "dual_space": {},
+    "projectors that are solved": {"teacher_to_student": "solved"},
+    "projectors that are trained": {"student_to_teacher": "trained", "t2s_target": "distribution"},
+    "steps of two micro-batches": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+    "shared_vocabulary": {"objective": "shared_vocabulary"},
+    "sft": {"objective": "sft"},
+    "a process without a pair": {
+        "rows": [UNPAIRED[0], {"prompt": "A", "completion": " Paris"}],
+        "max_response_length": 1,
+        "per_device_train_batch_size": 2,
+    },
+}
+"""Runs of two processes that are to be those of one."""
+
+SHARDED = ["all at once", "by layers", "given back after the forward"]
+REFUSED = ["the student alone", "the head alone"]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python tests/test_trainer.py` leaves in two processes over gloo."""
+    folder = tmp_path_factory.mktemp("two")
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(str(Path(__file__).parent / name) for name in (".", "../examples")),
+        "PYTHONPATH": os.pathsep.join(
+            [
+                *(str(Path(__file__).parent / name) for name in (".", "../examples")),
+                os.environ.get("PYTHONPATH", ""),
+            ]
+        ),
     }
     found = subprocess.run(
-        [*line, __file__, str(folder), objective],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
+        [*line, __file__, str(folder)], capture_output=True, text=True, check=False, env=environment
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    return load_file(folder / "trained.safetensors")
+    return folder
 
 
-@pytest.mark.parametrize("objective", ["dual_space"])
-def test_two_processes_are_one_with_the_same_global_batch(objective: str, tmp_path: Path) -> None:
-    made = in_process(tmp_path / "one", objective, processes=1)
-    found = run_of_processes(tmp_path / "two", 2, objective)
-    expected = {name: one.contiguous() for name, one in made.model.state_dict().items()}
+@pytest.mark.parametrize("name", PROCESSES)
+def test_two_processes_are_one_with_the_same_global_batch(
+    name: str, two_processes: Path, tmp_path: Path
+) -> None:
+    made = in_process(tmp_path, name, processes=1)
+    found = load_file(two_processes / name / "trained.safetensors")
+    expected = {key: one.contiguous() for key, one in made.model.state_dict().items()}
     assert_same(found, expected, relative=1e-9)
-    saved = load_file(tmp_path / "two" / "model.safetensors")
-    assert {f"student.{name}" for name in saved} == {name for name in found if name.startswith("student.")}
-    assert (tmp_path / "two" / PROJECTORS_FILE).is_file()
-    logged = json.loads((tmp_path / "two" / "logs.json").read_text(encoding="utf-8"))
+    saved = load_file(two_processes / name / "model.safetensors")
+    assert {f"student.{key}" for key in saved} == {key for key in found if key.startswith("student.")}
+    assert (two_processes / name / PROJECTORS_FILE).is_file() == (made.args.objective == "dual_space")
+    logged = json.loads((two_processes / name / "logs.json").read_text(encoding="utf-8"))
     for one, other in zip(logged, tiny.steps_logged(made), strict=True):
-        for name in ("loss", "cross_entropy", "t2s_kd", "labels", "pairs", "ratio"):
-            assert one[name] == pytest.approx(other[name], rel=1e-5), name
+        for key in {"loss", "cross_entropy", "t2s_kd", "labels", "pairs", "ratio"} & set(other):
+            assert one[key] == pytest.approx(other[key], rel=1e-5), key
 
 
-def in_process(folder: Path, objective: str, *, processes: int) -> Any:
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("how", SHARDED)
+def test_sharded_over_two_processes_the_gradients_are_those_of_one(
+    how: str, tied: bool, two_processes: Path, tmp_path: Path
+) -> None:
+    """FSDP2 of the module that has the loss in its forward."""
+    expected = gradients_of(trainer_with_head(tmp_path, tied=tied), ROWS[:4])
+    found = load_file(two_processes / f"{how}, {tied}.safetensors")
+    assert_same(found, expected, relative=1e-10)
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_sharded_otherwise_is_refused_with_the_way_out(how: str, two_processes: Path) -> None:
+    said = json.loads((two_processes / f"{how}.json").read_text(encoding="utf-8"))
+    assert said == ["TypeError", said[1]]
+    assert said[1].startswith("the head is sharded (DTensor): compute the loss inside the forward")
+
+
+def in_process(folder: Path, name: str, *, processes: int) -> Any:
     """Three steps of four rows each, on so many processes."""
-    made = tiny.trainer(
-        folder,
-        objective=objective,
-        rows=ROWS[:4],
-        per_device_train_batch_size=4 // processes,
-        ddp_backend="gloo" if processes > 1 else None,
-    )
+    given = {"rows": ROWS[:4], "per_device_train_batch_size": 4, **PROCESSES[name]}
+    given["per_device_train_batch_size"] //= processes
+    made = tiny.trainer(folder, ddp_backend="gloo" if processes > 1 else None, **given)
     made.train()
     made.save_model()
     return made
 
 
+def trainer_with_head(folder: Path, *, tied: bool, **given: Any) -> Any:
+    student = tiny.llama(len(tiny.student_tokenizer()), 16, seed=1, tie_word_embeddings=tied)
+    return tiny.trainer(folder, student=student, **given)
+
+
+def gradients_of(made: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor | None]:
+    """Of a step of four rows, of which these are some."""
+    made.model.zero_grad()
+    whole = tiny.batch_of(made, ROWS[:4])
+    reduction = Reduction(len(whole["labels"]), len(whole["paired"]), 0.5)
+    batch = tiny.batch_of(made, rows)
+    parts = made.model(batch, made._teacher_hidden(batch), reduction, refresh=True)  # noqa: SLF001 - of Trainer
+    (parts.loss * (4 // len(rows))).backward()
+    return {name: one.grad for name, one in made.model.named_parameters() if one.requires_grad}
+
+
+def shard(model: Any, how: str) -> None:
+    mesh = init_device_mesh("cpu", (2,))
+    if how == "by layers":
+        for layer in model.student.model.layers:
+            fully_shard(layer, mesh=mesh)
+    alone = {"the student alone": model.student, "the head alone": model.student.lm_head}
+    reshard = True if how == "given back after the forward" else None
+    fully_shard(alone.get(how, model), mesh=mesh, reshard_after_forward=reshard)
+
+
 def main() -> None:
-    folder = Path(sys.argv[1])
-    made = in_process(folder, sys.argv[2], processes=int(os.environ["WORLD_SIZE"]))
-    if made.is_world_process_zero():
-        whole: nn.Module = made.accelerator.unwrap_model(made.model)
-        save_file(
-            {name: one.contiguous() for name, one in whole.state_dict().items()},
-            folder / "trained.safetensors",
-        )
-        (folder / "logs.json").write_text(json.dumps(tiny.steps_logged(made)), encoding="utf-8")
+    """All runs of two processes, in one go, since to start them takes longest."""
+    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    for name in PROCESSES:
+        made = in_process(folder / name, name, processes=2)
+        if rank == 0:
+            whole: nn.Module = made.accelerator.unwrap_model(made.model)
+            state = {key: one.contiguous() for key, one in whole.state_dict().items()}
+            save_file(state, folder / name / "trained.safetensors")
+            logs = json.dumps(tiny.steps_logged(made))
+            (folder / name / "logs.json").write_text(logs, encoding="utf-8")
+    rows = ROWS[2 * rank : 2 * rank + 2]
+    for how, tied in itertools.product(SHARDED, (False, True)):
+        made = trainer_with_head(folder, tied=tied, ddp_backend="gloo")
+        shard(made.model, how)
+        found: dict[str, Any] = dict(gradients_of(made, rows))
+        found = {name: one.full_tensor().contiguous() for name, one in found.items()}
+        if rank == 0:
+            save_file(found, folder / f"{how}, {tied}.safetensors")
+    for how in REFUSED:
+        made = trainer_with_head(folder, tied=False, ddp_backend="gloo")
+        shard(made.model, how)
+        said: list[str] = []
+        try:
+            gradients_of(made, rows)
+        except TypeError as error:
+            said = [type(error).__name__, str(error)]
+        if rank == 0:
+            (folder / f"{how}.json").write_text(json.dumps(said), encoding="utf-8")
+    distributed.barrier()
+    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ __all__ = [
     "ReadHead",
     "chunk_memory_of",
     "computing",
+    "refuse_sharded",
     "with_gradients",
 ]
 
@@ -126,14 +127,10 @@ class ReadHead:
 
     def __init__(self, name: str, head: Head, memory: ChunkMemory) -> None:
         """See the class."""
-        if hasattr(head.weight, "full_tensor"):
-            raise TypeError(
-                f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of "
-                "the module that FSDP2 gathers, or give a head of weight.full_tensor()"
-            )
+        refuse_sharded(head)
         # Autocast leaves float64 as it is.
-        is_wide = head.weight.dtype == torch.float64
-        dtype = head.weight.dtype if is_wide or memory.autocast is None else memory.autocast
+        is_cast = memory.autocast is not None and head.weight.dtype != torch.float64
+        dtype = memory.autocast if is_cast else head.weight.dtype
         self.scale = head.scale
         self._name = name
         self._head = head
@@ -196,6 +193,19 @@ class ReadHead:
     def multiplied(self, columns: Tensor) -> Tensor:
         """`columns W`, `[m, V] -> [m, d]`, and nothing else."""
         return columns.to(self._weight.dtype) @ self._weight
+
+
+def refuse_sharded(head: Head) -> None:
+    """Refuses a head of which this process has a part.
+
+    Raises:
+        TypeError: it is sharded.
+    """
+    if hasattr(head.weight, "full_tensor"):
+        raise TypeError(
+            f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of "
+            "the module that FSDP2 gathers, or give a head of weight.full_tensor()"
+        )
 
 
 def _accumulator(parameter: Tensor) -> Tensor | None:

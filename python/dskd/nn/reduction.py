@@ -9,7 +9,7 @@ gradients in the forward, so it is told N and the shares before.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,9 +64,11 @@ class TermSums:
     counts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class LossParts:
+class LossParts(NamedTuple):
     """A micro-batch's part of the loss of its step, and what it is made of.
+
+    A tuple, since that is what FSDP2 looks into for the tensor before whose backward it gathers the weights:
+    that of PyTorch 2.6 does not look into a dataclass, and gradients would be wrong without a word.
 
     Attributes:
         loss: a scalar, to be differentiated.
@@ -76,7 +78,7 @@ class LossParts:
 
     loss: Tensor
     sums: Mapping[str, Tensor]
-    counts: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, Tensor]
 
 
 def weighted(terms: TermSums, weights: Mapping[str, float]) -> LossParts:

@@ -8,6 +8,7 @@ import torch
 from torch import distributed, nn
 
 from dskd.nn.heads import Head
+from dskd.nn.linear import refuse_sharded
 from dskd.nn.losses import AttendedSide, AttendedStates, CrossModelAttentionLoss, fused_cross_entropy
 from dskd.nn.positions import AlignedStates
 from dskd.nn.projectors import Projectors
@@ -100,11 +101,15 @@ class DistillationModel(nn.Module):
             teacher_hidden: `of_teacher`; None where there is no loss.
             reduction: of the step.
             refresh: whether projectors are solved again before.
+
+        Raises:
+            TypeError: the student's head is sharded here: with FSDP2, shard this module, not its parts alone.
         """
+        head = Head.of(self.student, self._unreachable)
+        refuse_sharded(head)
         positions = positions_of(batch)
         states = hidden_states(self.student, batch["student_input_ids"], batch["student_attention_mask"])
         supervised = positions.of_student(states)
-        head = Head.of(self.student, self._unreachable)
         if self.loss is None or teacher_hidden is None:
             return fused_cross_entropy(supervised, head, positions.labels, reduction=reduction)
         if refresh and isinstance(self.projectors, Projectors):

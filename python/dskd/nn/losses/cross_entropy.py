@@ -39,7 +39,7 @@ def fused_cross_entropy(
         student = StudentRows(hidden, head, labels, memory, reduction.cross_entropy)
         student.take(torch.arange(len(hidden), device=hidden.device))
     loss = with_gradients(reduction.cross_entropy * student.cross_entropy, student.made())
-    return LossParts(loss, {CROSS_ENTROPY: student.cross_entropy})
+    return LossParts(loss, {CROSS_ENTROPY: student.cross_entropy}, {})
 
 
 class StudentRows:

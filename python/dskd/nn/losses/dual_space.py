@@ -181,5 +181,7 @@ class DualSpaceLoss(nn.Module):
                 chunk_memory=self.chunk_memory,
             )
         terms = dual_space(states, to_student, to_teacher, maps, self.options)
-        gated = terms.counts.get("gated", len(states.paired))
-        return weighted(terms, self.options.weights(reduction, len(states.paired), gated))
+        pairs = len(states.paired)
+        kept = pairs - terms.counts["unmapped"] if self.options.drop_unmapped else pairs
+        weights = self.options.weights(reduction, pairs, terms.counts.get("gated", kept))
+        return weighted(terms, weights)

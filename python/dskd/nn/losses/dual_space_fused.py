@@ -7,7 +7,6 @@ hidden states. The student's logits serve the cross-entropy and t2s_kd at once, 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,7 +60,7 @@ def fused_dual_space(
     with computing(memory):
         fused = _Fused(states, to_student, to_teacher, maps, options, memory)
         parts = fused.run(reduction)
-    return replace(parts, loss=with_gradients(parts.loss, fused.made()))
+    return parts._replace(loss=with_gradients(parts.loss, fused.made()))
 
 
 class _Fused:

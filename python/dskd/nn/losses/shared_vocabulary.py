@@ -132,7 +132,7 @@ def fused_shared_vocabulary(
         student.take(states.unpaired)
         loss = reduction.cross_entropy * student.cross_entropy + reduction.distillation * total
     sums = {CROSS_ENTROPY: student.cross_entropy, SHARED: total}
-    return LossParts(with_gradients(loss, student.made()), sums)
+    return LossParts(with_gradients(loss, student.made()), sums, {})
 
 
 def _add_gradient(

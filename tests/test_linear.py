@@ -1,0 +1,261 @@
+"""Heads read in chunks: rows, memory, products and gradients, each against the head itself and autograd."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from dskd.nn import Head
+from dskd.nn.linear import ChunkMemory, ReadHead, chunk_memory_of, computing, with_gradients
+from leaves import TRANSFORMS, Transforms, backward
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+CPU = torch.device("cpu")
+
+# ---- Chunks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 33, 100])
+@pytest.mark.parametrize("budget", [0, 8 * 10 * 16, 8 * 10 * 23, 10**9])
+def test_chunks_are_all_rows_in_order_and_of_nearly_the_same_size(count: int, budget: int) -> None:
+    memory = ChunkMemory(10, torch.float64, CPU, budget)
+    chunks = [range(count)[rows] for rows in memory.chunks(count)]
+    assert [row for rows in chunks for row in rows] == list(range(count))
+    sizes = [len(rows) for rows in chunks]
+    assert all(0 < size <= memory.rows for size in sizes)
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert len(sizes) == -(-count // memory.rows)
+
+
+@pytest.mark.parametrize(
+    ("budget", "dtype", "rows"),
+    # 100 columns: 800 bytes a row in float64, 400 in float32; 16 rows at least
+    [
+        (80_000, torch.float64, 100),
+        (80_000, torch.float32, 200),
+        (79_999, torch.float64, 99),
+        (1, torch.float64, 16),
+    ],
+)
+def test_a_chunk_has_the_rows_that_fit_and_never_few(budget: int, dtype: torch.dtype, rows: int) -> None:
+    assert ChunkMemory(100, dtype, CPU, budget).rows == rows
+
+
+def test_the_rows_of_two_heads_are_those_of_the_larger_in_the_wider_dtype() -> None:
+    small, large = Head(torch.zeros(10, 2, dtype=torch.bfloat16)), Head(torch.zeros(50, 3))
+    # three matrices of 50 float32: 600 bytes a row
+    for heads in ((small, large), (large, small)):
+        memory = chunk_memory_of(*heads, 3, 60_000)
+        assert (memory.rows, memory.dtype) == (100, torch.float32)
+    assert chunk_memory_of(small, small, 1, 4000).dtype == torch.float32
+    wide = Head(torch.zeros(10, 2, dtype=torch.float64))
+    assert chunk_memory_of(small, wide, 1, 4000).dtype == torch.float64
+
+
+def test_memory_of_one_name_is_taken_once_and_of_another_apart(device: str) -> None:
+    memory = ChunkMemory(4, torch.float64, torch.device(device), 0)
+    first = memory.take("a", 5, 4)
+    assert first.shape == (5, 4)
+    assert memory.take("a", 2, 3).data_ptr() == first.data_ptr()
+    assert memory.take("b", 5, 4).data_ptr() != first.data_ptr()
+    assert memory.take("a", 6, 4).shape == (6, 4)
+
+
+# ---- A head ----------------------------------------------------------------------------------------------
+
+
+def random_head(
+    transforms: Transforms, device: str = "cpu", dtype: torch.dtype = torch.float64
+) -> tuple[Head, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    weight, bias, hidden = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype).requires_grad_()
+        for shape in ((7, 3), (7,), (5, 3))
+    )
+    return transforms.head(weight, bias), hidden
+
+
+ONE_SIDED = {
+    f"{name}, {side}": pair[index]
+    for name, pair in TRANSFORMS.items()
+    for index, side in ((0, "t"), (1, "s"))
+}
+
+
+@pytest.mark.parametrize("transforms", ONE_SIDED.values(), ids=ONE_SIDED)
+def test_logits_and_gradients_are_those_of_the_head(transforms: Transforms, device: str) -> None:
+    head, hidden = random_head(transforms, device)
+    outer = torch.randn(5, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(device)
+    expected = head.logits(hidden)
+    leaves = [hidden, head.weight, *([] if head.bias is None else [head.bias])]
+    wanted = torch.autograd.grad((expected * outer).sum(), leaves)
+    memory = chunk_memory_of(head, head, 2, 0)
+    made = torch.empty_like(hidden)
+    with computing(memory):
+        read = ReadHead("logits", head, memory)
+        for rows in (slice(0, 2), slice(2, 5)):
+            logits = read.logits(hidden[rows])
+            torch.testing.assert_close(logits, expected[rows], rtol=1e-13, atol=1e-14)
+            assert torch.equal(read.reachable_(logits.clone()), head.reachable(logits))
+            made[rows] = read.backward(hidden[rows], outer[rows].clone())
+    found = [made, read.weight_gradient, read.bias_gradient][: len(leaves)]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+    assert read.size == 7
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_what_is_frozen_has_no_gradient_and_costs_none(frozen: str) -> None:
+    head, hidden = random_head(Transforms(bias=True))
+    getattr(head, frozen).requires_grad_(requires_grad=False)
+    memory = chunk_memory_of(head, head, 2, 0)
+    with computing(memory):
+        read = ReadHead("logits", head, memory)
+        read.backward(hidden, read.logits(hidden))
+    assert (read.weight_gradient is None) == (frozen == "weight")
+    assert (read.bias_gradient is None) == (frozen == "bias")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_gradients_of_the_weights_are_added_up_in_float32(dtype: torch.dtype) -> None:
+    """1 and 512 times 2^-9 are 2; added up in bfloat16, that stays at 1."""
+    head = Head(torch.zeros(1, 1, dtype=dtype, requires_grad=True))
+    memory = chunk_memory_of(head, head, 1, 0)
+    with computing(memory):
+        read = ReadHead("logits", head, memory)
+        read.backward(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1))
+        for _ in range(512):
+            read.backward(torch.ones(1, 1, dtype=dtype), torch.full((1, 1), 2.0**-9))
+    assert read.weight_gradient is not None
+    assert read.weight_gradient.dtype == torch.float32
+    assert read.weight_gradient.item() == 2.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_logits_are_made_in_the_dtype_in_which_the_head_makes_them(dtype: torch.dtype, device: str) -> None:
+    head, hidden = random_head(Transforms(bias=True, scale=0.3, softcap=2.0), device, dtype)
+    memory = chunk_memory_of(head, head, 2, 0)
+    with computing(memory):
+        found = ReadHead("logits", head, memory).logits(hidden)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(
+        found, head.logits(hidden), rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-6
+    )
+
+
+def test_under_autocast_the_products_are_in_its_dtype(device: str) -> None:
+    head, hidden = random_head(Transforms(bias=True), device, torch.float32)
+    with torch.autocast(device, torch.bfloat16):
+        memory = chunk_memory_of(head, head, 2, 0)
+        expected = head.logits(hidden)
+        with computing(memory):
+            found = ReadHead("logits", head, memory).logits(hidden)
+    assert memory.autocast == torch.bfloat16
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, head.logits(hidden))
+    assert chunk_memory_of(head, head, 2, 0).autocast is None
+
+
+def test_multiplied_is_the_product_and_nothing_else() -> None:
+    head, _ = random_head(Transforms(bias=True, scale=3.0, softcap=1.0))
+    columns = torch.eye(7, dtype=torch.float64)[2:4]
+    read = ReadHead("logits", head, chunk_memory_of(head, head, 1, 0))
+    assert torch.equal(read.multiplied(columns), head.weight.detach()[2:4])
+
+
+# ---- A head that is sharded ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Any]:
+    """Of this one process."""
+    distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def test_a_sharded_head_is_refused_with_the_way_out_and_its_whole_is_not(mesh: Any) -> None:
+    sharded = distribute_tensor(torch.randn(7, 3), mesh, [Shard(0)])
+    head = Head(sharded)
+    memory = ChunkMemory(7, torch.float32, CPU, 0)
+    message = (
+        r"^the head is sharded \(DTensor\): compute the loss inside the forward of the module that FSDP2 "
+        r"gathers, or give a head of weight.full_tensor\(\)$"
+    )
+    with pytest.raises(TypeError, match=message):
+        ReadHead("logits", head, memory)
+    ReadHead("logits", Head(sharded.full_tensor()), memory).logits(torch.randn(2, 3))
+
+
+# ---- A value with gradients ------------------------------------------------------------------------------
+
+
+def half_square(leaf: Tensor) -> Tensor:
+    """`|x|^2 / 2`, of which the gradient is x."""
+    return with_gradients(leaf.detach().square().sum() / 2, [(leaf, leaf.detach().clone())])
+
+
+def test_the_gradients_are_those_that_were_given(device: str) -> None:
+    leaf = torch.tensor([3.0, -4.0], device=device, requires_grad=True)
+    loss = half_square(leaf)
+    assert loss.item() == 12.5
+    backward(loss)
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [3.0, -4.0]
+
+
+def test_a_factor_scales_them_and_sums_add_them(device: str) -> None:
+    leaf = torch.tensor([3.0, -4.0], device=device, requires_grad=True)
+    backward(3 * half_square(leaf) - half_square(leaf) / 2 + leaf.sum())
+    assert leaf.grad is not None
+    # 3 x - x / 2 + 1
+    assert leaf.grad.tolist() == [8.5, -9.0]
+
+
+def test_they_reach_what_made_the_input() -> None:
+    leaf = torch.tensor([3.0, -4.0], requires_grad=True)
+    backward(half_square(2 * leaf))
+    assert leaf.grad is not None
+    # |2 x|^2 / 2
+    assert leaf.grad.tolist() == [12.0, -16.0]
+
+
+def test_what_wants_no_gradient_gets_none_and_nothing_wanted_is_no_graph() -> None:
+    wanted, other = torch.ones(2, requires_grad=True), torch.ones(2)
+    loss = with_gradients(torch.tensor(1.0), [(wanted, torch.ones(2)), (other, torch.ones(2)), (other, None)])
+    backward(loss)
+    assert other.grad is None
+    assert not with_gradients(torch.tensor(1.0), [(other, torch.ones(2))]).requires_grad
+
+
+def test_they_come_in_the_dtype_of_the_input() -> None:
+    leaf = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    backward(2 * with_gradients(torch.tensor(1.0), [(leaf, torch.full((2,), 3.0))]))
+    assert leaf.grad is not None
+    assert leaf.grad.dtype == torch.bfloat16
+    assert leaf.grad.tolist() == [6.0, 6.0]
+
+
+def test_a_second_backward_is_refused_with_the_way_out() -> None:
+    loss = half_square(torch.ones(2, requires_grad=True))
+    backward(loss, retain_graph=True)
+    message = r"^backward ran twice through a fused loss, .*: call the loss again, or use fused=False$"
+    with pytest.raises(RuntimeError, match=message):
+        backward(loss)
+
+
+def test_it_cannot_be_differentiated_twice() -> None:
+    leaf = torch.ones(2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(half_square(leaf) ** 2, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        backward(gradient.sum())
