@@ -10,6 +10,7 @@
 #   make bench   speed of alignment beside its peers -> benches/results/align.json
 #   make bench-limits   long rows, memory, threads, building, Ctrl-C -> benches/results/limits.json
 #   make bench-large   ten million tokens through `dskd align`, killed and resumed -> benches/results/large.json
+#   make bench-loss   time and peak memory of the fused losses -> benches/results/loss.json
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.
@@ -33,7 +34,7 @@ CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.p
 	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
 .PHONY: demo test test-rust test-core test-full test-debug fuzz lint format wheel bench bench-limits bench-large \
-	proof clean
+	bench-loss proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -98,6 +99,9 @@ bench-limits: $(BIN)/dev.stamp
 
 bench-large: $(BIN)/dev.stamp
 	$(BIN)/python benches/large.py
+
+bench-loss: $(BIN)/dev.stamp
+	$(BIN)/python benches/loss.py --output benches/results/loss.json
 
 proof: $(BIN)/dev.stamp
 	$(BIN)/python benches/recall.py

@@ -34,6 +34,7 @@ import torch
 from torch.nn import functional
 
 import align as bench
+from dskd import Aligner, Vocabulary
 from dskd.nn import (
     AlignedStates,
     DualSpaceLoss,
@@ -383,7 +384,7 @@ def measure_contestant(file: Path, name: str, settings: Mapping[str, Any]) -> di
     def run() -> None:
         for one in given.trained().values():
             one.grad = None
-        forward().backward()
+        torch.autograd.backward(forward())
 
     if name in COMPILED:
         run()
@@ -416,7 +417,7 @@ _PASSES = 3
 def warm_up() -> None:
     """Threads, and what libraries take once."""
     left = torch.ones(256, 256, requires_grad=True)
-    (left @ left).log_softmax(-1).sum().backward()
+    torch.autograd.backward((left @ left).log_softmax(-1).sum())
 
 
 def settle() -> int | None:
@@ -444,7 +445,7 @@ def compare(file: Path, names: str, settings: Mapping[str, Any]) -> dict[str, An
         for one in given.trained().values():
             one.grad = None
         loss = CONTESTANTS[name](given, settings["chunk_memory"])()
-        loss.backward()
+        torch.autograd.backward(loss)
         return [loss.detach(), *(one.grad for one in given.trained().values() if one.grad is not None)]
 
     first, *others = names.split(",")
@@ -480,7 +481,7 @@ _PRODUCTS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Callable[[], object]]
 def _best_seconds(name: str, weight: Tensor, n: int, at_least: float) -> float:
     """For all n rows."""
     best = float("inf")
-    for rows in {min(rows, n) for rows in (64, 128, 256, 512, n)}:
+    for rows in {min(rows, n) for rows in (64, 256, 512, n)}:
         hidden, logits = torch.ones(rows, weight.shape[1]), torch.ones(rows, len(weight))
         run = _PRODUCTS[name](hidden, weight, logits)
         run()
@@ -530,13 +531,11 @@ def demo_of(folder: Path, *, with_models: bool) -> Path:
     sides = {
         side: train.Side(
             tokenizer,
-            bench.Vocabulary.from_tokenizer(
-                tokenizer, size=models[side].config.vocab_size, roles=roles[side]
-            ),
+            Vocabulary.from_tokenizer(tokenizer, size=models[side].config.vocab_size, roles=roles[side]),
         )
         for side, tokenizer in tokenizers.items()
     }
-    aligner = bench.Aligner(sides["teacher"].vocabulary, sides["student"].vocabulary)
+    aligner = Aligner(sides["teacher"].vocabulary, sides["student"].vocabulary)
     collate = train.DistillationCollator(sides["teacher"], sides["student"], aligner)
     rows = [asdict(row) for row in assets.prompt_rows("train", _BATCHES * distill.BATCH)]
     models["teacher"].requires_grad_(False).eval()
@@ -593,7 +592,8 @@ def measure_step(file: Path, name: str, settings: Mapping[str, Any]) -> dict[str
         reduction = Reduction(len(batch["labels"]), len(batch["paired"]), alpha=0.0 if name == "sft" else 0.5)
         if name == "dual_space_teacher":
             states = states_of(batch)
-        whole(batch, states, reduction, refresh=name != "dual_space_still").loss.backward()
+        parts = whole(batch, states, reduction, refresh=name != "dual_space_still")
+        torch.autograd.backward(parts.loss)
         torch.nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -928,13 +928,13 @@ def tables(results: Mapping[str, Any]) -> str:
     where = f"{results['machine']['cpu']}, {results['machine']['cores']} cores"
     versions = ", ".join(f"{key} {value}" for key, value in machine.items())
     sizes = results["sizes"]
+    rounds = f"medians of {sizes['rounds']} rounds, of {sizes['kept_rounds']} where memory is kept"
+    besides = f"beside it ran: {results['besides']}"
     return "\n\n".join(
         [
             "The fused losses beside the published form and others:",
             table(["what", "how", "asked", "measured", "held"], map(_cells, results["lines"])),
-            f"{where}; {versions}; chunks of {sizes['chunk_memory'] / MIB:,.0f} MiB; medians of "
-            f"{sizes['rounds']} rounds, of {sizes['kept_rounds']} where memory is kept; beside it ran: "
-            f"{results['besides']}.",
+            f"{where}; {versions}; chunks of {sizes['chunk_memory'] / MIB:,.0f} MiB; {rounds}; {besides}.",
         ]
     )
 
@@ -967,6 +967,8 @@ def main() -> None:
         results = json.loads(options.output.read_text(encoding="utf-8"))
     else:
         sizes = replace(QUICK if options.quick else Sizes(), chunk_memory=options.chunk_memory * MIB)
+        if options.rounds:
+            sizes = replace(sizes, rounds=options.rounds, kept_rounds=options.rounds)
         results = measure(sizes, options.besides, options.only)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -980,6 +982,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="everything small: whether it works")
     parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
     parser.add_argument("--besides", default="nothing that is known of", help="what else the machine does")
+    parser.add_argument("--rounds", type=int, help="how often contestants take turns (3; 2 with memory kept)")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=[*MEASUREMENTS], help="some lines")
     parser.add_argument(
         "--chunk-memory", type=int, default=CHUNK_MEMORY // MIB, help=f"MiB ({CHUNK_MEMORY // MIB})"
