@@ -807,7 +807,7 @@ def _line_of_rate(turns: Turns, products: Sequence[Mapping[str, Any]], name: str
 def _beside_compiler(runner: Runner, shape: Shape) -> Iterator[Line]:
     what = "fused against torch.compile of the published form"
     if not runner.sizes.with_compiler:
-        yield Line(f"{what}, time", None, "times", None, "not in a quick run, it takes minutes")
+        yield Line(f"{what}, time", None, "times", None, "left out of this run, it takes minutes")
         return
     try:
         turns = runner.turns(f"{shape}, compiler", "contestant", ("compiled", "fused"), 1)
