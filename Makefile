@@ -11,6 +11,9 @@
 #   make bench-limits   long rows, memory, threads, building, Ctrl-C -> benches/results/limits.json
 #   make bench-large   ten million tokens through `dskd align`, killed and resumed -> benches/results/large.json
 #   make bench-projectors   solving projectors beside pinv, and what they say -> benches/results/projectors.json
+#   make bench-loss   time and peak memory of the fused losses -> benches/results/loss.json
+#   make study   what dual space gains, option by option, and why -> benches/results/study.json; an hour and a
+#                half; FAST=1 make study is a smoke run
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.
@@ -34,7 +37,7 @@ CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.p
 	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
 .PHONY: demo test test-rust test-core test-full test-debug fuzz lint format wheel bench bench-limits bench-large \
-	bench-projectors proof clean
+	bench-projectors bench-loss study proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -102,6 +105,11 @@ bench-large: $(BIN)/dev.stamp
 
 bench-projectors: $(BIN)/dev.stamp
 	$(BIN)/python benches/projectors.py --output benches/results/projectors.json
+bench-loss: $(BIN)/dev.stamp
+	$(BIN)/python benches/loss.py --output benches/results/loss.json
+
+study: $(BIN)/dev.stamp
+	$(BIN)/python benches/study.py $(if $(FAST),--fast)
 
 proof: $(BIN)/dev.stamp
 	$(BIN)/python benches/recall.py

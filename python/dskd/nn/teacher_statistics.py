@@ -76,9 +76,9 @@ def teacher_statistics(
             "states only"
         )
     head = head.detached()
-    memory = chunk_memory_of(head, head, 2, chunk_memory)
+    memory = chunk_memory_of([(head, 2)], budget=chunk_memory, most=len(hidden))
     dtype = memory.dtype
-    read = ReadHead("logits", head, memory)
+    read = ReadHead(0, head, memory)
     found = TeacherStatistics(
         predicted=torch.empty(len(hidden), dtype=torch.int64, device=hidden.device),
         negative_entropy=torch.empty(len(hidden), dtype=dtype, device=hidden.device),
@@ -90,7 +90,7 @@ def teacher_statistics(
         logits = read.reachable_(read.logits(hidden[rows]))
         found.predicted[rows] = logits.argmax(-1)
         log_p = torch.log_softmax(logits.div_(temperature), -1, out=logits)
-        p = torch.exp(log_p, out=memory.take("p", *log_p.shape))
+        p = torch.exp(log_p, out=memory.take(1, *log_p.shape))
         found.negative_entropy[rows] = log_p.mul_(p).sum(-1)
         found.mean_row[rows] = read.multiplied(p).to(dtype)
         if head.bias is not None:
@@ -107,9 +107,9 @@ def probability_sums(head: Head, hidden: Tensor, *, chunk_memory: int = CHUNK_ME
         hidden: `[positions, D]`, after its final norm.
         chunk_memory: bytes for the logits of one chunk.
     """
-    memory = chunk_memory_of(head, head, 2, chunk_memory)
+    memory = chunk_memory_of([(head, 1)], budget=chunk_memory, most=len(hidden))
     dtype = memory.dtype
-    read = ReadHead("logits", head.detached(), memory)
+    read = ReadHead(0, head.detached(), memory)
     sums = torch.zeros(len(head.weight), dtype=dtype, device=hidden.device)
     for rows in memory.chunks(len(hidden)):
         logits = read.reachable_(read.logits(hidden[rows]))

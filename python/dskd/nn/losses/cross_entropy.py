@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from dskd.nn.linear import ChunkMemory, Made
     from dskd.nn.reduction import Reduction
 
-__all__ = ["StudentRows", "cross_entropy_and_gradient", "fused_cross_entropy"]
+__all__ = ["GRADIENT", "StudentRows", "cross_entropy_and_gradient", "fused_cross_entropy"]
+
+GRADIENT = 2
+"""The place in which the gradient of the student's logits is, behind those of both sides."""
 
 
 def fused_cross_entropy(
@@ -34,7 +37,7 @@ def fused_cross_entropy(
     Returns:
         The loss, whose backward can run once, and the sum `cross_entropy`.
     """
-    memory = chunk_memory_of(head, head, 2, chunk_memory)
+    memory = chunk_memory_of([(head, 1)], budget=chunk_memory, most=len(hidden))
     with computing(memory):
         student = StudentRows(hidden, head, labels, memory, reduction.cross_entropy)
         student.take(torch.arange(len(hidden), device=hidden.device))
@@ -49,7 +52,7 @@ class StudentRows:
         hidden: `[labels, d]`, its states at the supervised positions.
         head: its head, live.
         labels: int64 `[labels]`.
-        memory: of the chunks; takes what is called `logits` and `gradient`.
+        memory: of the chunks; takes places 0 and, for others to add to, 2.
         weight: of the cross-entropy.
     """
 
@@ -60,7 +63,7 @@ class StudentRows:
         self._hidden, self._head, self._labels = hidden, head, labels
         self._memory = memory
         self._weight = weight
-        self._read = ReadHead("logits", head, memory)
+        self._read = ReadHead(0, head, memory)
         self._gradient = torch.zeros_like(hidden)
         self.cross_entropy = torch.zeros((), dtype=memory.dtype, device=hidden.device)
 
@@ -75,11 +78,14 @@ class StudentRows:
             Both `[m, V]`. Others add to the gradient, and give it to `backward`.
         """
         logits = self._read.logits(self._hidden[positions])
-        gradient = self._memory.take("gradient", *logits.shape)
+        gradient = self._memory.take(GRADIENT, *logits.shape)
         log_probs = torch.log_softmax(logits, -1, out=logits if normalise else gradient)
+        self._add(positions, log_probs, gradient)
+        return logits, gradient
+
+    def _add(self, positions: Tensor, log_probs: Tensor, gradient: Tensor) -> None:
         items = cross_entropy_and_gradient(log_probs, self._labels[positions], self._weight, gradient)
         self.cross_entropy += items.sum()
-        return logits, gradient
 
     @property
     def all_reachable(self) -> bool:
@@ -98,7 +104,9 @@ class StudentRows:
     def take(self, positions: Tensor) -> None:
         """These positions, for the cross-entropy alone."""
         for rows in self._memory.chunks(len(positions)):
-            self.backward(positions[rows], self.logits(positions[rows])[1])
+            logits = self._read.logits(self._hidden[positions[rows]])
+            self._add(positions[rows], torch.log_softmax(logits, -1, out=logits), logits)
+            self.backward(positions[rows], logits)
 
     def made(self) -> list[Made]:
         """The states and what is trained of the head, each with its gradient."""

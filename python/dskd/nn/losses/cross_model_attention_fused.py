@@ -14,7 +14,14 @@ from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, w
 from dskd.nn.losses.attention import attended
 from dskd.nn.losses.cross_entropy import StudentRows
 from dskd.nn.losses.cross_model_attention_options import CrossModelAttentionOptions
-from dskd.nn.losses.spaces import MATRICES, Comparison, ReadStates, StudentSpace, TeacherSpace
+from dskd.nn.losses.spaces import (
+    STUDENT_MATRICES,
+    TEACHER_MATRICES,
+    Comparison,
+    ReadStates,
+    StudentSpace,
+    TeacherSpace,
+)
 from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 
 if TYPE_CHECKING:
@@ -58,7 +65,11 @@ def fused_cross_model_attention(
     options = options or CrossModelAttentionOptions()
     weights = options.weights(reduction, len(states.teacher.row))
     student, teacher = states.student.head, states.teacher.head
-    memory = chunk_memory_of(student, teacher, MATRICES, chunk_memory)
+    memory = chunk_memory_of(
+        [(student, STUDENT_MATRICES), (teacher, TEACHER_MATRICES)],
+        budget=chunk_memory,
+        most=max(len(states.student.row), len(states.teacher.row)),
+    )
     both = states.of_rows_with_both()
     to_student, to_teacher = attended(both, projectors, _added(both, options, memory), scales)
     with computing(memory):
@@ -84,7 +95,7 @@ def _added(states: AttendedStates, options: CrossModelAttentionOptions, memory: 
         return None if options.added is None else teacher.labels
     if states.statistics is not None:
         return states.statistics.predicted
-    read = ReadHead("logits", teacher.head.detached(), memory)
+    read = ReadHead(0, teacher.head.detached(), memory)
     with computing(memory):
         said = [
             read.reachable_(read.logits(teacher.hidden[rows])).argmax(-1)
@@ -134,7 +145,7 @@ def _teacher_space(
     name, teacher = options.of_teacher_space, states.teacher
     how = Comparison(divergence=name, mix=options.mix_of(name), temperature=options.temperature)
     space = TeacherSpace(carried, how, weights["s2t_kd"], memory, states.statistics)
-    read = ReadHead("logits", teacher.head.detached(), memory)
+    read = ReadHead(0, teacher.head.detached(), memory)
     for rows in memory.chunks(len(teacher.row)):
         hidden = teacher.hidden[rows]
         logits = read.reachable_(read.logits(hidden)) if space.needs_teacher else hidden[:0]

@@ -13,7 +13,14 @@ import torch
 
 from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, with_gradients
 from dskd.nn.losses.cross_entropy import StudentRows
-from dskd.nn.losses.spaces import MATRICES, Comparison, ReadStates, StudentSpace, TeacherSpace
+from dskd.nn.losses.spaces import (
+    STUDENT_MATRICES,
+    TEACHER_MATRICES,
+    Comparison,
+    ReadStates,
+    StudentSpace,
+    TeacherSpace,
+)
 from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 
 if TYPE_CHECKING:
@@ -56,11 +63,22 @@ def fused_dual_space(
         `to_teacher`, with zeros where nothing is to be summed.
     """
     options.require(maps)
-    memory = chunk_memory_of(states.student_head, states.teacher_head, MATRICES, chunk_memory)
+    memory = chunk_memory_of(
+        [
+            (states.student_head, STUDENT_MATRICES + (options.speaks_of_overlap and _COPIES)),
+            (states.teacher_head, TEACHER_MATRICES + (options.s2t_columns == "overlap" and _COPIES)),
+        ],
+        budget=chunk_memory,
+        most=len(states.labels),
+    )
     with computing(memory):
         fused = _Fused(states, to_student, to_teacher, maps, options, memory)
         parts = fused.run(reduction)
     return parts._replace(loss=with_gradients(parts.loss, fused.made()))
+
+
+_COPIES = 2
+"""Of columns, of both sides, where only some are compared."""
 
 
 class _Fused:
@@ -79,7 +97,7 @@ class _Fused:
         # The two spaces are worked on one after the other, in the same memory.
         self.projected = ReadStates(to_student, states.student_head, memory)
         self.carried = ReadStates(to_teacher, states.teacher_head, memory)
-        self.teacher = ReadHead("logits", states.teacher_head.detached(), memory)
+        self.teacher = ReadHead(0, states.teacher_head.detached(), memory)
         self.unmapped = torch.zeros((), dtype=torch.int64, device=memory.device)
 
     def run(self, reduction: Reduction) -> LossParts:
@@ -113,8 +131,7 @@ class _Fused:
     def _student_space(self, weights: Mapping[str, float]) -> StudentSpace:
         options = self.options
         by_distribution, exact = options.t2s_target == "distribution", options.target == "exact"
-        speaks_of_overlap = by_distribution or exact or options.columns == "overlap"
-        overlap = self.maps.shared()[1] if speaks_of_overlap else None
+        overlap = self.maps.shared()[1] if options.speaks_of_overlap else None
         return StudentSpace(
             self.projected,
             self.student,

@@ -133,11 +133,15 @@ class DualSpaceOptions:
             )
 
     @property
+    def speaks_of_overlap(self) -> bool:
+        """Whether an option of the student's space speaks of O."""
+        return self.target == "exact" or self.t2s_target == "distribution" or self.columns == "overlap"
+
+    @property
     def needs_overlap(self) -> bool:
         """Whether an option speaks of O."""
-        student = self.target == "exact" or self.t2s_target == "distribution" or self.columns == "overlap"
-        teacher = self.s2t_columns == "overlap"
-        return (self.spaces != "teacher" and student) or (self.spaces != "student" and teacher)
+        teacher = self.spaces != "student" and self.s2t_columns == "overlap"
+        return (self.spaces != "teacher" and self.speaks_of_overlap) or teacher
 
     @property
     def of_teacher_space(self) -> Divergence:

@@ -116,18 +116,25 @@ def fused_shared_vocabulary(
         The loss, whose backward can run once.
     """
     options = options or SharedVocabularyOptions()
-    memory = chunk_memory_of(states.student_head, states.teacher_head, _MATRICES, chunk_memory)
+    memory = chunk_memory_of(
+        [(states.student_head, _MATRICES), (states.teacher_head, 1)],
+        budget=chunk_memory,
+        most=len(states.labels),
+    )
     with computing(memory):
-        teacher = ReadHead("others", states.teacher_head.detached(), memory)
+        teacher = ReadHead(0, states.teacher_head.detached(), memory)
         student = StudentRows(
             states.student_hidden, states.student_head, states.labels, memory, reduction.cross_entropy
         )
         total = torch.zeros_like(student.cross_entropy)
         for rows in memory.chunks(len(states.paired)):
             positions = states.paired[rows]
+            # A copy: the student's logits come to lie where the teacher's are.
+            of_teacher = teacher.logits(states.teacher_hidden[rows])[:, overlap[:, 0]]
             logits, gradient = student.logits(positions)
-            of_teacher = teacher.logits(states.teacher_hidden[rows])
-            total += _add_gradient(of_teacher, logits, gradient, overlap, options, reduction.distillation)
+            total += _add_gradient(
+                of_teacher, logits, gradient, overlap[:, 1], options, reduction.distillation
+            )
             student.backward(positions, gradient)
         student.take(states.unpaired)
         loss = reduction.cross_entropy * student.cross_entropy + reduction.distillation * total
@@ -139,15 +146,24 @@ def _add_gradient(
     teacher: Tensor,
     student: Tensor,
     gradient: Tensor,
-    overlap: Tensor,
+    columns: Tensor,
     options: SharedVocabularyOptions,
     weight: float,
 ) -> Tensor:
-    """The sum over a chunk; adds its weighted gradient by the student's logits."""
-    columns = overlap[:, 1]
-    teacher, student, kept = options.of_top(teacher[:, overlap[:, 0]], student[:, columns])
-    log_p, log_q = ((logits / options.temperature).log_softmax(-1) for logits in (teacher, student))
-    items, made = divergence_and_gradient(options.divergence, log_p, log_q, mix=options.mix)
+    """The sum over a chunk; adds its weighted gradient by the student's logits.
+
+    Args:
+        teacher: `[m, overlap]`, its logits on the shared tokens, which are lost.
+        student: `[m, V_s]`.
+        gradient: `[m, V_s]`, added to.
+        columns: int64 `[overlap]`, the student's ids of the shared tokens.
+        options: of the loss.
+        weight: of the sum, in the gradient only.
+    """
+    teacher, student, kept = options.of_top(teacher, student[:, columns])
+    for logits in (teacher, student):
+        torch.log_softmax(logits.div_(options.temperature), -1, out=logits)
+    items, made = divergence_and_gradient(options.divergence, teacher, student, mix=options.mix)
     made.mul_(weight / options.temperature)
     if kept is None:
         gradient.index_add_(1, columns, made)
@@ -156,8 +172,8 @@ def _add_gradient(
     return items.sum()
 
 
-_MATRICES = 7
-"""Of a vocabulary's width that are there at once: three by name, both sides on the overlap, their copies."""
+_MATRICES = 5
+"""Of a vocabulary's width that are there at once: three places, and both sides on the overlap."""
 
 
 class SharedVocabularyLoss(nn.Module):

@@ -15,7 +15,7 @@ import torch
 
 from dskd.nn.divergences import divergence_and_gradient
 from dskd.nn.linear import ReadHead
-from dskd.nn.losses.cross_entropy import cross_entropy_and_gradient
+from dskd.nn.losses.cross_entropy import GRADIENT, cross_entropy_and_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,10 +30,20 @@ if TYPE_CHECKING:
 
 Compared: TypeAlias = "tuple[Tensor, Tensor]"
 
-__all__ = ["MATRICES", "Comparison", "ReadStates", "StudentSpace", "TeacherSpace"]
+__all__ = [
+    "STUDENT_MATRICES",
+    "TEACHER_MATRICES",
+    "Comparison",
+    "ReadStates",
+    "StudentSpace",
+    "TeacherSpace",
+]
 
-MATRICES = 5
-"""Of a vocabulary's width that are there at once: four by name, and one inside of a divergence."""
+STUDENT_MATRICES = 3
+"""Of the width of the student's vocabulary that are there at once: logits of both sides, and a gradient."""
+
+TEACHER_MATRICES = 2
+"""Of the width of the teacher's: logits of both sides; one becomes the gradient."""
 
 _NOTHING = -1e30
 """A logit without probability: finite, so that 0 times it is 0."""
@@ -45,13 +55,14 @@ class ReadStates:
     Args:
         states: `[m, width]`.
         head: of the other model.
-        memory: of the chunks; takes what is called `others`.
+        memory: of the chunks.
+        place: of their logits in it.
     """
 
-    def __init__(self, states: Tensor, head: Head, memory: ChunkMemory) -> None:
+    def __init__(self, states: Tensor, head: Head, memory: ChunkMemory, place: int = 1) -> None:
         """See the class."""
         self.states = states
-        self._read = ReadHead("others", head.detached(), memory)
+        self._read = ReadHead(place, head.detached(), memory)
         self._gradient = torch.zeros_like(states)
 
     @property
@@ -100,6 +111,11 @@ class Comparison:
     teacher_temperature: float = 1.0
     factor: float = 1.0
     columns: Tensor | None = None
+
+    def is_known_by(self, statistics: TeacherStatistics | None) -> bool:
+        """Whether the statistics are all that it needs of the teacher."""
+        is_linear = self.divergence == "kl" and self.columns is None
+        return statistics is not None and is_linear and statistics.temperature == self.temperature
 
     @property
     def is_plain(self) -> bool:
@@ -213,7 +229,6 @@ class StudentSpace:
             teacher: `[m, overlap]`, its logits on O, where `needs_teacher`.
         """
         teacher = self._projected.states[:0] if teacher is None else teacher
-        logits, gradient = self._student.logits(positions, normalise=self._as_they_are)
         projected = self._projected.logits(rows)
         said = projected.argmax(-1)
         passed = gate(said)
@@ -227,12 +242,14 @@ class StudentSpace:
             self._train_by_label(rows, projected, y.where(kept, -1))
         if self._exact:
             projected.fill_(_NOTHING).index_copy_(1, self._overlap, teacher)
+        # The gradient lies where that of the projected logits was.
+        logits, gradient = self._student.logits(positions, normalise=self._as_they_are)
         self._t2s_kd(projected, logits, gradient, passed)
         self._student.backward(positions, gradient)
 
     def _train_by_label(self, rows: slice, projected: Tensor, y: Tensor) -> None:
         """t2s_ce; the projected logits, or log-probabilities, stay."""
-        gradient = self._memory.take("spare", *projected.shape)
+        gradient = self._memory.take(GRADIENT, *projected.shape)
         log_probs = projected if self._as_they_are else torch.log_softmax(projected, -1, out=gradient)
         items = cross_entropy_and_gradient(log_probs, y, self._weights["t2s_ce"], gradient)
         self.sums["t2s_ce"] += items.sum()
@@ -244,7 +261,7 @@ class StudentSpace:
         log_p, log_q = teacher.log_softmax(-1), projected[:, self._overlap].log_softmax(-1)
         total, of_shared = on_overlap.of_log_probs(log_p, log_q, kept, self._weights["t2s_kl"])
         self.sums["t2s_kl"] += total
-        gradient = self._memory.take("spare", *projected.shape).zero_()
+        gradient = self._memory.take(GRADIENT, *projected.shape).zero_()
         self._projected.backward(rows, gradient.index_copy_(1, self._overlap, of_shared))
 
     def _t2s_kd(self, target: Tensor, logits: Tensor, gradient: Tensor, passed: Tensor) -> None:
@@ -285,9 +302,7 @@ class TeacherSpace:
     ) -> None:
         """See the class."""
         self._carried, self._how, self._weight = carried, how, weight
-        is_linear = how.divergence == "kl" and how.columns is None
-        is_enough = statistics is not None and is_linear and statistics.temperature == how.temperature
-        self._statistics = statistics if is_enough else None
+        self._statistics = statistics if how.is_known_by(statistics) else None
         self.sum = torch.zeros((), dtype=memory.dtype, device=memory.device)
 
     @property
