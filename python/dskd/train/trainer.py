@@ -304,7 +304,7 @@ _GROUPS = 2
 _ADVERSARIAL_BETAS = (0.5, 0.9)
 """Of Adam, for a discriminator and the queries that play against it.
 
-With the usual ones they go around each other. On two normal distributions, from step 300 to 1,500 at a rate of
+With the usual ones they go around each other. On two normal distributions, steps 300 to 1,500 at a rate of
 0.01, the discriminator is right about 44 to 81 % with the usual ones, 49 to 78 % with these for it alone, and
 47 to 56 % with these for both; the distributions then come three times nearer.
 """
