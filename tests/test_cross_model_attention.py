@@ -940,16 +940,16 @@ def test_with_statistics_of_the_teacher_it_equals_the_definition(
     if kept != options.get("temperature", 1.0):
         return
     # Where they are enough the teacher's logits are never made.
-    read: list[str] = []
+    read: list[int] = []
     plain = ReadHead.logits
 
     def noted(head: ReadHead, hidden: Tensor) -> Tensor:
-        read.append(head._name)  # noqa: SLF001 - of its memory, where whose it is can be seen
+        read.append(head._place)  # noqa: SLF001 - 0: the student's, or the teacher's own
         return plain(head, hidden)
 
     monkeypatch.setattr(ReadHead, "logits", noted)
     both_forms(case, options, statistics=found)
-    assert read.count("logits") == -(-22 // 16) + -(-24 // 16)
+    assert read.count(0) == -(-22 // 16) + -(-24 // 16)
 
 
 @pytest.mark.parametrize(

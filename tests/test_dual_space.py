@@ -684,7 +684,7 @@ EACH = ("t2s_ce", "t2s_kl", "s2t_kd")
 def test_terms_are_divided_by_what_the_options_name(
     options: DualSpaceOptions, each: float, t2s_kd: float
 ) -> None:
-    weights = options.weights(Reduction(labels=8, pairs=5, alpha=0.4), 4, torch.tensor(2))
+    weights = options.weights(Reduction(labels=8, pairs=5, alpha=0.4), 4, 2)
     assert weights["cross_entropy"] == pytest.approx(0.6 / 8, rel=1e-15)
     assert [weights[name] for name in EACH] == [pytest.approx(each, rel=1e-15)] * len(EACH)
     assert weights["t2s_kd"] == pytest.approx(t2s_kd, rel=1e-15)
@@ -697,9 +697,9 @@ def test_nothing_is_divided_by_zero(options: DualSpaceOptions) -> None:
 
 
 def test_the_loss_of_v2_worked_out_by_hand() -> None:
-    """The first pair alone is mapped, and agrees; 2 pairs in the micro-batch, 10 labels and 20 in the step.
+    """Of 2 pairs the first alone is mapped, and agrees: 1 in the micro-batch; 10 labels and 20 in the step.
 
-    0.5 ln(8/3) / 10 + 0.5 (ln(5/4) / 2 + FIRST / 1 + S2T_FIRST / 2)
+    0.5 ln(8/3) / 10 + 0.5 (ln(5/4) / 1 + FIRST / 1 + S2T_FIRST / 1)
     """
     case = two_ids()
     projectors = Projectors(
@@ -707,7 +707,7 @@ def test_the_loss_of_v2_worked_out_by_hand() -> None:
     )
     projectors.teacher_to_student = torch.nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
     projectors.student_to_teacher = torch.nn.Parameter(torch.tensor([[1.0]], dtype=torch.float64))
-    expected = math.log(8 / 3) / 20 + (math.log(5 / 4) / 2 + FIRST + S2T_FIRST / 2) / 2
+    expected = math.log(8 / 3) / 20 + (math.log(5 / 4) + FIRST + S2T_FIRST) / 2
     for fused in (False, True):
         module = DualSpaceLoss(projectors, case.maps, DSKD_V2, fused=fused)
         loss = module(case.states(), Reduction(labels=10, pairs=20, alpha=0.5)).loss

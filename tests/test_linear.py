@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 33, 100])
 @pytest.mark.parametrize("budget", [0, 8 * 10 * 16, 8 * 10 * 23, 10**9])
 def test_chunks_are_all_rows_in_order_and_of_nearly_the_same_size(count: int, budget: int) -> None:
-    memory = ChunkMemory(10, torch.float64, CPU, budget)
+    memory = ChunkMemory(10, torch.float64, CPU, budget=budget, most=1000)
     chunks = [range(count)[rows] for rows in memory.chunks(count)]
     assert [row for rows in chunks for row in rows] == list(range(count))
     sizes = [len(rows) for rows in chunks]
@@ -48,27 +48,40 @@ def test_chunks_are_all_rows_in_order_and_of_nearly_the_same_size(count: int, bu
     ],
 )
 def test_a_chunk_has_the_rows_that_fit_and_never_few(budget: int, dtype: torch.dtype, rows: int) -> None:
-    assert ChunkMemory(100, dtype, CPU, budget).rows == rows
+    assert ChunkMemory(100, dtype, CPU, budget=budget, most=1000).rows == rows
+    assert ChunkMemory(100, dtype, CPU, budget=budget, most=7).rows == 7
 
 
-def test_the_rows_of_two_heads_are_those_of_the_larger_in_the_wider_dtype() -> None:
+def test_the_rows_of_two_heads_are_those_of_the_one_that_needs_more_in_the_wider_dtype() -> None:
     small, large = Head(torch.zeros(10, 2, dtype=torch.bfloat16)), Head(torch.zeros(50, 3))
-    # three matrices of 50 float32: 600 bytes a row
-    for heads in ((small, large), (large, small)):
-        memory = chunk_memory_of(*heads, 3, 60_000)
+
+    def memory_of(*matrices: tuple[Head, int], budget: int = 60_000) -> ChunkMemory:
+        return chunk_memory_of(matrices, budget=budget, most=1000)
+
+    # three matrices of 50 float32: 600 bytes a row; sixteen of 10: 640
+    for matrices in (((small, 3), (large, 3)), ((large, 3), (small, 3))):
+        memory = memory_of(*matrices)
         assert (memory.rows, memory.dtype) == (100, torch.float32)
-    assert chunk_memory_of(small, small, 1, 4000).dtype == torch.float32
+    assert memory_of((large, 3), (small, 16), budget=64_000).rows == 100
+    assert memory_of((small, 1)).dtype == torch.float32
     wide = Head(torch.zeros(10, 2, dtype=torch.float64))
-    assert chunk_memory_of(small, wide, 1, 4000).dtype == torch.float64
+    assert memory_of((small, 1), (wide, 1)).dtype == torch.float64
 
 
-def test_memory_of_one_name_is_taken_once_and_of_another_apart(device: str) -> None:
-    memory = ChunkMemory(4, torch.float64, torch.device(device), 0)
-    first = memory.take("a", 5, 4)
-    assert first.shape == (5, 4)
-    assert memory.take("a", 2, 3).data_ptr() == first.data_ptr()
-    assert memory.take("b", 5, 4).data_ptr() != first.data_ptr()
-    assert memory.take("a", 6, 4).shape == (6, 4)
+def test_a_head_that_caps_its_logits_needs_two_matrices_more_than_the_most() -> None:
+    capped = Head(torch.zeros(10, 2), softcap=30.0)
+    # five matrices of 10 float32: 200 bytes a row
+    for count in (1, 2, 3):
+        assert chunk_memory_of([(capped, count)], budget=20_000, most=1000).rows == 100
+
+
+def test_places_of_one_width_are_apart_and_keep_what_they_hold(device: str) -> None:
+    memory = ChunkMemory(3 * 4, torch.float64, torch.device(device), budget=0, most=1000)
+    for place in range(3):
+        memory.take(place, 5, 4).fill_(place)
+    for place in range(3):
+        assert memory.take(place, 5, 4).shape == (5, 4)
+        assert (memory.take(place, 5, 4) == place).all()
 
 
 # ---- A head ----------------------------------------------------------------------------------------------
@@ -99,10 +112,10 @@ def test_logits_and_gradients_are_those_of_the_head(transforms: Transforms, devi
     expected = head.logits(hidden)
     leaves = [hidden, head.weight, *([] if head.bias is None else [head.bias])]
     wanted = torch.autograd.grad((expected * outer).sum(), leaves)
-    memory = chunk_memory_of(head, head, 2, 0)
+    memory = chunk_memory_of([(head, 2)], budget=0, most=9)
     made = torch.empty_like(hidden)
     with computing(memory):
-        read = ReadHead("logits", head, memory)
+        read = ReadHead(0, head, memory)
         for rows in (slice(0, 2), slice(2, 5)):
             logits = read.logits(hidden[rows])
             torch.testing.assert_close(logits, expected[rows], rtol=1e-13, atol=1e-14)
@@ -118,9 +131,9 @@ def test_logits_and_gradients_are_those_of_the_head(transforms: Transforms, devi
 def test_what_is_frozen_has_no_gradient_and_costs_none(frozen: str) -> None:
     head, hidden = random_head(Transforms(bias=True))
     getattr(head, frozen).requires_grad_(requires_grad=False)
-    memory = chunk_memory_of(head, head, 2, 0)
+    memory = chunk_memory_of([(head, 2)], budget=0, most=9)
     with computing(memory):
-        read = ReadHead("logits", head, memory)
+        read = ReadHead(0, head, memory)
         read.backward(hidden, read.logits(hidden))
     assert (read.weight_gradient is None) == (frozen == "weight")
     assert (read.bias_gradient is None) == (frozen == "bias")
@@ -130,9 +143,9 @@ def test_what_is_frozen_has_no_gradient_and_costs_none(frozen: str) -> None:
 def test_gradients_of_the_weights_are_added_up_in_float32(dtype: torch.dtype) -> None:
     """1 and 512 times 2^-9 are 2; added up in bfloat16, that stays at 1."""
     head = Head(torch.zeros(1, 1, dtype=dtype, requires_grad=True))
-    memory = chunk_memory_of(head, head, 1, 0)
+    memory = chunk_memory_of([(head, 1)], budget=0, most=9)
     with computing(memory):
-        read = ReadHead("logits", head, memory)
+        read = ReadHead(0, head, memory)
         read.backward(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1))
         for _ in range(512):
             read.backward(torch.ones(1, 1, dtype=dtype), torch.full((1, 1), 2.0**-9))
@@ -144,9 +157,9 @@ def test_gradients_of_the_weights_are_added_up_in_float32(dtype: torch.dtype) ->
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_logits_are_made_in_the_dtype_in_which_the_head_makes_them(dtype: torch.dtype, device: str) -> None:
     head, hidden = random_head(Transforms(bias=True, scale=0.3, softcap=2.0), device, dtype)
-    memory = chunk_memory_of(head, head, 2, 0)
+    memory = chunk_memory_of([(head, 2)], budget=0, most=9)
     with computing(memory):
-        found = ReadHead("logits", head, memory).logits(hidden)
+        found = ReadHead(0, head, memory).logits(hidden)
     assert found.dtype == torch.float32
     torch.testing.assert_close(
         found, head.logits(hidden), rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-6
@@ -156,20 +169,20 @@ def test_logits_are_made_in_the_dtype_in_which_the_head_makes_them(dtype: torch.
 def test_under_autocast_the_products_are_in_its_dtype(device: str) -> None:
     head, hidden = random_head(Transforms(bias=True), device, torch.float32)
     with torch.autocast(device, torch.bfloat16):
-        memory = chunk_memory_of(head, head, 2, 0)
+        memory = chunk_memory_of([(head, 2)], budget=0, most=9)
         expected = head.logits(hidden)
         with computing(memory):
-            found = ReadHead("logits", head, memory).logits(hidden)
+            found = ReadHead(0, head, memory).logits(hidden)
     assert memory.autocast == torch.bfloat16
     assert torch.equal(found, expected)
     assert not torch.equal(found, head.logits(hidden))
-    assert chunk_memory_of(head, head, 2, 0).autocast is None
+    assert chunk_memory_of([(head, 2)], budget=0, most=9).autocast is None
 
 
 def test_multiplied_is_the_product_and_nothing_else() -> None:
     head, _ = random_head(Transforms(bias=True, scale=3.0, softcap=1.0))
     columns = torch.eye(7, dtype=torch.float64)[2:4]
-    read = ReadHead("logits", head, chunk_memory_of(head, head, 1, 0))
+    read = ReadHead(0, head, chunk_memory_of([(head, 1)], budget=0, most=9))
     assert torch.equal(read.multiplied(columns), head.weight.detach()[2:4])
 
 
@@ -187,14 +200,14 @@ def mesh(tmp_path: Path) -> Iterator[Any]:
 def test_a_sharded_head_is_refused_with_the_way_out_and_its_whole_is_not(mesh: Any) -> None:
     sharded = distribute_tensor(torch.randn(7, 3), mesh, [Shard(0)])
     head = Head(sharded)
-    memory = ChunkMemory(7, torch.float32, CPU, 0)
+    memory = ChunkMemory(7, torch.float32, CPU, budget=0, most=9)
     message = (
         r"^the head is sharded \(DTensor\): compute the loss inside the forward of the module that FSDP2 "
         r"gathers, or give a head of weight.full_tensor\(\)$"
     )
     with pytest.raises(TypeError, match=message):
-        ReadHead("logits", head, memory)
-    ReadHead("logits", Head(sharded.full_tensor()), memory).logits(torch.randn(2, 3))
+        ReadHead(0, head, memory)
+    ReadHead(0, Head(sharded.full_tensor()), memory).logits(torch.randn(2, 3))
 
 
 # ---- A value with gradients ------------------------------------------------------------------------------

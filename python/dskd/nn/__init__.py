@@ -49,7 +49,7 @@ from dskd.nn.losses import (
     transport_matching,
 )
 from dskd.nn.positions import AlignedStates, Positions
-from dskd.nn.projectors import Projectors, gram_inverse, solve_projector
+from dskd.nn.projectors import Projectors, gram_inverse, most_frequent, solve_projector
 from dskd.nn.reduction import LossParts, Reduction, TermSums, weighted
 from dskd.nn.teacher_statistics import TeacherStatistics, teacher_statistics
 
@@ -94,6 +94,7 @@ __all__ = [
     "gram_inverse",
     "js",
     "kl",
+    "most_frequent",
     "reverse_kl",
     "shared_vocabulary",
     "skew_kl",

@@ -41,6 +41,7 @@ __all__ = [
     "computing",
     "refuse_sharded",
     "with_gradients",
+    "zeros_for",
 ]
 
 Made: TypeAlias = "tuple[Tensor, Tensor | None]"
@@ -196,7 +197,7 @@ class ReadHead:
         So few rows times so many columns are what MKL is slow at: of 128 states of width 512 it makes the
         logits of 50,257 tokens at 78 GFLOP/s, transposed and copied back at 131 (two cores, float32).
         """
-        block = torch.empty(_TOKENS_AT_ONCE, len(hidden), dtype=logits.dtype)
+        block = torch.empty(min(_TOKENS_AT_ONCE, self.size), len(hidden), dtype=logits.dtype)
         for start in range(0, self.size, _TOKENS_AT_ONCE):
             tokens = slice(start, start + _TOKENS_AT_ONCE)
             weight = self._weight[tokens]
@@ -227,14 +228,17 @@ class ReadHead:
             gradient.mul_(self._head.scale)
         if self.bias_gradient is not None:
             self.bias_gradient.add_(gradient.sum(0))
+        magnified = _magnified_(gradient) if self._weight.dtype == torch.float16 else None
         gradient = gradient.to(self._weight.dtype)
         if self.weight_gradient is not None:
             hidden = hidden.to(self._weight.dtype)
             if self.weight_gradient.dtype == gradient.dtype:
                 self.weight_gradient.addmm_(gradient.T, hidden)
             else:
-                self.weight_gradient.add_(gradient.T @ hidden)
-        return gradient @ self._weight
+                made = (gradient.T @ hidden).to(self.weight_gradient.dtype)
+                self.weight_gradient.add_(made if magnified is None else made / magnified)
+        made = gradient @ self._weight
+        return made if magnified is None else made.float() / magnified
 
     def multiplied(self, columns: Tensor) -> Tensor:
         """`columns W`, `[m, V] -> [m, d]`, and nothing else."""
@@ -252,6 +256,17 @@ def refuse_sharded(head: Head) -> None:
             f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of "
             "the module that FSDP2 gathers, or give a head of weight.full_tensor()"
         )
+
+
+def _magnified_(gradient: Tensor) -> Tensor:
+    """What a gradient was multiplied with, in place, to be as large as 1.
+
+    The scale of a `GradScaler` comes too late for what is rounded to float16 in the forward.
+    """
+    largest = gradient.abs().amax() if gradient.numel() else gradient.new_zeros(())
+    factor = torch.where(largest > 0, 1 / largest.clamp(min=torch.finfo(gradient.dtype).tiny), 1.0)
+    gradient.mul_(factor)
+    return factor
 
 
 def _accumulator(parameter: Tensor) -> Tensor | None:
@@ -272,19 +287,29 @@ def with_gradients(value: Tensor, made: Sequence[Made]) -> Tensor:
         The value. Its backward can run once, and cannot be differentiated.
     """
     inputs = [one for one, _ in made]
-    # Of the input's dtype: what autograd is given.
     gradients = [
-        gradient.to(one.dtype) if gradient is not None and one.requires_grad else None
+        _kept(gradient, one.dtype) if gradient is not None and one.requires_grad else None
         for one, gradient in made
     ]
     result: Tensor = _WithGradients.apply(value, gradients, *inputs)
     return result
 
 
+def zeros_for(tensor: Tensor) -> Tensor:
+    """For the gradient of a tensor, of its shape; in float32 for float16, see `with_gradients`."""
+    return torch.zeros_like(tensor, dtype=torch.float32 if tensor.dtype == torch.float16 else tensor.dtype)
+
+
+def _kept(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the input's dtype, which autograd is given; float16 only once the loss's scale is in it."""
+    return gradient if dtype == torch.float16 else gradient.to(dtype)
+
+
 class _WithGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *_: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *inputs: Tensor) -> Tensor:
         ctx.gradients = gradients
+        ctx.dtypes = [one.dtype for one in inputs]
         return value.detach().clone()
 
     @staticmethod
@@ -297,5 +322,6 @@ class _WithGradients(torch.autograd.Function):
                 "call the loss again, or use fused=False"
             )
         is_one = outer.device.type == "cpu" and outer.item() == 1
-        scaled = (one if one is None or is_one else one.mul_(outer.to(one.dtype)) for one in gradients)
-        return None, None, *scaled
+        scaled = [one if one is None or is_one else one.mul_(outer.to(one.dtype)) for one in gradients]
+        of_inputs = zip(scaled, ctx.dtypes, strict=True)
+        return None, None, *(None if one is None else one.to(dtype) for one, dtype in of_inputs)

@@ -187,6 +187,15 @@ class DistillationConfig(TrainingArguments):
             s2t_columns=self.s2t_columns,
         )
 
+    def projector_options(self) -> dict[str, Any]:
+        """How `Projectors` begin and which of them are trained; as published, where that is the preset."""
+        if self.preset == "dskd_v1":
+            return {"student_to_teacher": "trained", "initial": "random", "bias": True}
+        return {
+            "teacher_to_student": self.teacher_to_student,
+            "student_to_teacher": self.student_to_teacher,
+        }
+
     def shared_vocabulary_options(self) -> SharedVocabularyOptions:
         """What the options say of the shared vocabulary.
 

@@ -367,13 +367,7 @@ def _loss(
     overlap = torch.tensor(mapped.overlap, device=device)
     if args.objective == "shared_vocabulary":
         return SharedVocabularyLoss(overlap, args.shared_vocabulary_options())
-    projectors = Projectors(
-        teacher.weight,
-        student.weight,
-        overlap,
-        teacher_to_student=args.teacher_to_student,
-        student_to_teacher=args.student_to_teacher,
-    )
+    projectors = Projectors(teacher.weight, student.weight, overlap, **args.projector_options())
     unused = {"teacher": projectors.teacher_to_student, "student": projectors.student_to_teacher}
     if args.spaces in unused:
         unused[args.spaces].requires_grad_(False)

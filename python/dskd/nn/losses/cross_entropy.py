@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, with_gradients
+from dskd.nn.linear import (
+    CHUNK_MEMORY,
+    ReadHead,
+    chunk_memory_of,
+    computing,
+    with_gradients,
+    zeros_for,
+)
 from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 
 if TYPE_CHECKING:
@@ -64,7 +71,7 @@ class StudentRows:
         self._memory = memory
         self._weight = weight
         self._read = ReadHead(0, head, memory)
-        self._gradient = torch.zeros_like(hidden)
+        self._gradient = zeros_for(hidden)
         self.cross_entropy = torch.zeros((), dtype=memory.dtype, device=hidden.device)
 
     def logits(self, positions: Tensor, *, normalise: bool = False) -> tuple[Tensor, Tensor]:
@@ -99,7 +106,7 @@ class StudentRows:
     def backward(self, positions: Tensor, gradient: Tensor) -> None:
         """From the gradient of the logits there to that of the states and the head."""
         hidden = self._hidden[positions]
-        self._gradient[positions] = self._read.backward(hidden, gradient).to(hidden.dtype)
+        self._gradient[positions] = self._read.backward(hidden, gradient).to(self._gradient.dtype)
 
     def take(self, positions: Tensor) -> None:
         """These positions, for the cross-entropy alone."""

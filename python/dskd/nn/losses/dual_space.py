@@ -183,5 +183,5 @@ class DualSpaceLoss(nn.Module):
         terms = dual_space(states, to_student, to_teacher, maps, self.options)
         pairs = len(states.paired)
         kept = pairs - terms.counts["unmapped"] if self.options.drop_unmapped else pairs
-        weights = self.options.weights(reduction, pairs, terms.counts.get("gated", kept))
+        weights = self.options.weights(reduction, int(kept), int(terms.counts.get("gated", kept)))
         return weighted(terms, weights)

@@ -103,8 +103,10 @@ class _Fused:
     def run(self, reduction: Reduction) -> LossParts:
         """All chunks."""
         states, options, pairs = self.states, self.options, len(self.states.paired)
-        passed = self._pass_gate() if self._gate_needs_all_pairs() else None
-        weights = options.weights(reduction, pairs, pairs if passed is None else passed.sum())
+        passed, weights = None, options.weights(reduction, pairs, pairs)
+        if self._weights_need_all_pairs():
+            kept, passed = self._look_at_all_pairs()
+            weights = options.weights(reduction, int(kept.sum()), int(passed.sum()))
         self.student = StudentRows(
             states.student_hidden, states.student_head, states.labels, self.memory, reduction.cross_entropy
         )
@@ -158,22 +160,27 @@ class _Fused:
             columns=columns,
         )
 
-    # ---- The gate ----------------------------------------------------------------------------------------
+    # ---- The gate, and what is dropped -------------------------------------------------------------------
 
-    def _gate_needs_all_pairs(self) -> bool:
-        """Whether what a pair weighs depends on how the gate goes for all of them."""
+    def _weights_need_all_pairs(self) -> bool:
+        """Whether what a pair weighs depends on all of them: on how many there are, or on the gate."""
         options = self.options
-        if options.gate is None or options.spaces == "teacher":
-            return options.gated_mean and options.drop_unmapped
-        return options.gated_mean or options.gate_threshold < 1
+        counted = options.gated_mean or options.normaliser == "micro_batch"
+        gated = options.gate is not None and options.spaces != "teacher"
+        return (options.drop_unmapped and counted) or (
+            gated and (options.gated_mean or options.gate_threshold < 1)
+        )
 
-    def _pass_gate(self) -> Tensor:
-        """Looks at all pairs before the first is weighed: which of them take part in t2s_kd."""
+    def _look_at_all_pairs(self) -> tuple[Tensor, Tensor]:
+        """Before the first is weighed: which of them are not dropped, and which take part in t2s_kd."""
         chunks = list(self.memory.chunks(len(self.states.paired)))
-        predicted = [self._teacher(rows, needs_logits=False)[1] for rows in chunks]
-        said = [self.projected.logits(rows).argmax(-1) for rows in chunks]
         none = self.states.paired[:0]
-        return self._let_through(torch.cat([none, *said]), torch.cat([none, *predicted]), slice(None))
+        predicted = torch.cat([none, *(self._teacher(rows, needs_logits=False)[1] for rows in chunks)])
+        kept = self._kept(predicted)
+        if self.options.gate is None or self.options.spaces == "teacher":
+            return kept, kept
+        said = torch.cat([none, *(self.projected.logits(rows).argmax(-1) for rows in chunks)])
+        return kept, self._let_through(said, predicted, slice(None))
 
     def _let_through(self, said: Tensor, predicted: Tensor, rows: slice) -> Tensor:
         kept = self._kept(predicted)

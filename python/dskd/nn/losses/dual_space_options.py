@@ -90,7 +90,7 @@ class DualSpaceOptions:
         s2t_columns: the same for s2t_kd.
         drop_unmapped: leave pairs whose prediction has no counterpart out of all terms.
         normaliser: what distillation terms are divided by: the `pairs` of the whole step, its `labels`, or
-            the pairs of the `micro_batch`.
+            the pairs of the `micro_batch`, without those that are dropped.
         gated_mean: divide t2s_kd by the pairs of the micro-batch that its gate let through.
     """
 
@@ -172,17 +172,17 @@ class DualSpaceOptions:
         lifted = passed.sum() > self.gate_threshold * len(passed)
         return passed | lifted
 
-    def weights(self, reduction: Reduction, pairs: int, gated: Tensor | int) -> Mapping[str, float]:
+    def weights(self, reduction: Reduction, pairs: int, gated: int) -> Mapping[str, float]:
         """What the sum of each term is multiplied with.
 
         Args:
             reduction: of the step.
-            pairs: of the micro-batch.
+            pairs: of the micro-batch; without those that `drop_unmapped` leaves out.
             gated: those of them that take part in t2s_kd.
         """
         count = {"pairs": reduction.pairs, "labels": reduction.labels, "micro_batch": pairs}[self.normaliser]
         each = reduction.alpha / max(count, 1)
-        gate = reduction.alpha / max(int(gated), 1) if self.gated_mean else each
+        gate = reduction.alpha / max(gated, 1) if self.gated_mean else each
         return {
             "cross_entropy": reduction.cross_entropy,
             "t2s_ce": each,

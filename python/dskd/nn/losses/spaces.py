@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from dskd.nn.divergences import divergence_and_gradient
-from dskd.nn.linear import ReadHead
+from dskd.nn.linear import ReadHead, zeros_for
 from dskd.nn.losses.cross_entropy import GRADIENT, cross_entropy_and_gradient
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ReadStates:
         """See the class."""
         self.states = states
         self._read = ReadHead(place, head.detached(), memory)
-        self._gradient = torch.zeros_like(states)
+        self._gradient = zeros_for(states)
 
     @property
     def scale(self) -> float:
@@ -85,7 +85,7 @@ class ReadStates:
 
     def set(self, rows: slice, gradient: Tensor) -> None:
         """The gradient of these states."""
-        self._gradient[rows] = gradient.to(self.states.dtype)
+        self._gradient[rows] = gradient.to(self._gradient.dtype)
 
     def made(self) -> Made:
         """The states, and their gradient."""
