@@ -1,7 +1,7 @@
 """What dual-space distillation gains, option by option, on the demo's models; and why.
 
     make study              # about an hour and a half on two cores; FAST=1 make study is a smoke run
-    python benches/study.py --table     # the tables of study.md, from results/study.json
+    python benches/study.py --table     # the tables again, from results/study.json
 
 Every arm trains the same student from the same start on the same batches, with the teacher's hidden states
 at hand: SFT, distillation on the shared vocabulary, dual space as published, and its repairs one at a time
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "results" / "study.json"
-PAGE = "study.md"
 STARTS = ("cut", "narrow")
 OVERLAP = {"columns": "overlap"}
 DISTRIBUTION = {"t2s_target": "distribution"}
@@ -266,10 +265,10 @@ def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]
 # ---- All of them -----------------------------------------------------------------------------------------
 
 
-def run_all(seeds: int, *, fast: bool) -> list[dict[str, Any]]:
+def run_all(starts: Sequence[str], seeds: int, *, fast: bool) -> list[dict[str, Any]]:
     """A process for each start and seed, with an allocator that keeps its memory."""
     lines = []
-    for start in STARTS:
+    for start in starts:
         arms = SMOKE if fast else OF_NARROW if start == "narrow" else tuple(ARMS)
         folder = Path("demo") / "study" / start
         teacher, tokenizer = assets.model("smollm2"), assets.tokenizer("mistral-v1")
@@ -378,7 +377,10 @@ def main() -> None:
     if options.table:
         results = json.loads(options.output.read_text(encoding="utf-8"))
     else:
-        results = {"machine": align.machine(), "lines": run_all(options.seeds, fast=options.fast)}
+        results = {
+            "machine": align.machine(),
+            "lines": run_all(options.starts, options.seeds, fast=options.fast),
+        }
     sys.stdout.write(tables(results))
     if not options.fast and not options.table:
         options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -387,6 +389,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What dual-space distillation gains, and why.")
     parser.add_argument("--seeds", type=int, default=3, help="of the order of the rows; 3")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="both")
     parser.add_argument("--fast", action="store_true", help="only show that it works")
     parser.add_argument("--table", action="store_true", help="the tables, from the results that are there")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="results/study.json")
