@@ -52,7 +52,7 @@ def test_at_equal_time_the_curve_is_read_where_sft_was_done() -> None:
 
 
 def test_the_tables_are_means_over_seeds_and_differences_to_sft() -> None:
-    said = {"distance": 0.25, "outside": 0.125, "entropy": 2.5}
+    said: dict[str, Any] = {"distance": 0.25, "outside": 0.125, "entropy": 2.5}
     lines = [
         line("SFT", 2.0, 4.0, 2.0),
         line("SFT", 2.0, 4.0, 2.2, seed=1),
