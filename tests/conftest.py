@@ -35,7 +35,9 @@ def needs_assets(call: Callable[[], Asset]) -> Asset:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for a `device` runs on "cpu", and on "cuda" where there is one."""
-    if "device" in metafunc.fixturenames and not hasattr(metafunc.module, "device"):
+    marks = metafunc.definition.iter_markers("parametrize")
+    has_its_own = any("device" in mark.args[0] for mark in marks)
+    if "device" in metafunc.fixturenames and not has_its_own:
         metafunc.parametrize("device", _devices())
 
 

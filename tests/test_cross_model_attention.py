@@ -47,12 +47,6 @@ TOKENS = {"teacher": 6, "student": 5}
 LN2, LN3 = math.log(2), math.log(3)
 
 
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 # ---- a case, and the library's answer --------------------------------------------------------------------
 
 

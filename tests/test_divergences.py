@@ -57,11 +57,6 @@ def each_setting(settings: list[Setting]) -> pytest.MarkDecorator:
 every_setting = each_setting(SETTINGS)
 
 
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @dataclass(frozen=True)
 class Case:
     """Two distributions, teacher and student, and divergences of them worked out by hand."""

@@ -23,12 +23,6 @@ VARIANTS: list[MatchingVariant] = ["adversarial", "transport"]
 WIDTH, INNER = 4, 3
 
 
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 def points(count: int, seed: int, device: str = "cpu", width: int = WIDTH) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, width, generator=generator, dtype=torch.float64).to(device).requires_grad_()

@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from dskd.nn.projectors import StudentToTeacher
 
 
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
