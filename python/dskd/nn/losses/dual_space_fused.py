@@ -66,7 +66,7 @@ def fused_dual_space(
     memory = chunk_memory_of(
         [
             (states.student_head, STUDENT_MATRICES + (options.speaks_of_overlap and _COPIES)),
-            (states.teacher_head, TEACHER_MATRICES + (options.s2t_columns == "overlap" and _COPIES)),
+            (states.teacher_head, _teacher_matrices(states, options)),
         ],
         budget=chunk_memory,
         most=len(states.labels),
@@ -79,6 +79,12 @@ def fused_dual_space(
 
 _COPIES = 2
 """Of columns, of both sides, where only some are compared."""
+
+
+def _teacher_matrices(states: AlignedStates, options: DualSpaceOptions) -> int:
+    if options.is_known_by(states.statistics):
+        return 1
+    return TEACHER_MATRICES + (options.s2t_columns == "overlap" and _COPIES)
 
 
 class _Fused:
@@ -96,7 +102,8 @@ class _Fused:
         self.states, self.maps, self.options, self.memory = states, maps, options, memory
         # The two spaces are worked on one after the other, in the same memory.
         self.projected = ReadStates(to_student, states.student_head, memory)
-        self.carried = ReadStates(to_teacher, states.teacher_head, memory)
+        place = 0 if options.is_known_by(states.statistics) else 1
+        self.carried = ReadStates(to_teacher, states.teacher_head, memory, place)
         self.teacher = ReadHead(0, states.teacher_head.detached(), memory)
         self.unmapped = torch.zeros((), dtype=torch.int64, device=memory.device)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn.reduction import Reduction
+    from dskd.nn.teacher_statistics import TeacherStatistics
 
 __all__ = ["DSKD_V1", "DSKD_V2", "DSKD_V2_SAME_VOCABULARY", "DualSpaceOptions", "VocabularyMaps"]
 
@@ -147,6 +148,11 @@ class DualSpaceOptions:
     def of_teacher_space(self) -> Divergence:
         """D in the teacher's space."""
         return self.s2t_divergence or self.divergence
+
+    def is_known_by(self, statistics: TeacherStatistics | None) -> bool:
+        """Whether the statistics are all that the teacher's space needs of the teacher."""
+        is_linear = self.of_teacher_space == "kl" and self.s2t_columns == "all"
+        return statistics is not None and is_linear and statistics.temperature == self.temperature
 
     @property
     def of_divergences(self) -> float:
