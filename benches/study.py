@@ -1,6 +1,6 @@
 """What dual-space distillation gains, option by option, on the demo's models; and why.
 
-    make study              # about an hour and a half on two cores; FAST=1 make study is a smoke run
+    make study              # an hour and a half on two cores, by estimate; FAST=1 make study is a smoke run
     python benches/study.py --table     # the tables again, from results/study.json
 
 Every arm trains the same student from the same start on the same batches, with the teacher's hidden states

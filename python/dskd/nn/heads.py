@@ -11,9 +11,9 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Head"]
+__all__ = ["UNREACHABLE", "Head"]
 
-_UNREACHABLE = -1e30
+UNREACHABLE = -1e30
 """A logit without probability: finite, so that 0 times it is 0."""
 
 
@@ -73,11 +73,11 @@ class Head:
 
     def reachable(self, logits: Tensor) -> Tensor:
         """The same logits, without probability for ids that no tokenizer can emit."""
-        return logits if self.unreachable is None else logits.masked_fill(self.unreachable, _UNREACHABLE)
+        return logits if self.unreachable is None else logits.masked_fill(self.unreachable, UNREACHABLE)
 
     def reachable_(self, logits: Tensor) -> Tensor:
         """`reachable`, in place."""
-        return logits if self.unreachable is None else logits.masked_fill_(self.unreachable, _UNREACHABLE)
+        return logits if self.unreachable is None else logits.masked_fill_(self.unreachable, UNREACHABLE)
 
     def detached(self) -> Head:
         """The same head, to which no gradient flows."""

@@ -54,7 +54,7 @@ _FEWEST_ROWS = 16
 """Below this a product with the head is all reading of the head."""
 
 _MOST_ROWS_ON_CPU = 128
-"""Above this a product with the head is hardly faster there: 157 GFLOP/s, and 171 with 256 rows."""
+"""Above this a product with the head is hardly faster there, and its logits need more memory."""
 
 _TOKENS_AT_ONCE = 1024
 """Rows of a head that are multiplied at once on a CPU, see `ReadHead._multiply_in_blocks`."""

@@ -124,6 +124,11 @@ class DistillationConfig(TrainingArguments):
     def _attends(self) -> bool:
         return self.objective == "cross_model_attention"
 
+    @property
+    def _comparison(self) -> dict[str, Any]:
+        """What the options of all losses have in common."""
+        return {"divergence": self.divergence, "mix": self.mix, "temperature": self.temperature}
+
     def _refuse_what_does_not_fit(self) -> None:
         """Options that would not be looked at, where one could believe they were."""
         attends = self._attends
@@ -151,15 +156,10 @@ class DistillationConfig(TrainingArguments):
         Raises:
             ValueError: one is out of its range.
         """
-        common: dict[str, Any] = {
-            "divergence": self.divergence,
-            "mix": self.mix,
-            "temperature": self.temperature,
-        }
         if self.preset != "none":
-            return replace(_ATTENTION_PRESETS[self.preset], **common)
+            return replace(_ATTENTION_PRESETS[self.preset], **self._comparison)
         return CrossModelAttentionOptions(
-            **common,
+            **self._comparison,
             gate=None if self.gate == "none" else "gold",
             added=None if self.added == "none" else self.added,
         )
@@ -170,15 +170,10 @@ class DistillationConfig(TrainingArguments):
         Raises:
             ValueError: one is out of its range, or two do not go together.
         """
-        common: dict[str, Any] = {
-            "divergence": self.divergence,
-            "mix": self.mix,
-            "temperature": self.temperature,
-        }
         if self.preset != "none":
-            return replace(_PRESETS[self.preset], **common)
+            return replace(_PRESETS[self.preset], **self._comparison)
         return DualSpaceOptions(
-            **common,
+            **self._comparison,
             gate=None if self.gate == "none" else self.gate,
             spaces=self.spaces,
             t2s_target=self.t2s_target,
@@ -202,9 +197,7 @@ class DistillationConfig(TrainingArguments):
         Raises:
             ValueError: one is out of its range.
         """
-        return SharedVocabularyOptions(
-            divergence=self.divergence, mix=self.mix, temperature=self.temperature, top_k=self.top_k
-        )
+        return SharedVocabularyOptions(**self._comparison, top_k=self.top_k)
 
 
 _PRESETS = {

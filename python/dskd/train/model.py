@@ -114,8 +114,8 @@ class DistillationModel(nn.Module):
             return fused_cross_entropy(supervised, head, positions.labels, reduction=reduction)
         if refresh and isinstance(self.projectors, Projectors):
             self._refresh(self.projectors, head, teacher_hidden)
-        given = (supervised, head, teacher_hidden)
-        made = self._attended(batch, *given) if self.attends else self._aligned(positions, *given)
+        given = (positions, supervised, head, teacher_hidden)
+        made = self._attended(batch, *given) if self.attends else self._aligned(*given)
         parts: LossParts = self.loss(made, reduction)
         return parts
 
@@ -133,10 +133,14 @@ class DistillationModel(nn.Module):
         )
 
     def _attended(
-        self, batch: Mapping[str, Tensor], student_hidden: Tensor, head: Head, teacher_hidden: Tensor
+        self,
+        batch: Mapping[str, Tensor],
+        positions: Positions,
+        student_hidden: Tensor,
+        head: Head,
+        teacher_hidden: Tensor,
     ) -> AttendedStates:
         """Both models at their own supervised positions."""
-        positions = positions_of(batch)
         student = AttendedSide(
             row=positions.row,
             hidden=student_hidden,

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from dskd.nn.divergences import divergence
+from dskd.nn.heads import UNREACHABLE
 from dskd.nn.linear import CHUNK_MEMORY
 from dskd.nn.losses.dual_space_fused import fused_dual_space
 from dskd.nn.losses.dual_space_options import DualSpaceOptions, VocabularyMaps
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from dskd.nn.reduction import LossParts, Reduction
 
 __all__ = ["DualSpaceLoss", "dual_space"]
-
-_NOTHING = -1e30
-"""A logit without probability: finite, so that 0 times it is 0."""
 
 
 def dual_space(
@@ -70,7 +68,7 @@ def dual_space(
     with torch.no_grad():
         teacher = states.teacher_head.reachable(states.teacher_head.logits(states.teacher_hidden))
         predicted = maps.to_student[teacher.argmax(-1)]
-    kept = predicted >= 0 if options.drop_unmapped else torch.ones_like(predicted, dtype=torch.bool)
+    kept = options.kept(predicted)
     counts = {"unmapped": (predicted < 0).sum()}
     if options.spaces != "teacher":
         ids = {"predicted": predicted, "gold": states.labels[states.paired]}
@@ -113,14 +111,13 @@ def _student_space(
     said = z_ts.argmax(-1)
     agreed = said == (gold if options.t2s_target == "gold" else predicted)
     counts = {"agreed": agreed.sum()}
-    passed = kept
+    passed = options.let_through(said, predicted, gold)
     if options.gate is not None:
-        passed = options.let_through(said, predicted, gold) & kept
         counts["gated"] = passed.sum()
     target = z_ts.detach()
     if options.target == "exact":
         of_teacher, of_student = maps.shared()
-        target = torch.full_like(target, _NOTHING).index_copy(1, of_student, teacher[:, of_teacher])
+        target = torch.full_like(target, UNREACHABLE).index_copy(1, of_student, teacher[:, of_teacher])
     if options.columns == "overlap":
         of_student = maps.shared()[1]
         target, student = target[:, of_student], student[:, of_student]

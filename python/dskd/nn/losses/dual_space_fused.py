@@ -183,20 +183,14 @@ class _Fused:
         chunks = list(self.memory.chunks(len(self.states.paired)))
         none = self.states.paired[:0]
         predicted = torch.cat([none, *(self._teacher(rows, needs_logits=False)[1] for rows in chunks)])
-        kept = self._kept(predicted)
+        kept = self.options.kept(predicted)
         if self.options.gate is None or self.options.spaces == "teacher":
             return kept, kept
         said = torch.cat([none, *(self.projected.logits(rows).argmax(-1) for rows in chunks)])
         return kept, self._let_through(said, predicted, slice(None))
 
     def _let_through(self, said: Tensor, predicted: Tensor, rows: slice) -> Tensor:
-        kept = self._kept(predicted)
-        if self.options.gate is None:
-            return kept
-        return self.options.let_through(said, predicted, self._gold(rows)) & kept
-
-    def _kept(self, predicted: Tensor) -> Tensor:
-        return predicted >= 0 if self.options.drop_unmapped else torch.ones_like(predicted, dtype=torch.bool)
+        return self.options.let_through(said, predicted, self._gold(rows))
 
     def _gold(self, rows: slice) -> Tensor:
         return self.states.labels[self.states.paired[rows]]
@@ -215,7 +209,7 @@ class _Fused:
         needs_logits = needs_overlap or (in_teacher is not None and in_teacher.needs_teacher)
         teacher, predicted = self._teacher(rows, needs_logits=needs_logits)
         self.unmapped += (predicted < 0).sum()
-        kept = self._kept(predicted)
+        kept = self.options.kept(predicted)
         on_overlap = teacher[:, self.maps.shared()[0]] if needs_overlap else None
         if in_teacher is not None:
             in_teacher.add(rows, teacher, kept)

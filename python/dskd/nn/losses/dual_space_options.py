@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+import torch
+
 from dskd.nn.divergences import DIVERGENCES, Divergence
 
 if TYPE_CHECKING:
@@ -172,11 +174,18 @@ class DualSpaceOptions:
         """The parameter of a divergence: what was given is that of `divergence`."""
         return self.mix if divergence == self.divergence else None
 
+    def kept(self, predicted: Tensor) -> Tensor:
+        """Which pairs are not dropped: bool `[pairs]`, of predictions or -1."""
+        return predicted >= 0 if self.drop_unmapped else torch.ones_like(predicted, dtype=torch.bool)
+
     def let_through(self, said: Tensor, predicted: Tensor, gold: Tensor) -> Tensor:
-        """Which pairs the gate lets through: bool `[pairs]` from three columns of ids."""
+        """Which pairs are not dropped and pass the gate: bool `[pairs]` from three columns of ids."""
+        kept = self.kept(predicted)
+        if self.gate is None:
+            return kept
         passed = said == (gold if self.gate == "gold" else predicted)
         lifted = passed.sum() > self.gate_threshold * len(passed)
-        return passed | lifted
+        return (passed | lifted) & kept
 
     def weights(self, reduction: Reduction, pairs: int, gated: int) -> Mapping[str, float]:
         """What the sum of each term is multiplied with.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from dskd.nn.divergences import divergence_and_gradient
+from dskd.nn.heads import UNREACHABLE
 from dskd.nn.linear import ReadHead, zeros_for
 from dskd.nn.losses.cross_entropy import GRADIENT, cross_entropy_and_gradient
 
@@ -44,9 +45,6 @@ STUDENT_MATRICES = 3
 
 TEACHER_MATRICES = 2
 """Of the width of the teacher's: logits of both sides; one becomes the gradient."""
-
-_NOTHING = -1e30
-"""A logit without probability: finite, so that 0 times it is 0."""
 
 
 class ReadStates:
@@ -241,7 +239,7 @@ class StudentSpace:
         else:
             self._train_by_label(rows, projected, y.where(kept, -1))
         if self._exact:
-            projected.fill_(_NOTHING).index_copy_(1, self._overlap, teacher)
+            projected.fill_(UNREACHABLE).index_copy_(1, self._overlap, teacher)
         # The gradient lies where that of the projected logits was.
         logits, gradient = self._student.logits(positions, normalise=self._as_they_are)
         self._t2s_kd(projected, logits, gradient, passed)
