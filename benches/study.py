@@ -1,13 +1,14 @@
 """What dual-space distillation gains, option by option, on the demo's models; and why.
 
-    make study              # an hour and a half on two cores, by estimate; FAST=1 make study is a smoke run
+    make study              # FAST=1 make study is a smoke run
     python benches/study.py --table     # the tables again, from results/study.json
 
 Every arm trains the same student from the same start on the same batches, with the teacher's hidden states
 at hand: SFT, distillation on the shared vocabulary, dual space as published, and its repairs one at a time
 and together. Every few steps, on held-out rows: bits per byte; and what explains them, of the projected
 teacher z_ts at the pairs: how far it is from the teacher on the shared vocabulary O, that is
-`KL(p_t on O, z_ts on O)`, its mass outside O, and its entropy.
+`KL(p_t on O, z_ts on O)`, its mass outside O, and its entropy. Each start and seed is a process on one
+thread, as many at a time as there are cores: that gets more done than one process on all of them.
 
 Two starts: `cut`, nine of the teacher's layers with its embeddings carried over, whose projectors begin near
 the identity; and `narrow`, with random weights and another width, whose projectors do not.
@@ -16,16 +17,18 @@ the identity; and `narrow`, with random weights and another width, whose project
 from __future__ import annotations
 
 import argparse
-import copy
+import contextlib
 import itertools
 import json
 import math
 import os
+import queue
 import random
 import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,13 +101,14 @@ SMOKE = ("SFT", "shared vocabulary", "overlap + distribution", "overlap + solved
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, and on how much."""
+    """How long, and on how much; a length is in tokens of a side."""
 
     steps: int = 100
     batch: int = 4
-    every: int = 20
+    every: int = 25
     held_out: int = 96
     diagnosed: int = 16
+    prompt_length: int = 64
     learning_rate: float = 1e-3
     projector_learning_rate: float = 5e-4
     warmup: int = 10
@@ -113,14 +117,13 @@ class Plan:
 SMALL = Plan(steps=4, batch=2, every=2, held_out=4, diagnosed=2, warmup=1)
 
 
-# ---- One start, one seed ---------------------------------------------------------------------------------
+# ---- One seed --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all arms of a start and a seed share."""
+    """What all arms of a seed share; all students have one tokenizer."""
 
-    student: Any
     teacher: Any
     collator: DistillationCollator
     batches: Sequence[tuple[Mapping[str, Tensor], Tensor]]
@@ -128,50 +131,62 @@ class Setting:
     held_out: Sequence[Mapping[str, Any]]
 
 
-def setting(start: Path, seed: int, plan: Plan) -> Setting:
-    """The models, the batches in their order, and the teacher's states at their pairs."""
-    teacher, of_teacher = _model(assets.model("smollm2"), distill.ROLES)
-    student, of_student = _model(start, None)
+def setting(tokenizer: Path, seed: int, plan: Plan) -> Setting:
+    """The teacher, the batches in their order, and the teacher's states at their pairs."""
+    folder = assets.model("smollm2")
+    teacher: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     teacher.requires_grad_(False).eval()
+    of_teacher = _side(folder, teacher.config.vocab_size, plan, distill.ROLES)
+    of_student = _side(tokenizer, None, plan, None)
     aligner = Aligner(of_teacher.vocabulary, of_student.vocabulary)
     collator = DistillationCollator(of_teacher, of_student, aligner)
     rows = [_row(row) for row in assets.prompt_rows("train", plan.steps * plan.batch)]
-    random.Random(seed).shuffle(rows)  # noqa: S311 - the same for every arm is the point
     test = [_row(row) for row in assets.prompt_rows("held_out", plan.held_out + plan.diagnosed)]
+    diagnosed = test[plan.held_out :]
     return Setting(
-        student,
         teacher,
         collator,
-        list(_with_teacher(rows, plan.batch, collator, teacher)),
-        list(_with_teacher(test[plan.held_out :], plan.batch, collator, teacher)),
+        list(_with_teacher(_batches(rows, plan.batch, seed), collator, teacher)),
+        list(_with_teacher(_batches(diagnosed, plan.batch, seed), collator, teacher)),
         test[: plan.held_out],
     )
 
 
-def _model(folder: Path, roles: Mapping[str, set[str]] | None) -> tuple[Any, Side]:
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def _side(folder: Path, size: int | None, plan: Plan, roles: Mapping[str, set[str]] | None) -> Side:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    vocabulary = Vocabulary.from_tokenizer(tokenizer, size=model.config.vocab_size, roles=roles)
-    return model, Side(tokenizer, vocabulary)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles)
+    return Side(tokenizer, vocabulary, max_prompt_length=plan.prompt_length)
 
 
 def _row(row: assets.PromptRow) -> dict[str, Any]:
     return {"prompt": row.prompt, "completion": row.completion}
 
 
+def _batches(rows: Sequence[Mapping[str, Any]], size: int, seed: int) -> list[list[Mapping[str, Any]]]:
+    """In the order of the seed, rows of about one length together: less of a batch is padding."""
+    order, pool = random.Random(seed), 10 * size  # noqa: S311 - the same for every arm is the point
+    rows = order.sample(rows, len(rows))
+    made = []
+    for first in range(0, len(rows), pool):
+        alike = sorted(rows[first : first + pool], key=lambda row: len(row["completion"]))
+        made += [alike[start : start + size] for start in range(0, len(alike), size)]
+    order.shuffle(made)
+    return made
+
+
 @torch.no_grad()
 def _with_teacher(
-    rows: Sequence[Mapping[str, Any]], size: int, collator: DistillationCollator, teacher: Any
+    batches: Sequence[Sequence[Mapping[str, Any]]], collator: DistillationCollator, teacher: Any
 ) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-    for start in range(0, len(rows), size):
-        batch = collator(rows[start : start + size])
+    for rows in batches:
+        batch = collator(rows)
         states = hidden_states(teacher, batch["teacher_input_ids"], batch["teacher_attention_mask"])
         yield batch, positions_of(batch).of_teacher(states).clone()
 
 
-def model_of(arm: str, shared: Setting) -> DistillationModel:
+def model_of(arm: str, start: Path, shared: Setting) -> DistillationModel:
     """The student at its start, and the loss of the arm."""
-    student = copy.deepcopy(shared.student)
+    student: Any = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     heads = [
         head_of(model, side.vocabulary)
         for model, side in ((shared.teacher, shared.collator.teacher), (student, shared.collator.student))
@@ -187,10 +202,10 @@ def model_of(arm: str, shared: Setting) -> DistillationModel:
     return DistillationModel(student, heads[1], heads[0], loss)
 
 
-def train(arm: str, shared: Setting, plan: Plan) -> dict[str, Any]:
+def train(arm: str, start: Path, shared: Setting, plan: Plan) -> dict[str, Any]:
     """One arm: its curve, and how long a step takes."""
     torch.manual_seed(0)
-    model = model_of(arm, shared)
+    model = model_of(arm, start, shared)
     optimizer = _optimizer(model, plan)
     curve = [_measured(0, model, shared)]
     seconds = []
@@ -257,7 +272,7 @@ def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]
     """All arms of a start and a seed; a line of JSON each, as they come."""
     shared = setting(folder, seed, plan)
     for arm in arms:
-        line = {"start": start, "seed": seed, **train(arm, shared, plan)}
+        line = {"start": start, "seed": seed, **train(arm, folder, shared, plan)}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
@@ -265,29 +280,33 @@ def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]
 # ---- All of them -----------------------------------------------------------------------------------------
 
 
-def run_all(starts: Sequence[str], seeds: int, *, fast: bool) -> list[dict[str, Any]]:
-    """A process for each start and seed, with an allocator that keeps its memory."""
-    lines = []
-    for start in starts:
-        arms = SMOKE if fast else OF_NARROW if start == "narrow" else tuple(ARMS)
-        folder = Path("demo") / "study" / start
-        teacher, tokenizer = assets.model("smollm2"), assets.tokenizer("mistral-v1")
+def run_all(starts: Sequence[str], seeds: int, *, fast: bool) -> Iterator[dict[str, Any]]:
+    """Their lines as they come; each process has an allocator that keeps its memory."""
+    teacher, tokenizer = assets.model("smollm2"), assets.tokenizer("mistral-v1")
+    assets.prompt_rows("train", 1)  # fetched here, not by every process at once
+    folders = {start: Path("demo") / "study" / start for start in starts}
+    for start, folder in folders.items():
         distill.make_start(start, teacher, tokenizer, folder)
-        for seed in range(1 if fast else seeds):
-            command = [sys.executable, __file__, "--one", start, str(folder), str(seed), *arms]
-            command += ["--fast"] if fast else []
-            environment = {**os.environ, **distill.KEEP_MEMORY}
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-            for text in process.stdout or []:
-                lines.append(json.loads(text))
-                last = lines[-1]["curve"][-1]
-                sys.stdout.write(
-                    f"{start}, seed {seed}, {lines[-1]['arm']}: {last['bits_per_byte']:.3f} bits a byte, "
-                    f"{lines[-1]['seconds_a_step']:.2f} s a step\n"
-                )
-            if process.wait():
-                raise SystemExit(f"{start}, seed {seed}: the process ended with {process.returncode}")
-    return lines
+    lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def run(start: str, seed: int) -> None:
+        arms = SMOKE if fast else OF_NARROW if start == "narrow" else tuple(ARMS)
+        command = [sys.executable, __file__, "--one", start, str(folders[start]), str(seed), *arms]
+        command += ["--fast"] if fast else []
+        environment = {**os.environ, **distill.KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for text in process.stdout or []:
+            lines.put(json.loads(text))
+        if process.wait():
+            raise SystemExit(f"{start}, seed {seed}: the process ended with {process.returncode}")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = [pool.submit(run, start, seed) for start in starts for seed in range(seeds)]
+        while not all(one.done() for one in running) or not lines.empty():
+            with contextlib.suppress(queue.Empty):
+                yield lines.get(timeout=1)
+        for one in running:
+            one.result()
 
 
 def at_equal_time(line: Mapping[str, Any], sft: Mapping[str, Any]) -> float:
@@ -375,15 +394,20 @@ def main() -> None:
         run_one(start, Path(folder), int(seed), plan, arms)
         return
     if options.table:
-        results = json.loads(options.output.read_text(encoding="utf-8"))
-    else:
-        results = {
-            "machine": align.machine(),
-            "lines": run_all(options.starts, options.seeds, fast=options.fast),
-        }
+        sys.stdout.write(tables(json.loads(options.output.read_text(encoding="utf-8"))))
+        return
+    results: dict[str, Any] = {"machine": align.machine(), "lines": []}
+    for line in run_all(options.starts, 1 if options.fast else options.seeds, fast=options.fast):
+        results["lines"].append(line)
+        last = line["curve"][-1]
+        sys.stdout.write(
+            f"{line['start']}, seed {line['seed']}, {line['arm']}: {last['bits_per_byte']:.3f} bits a byte, "
+            f"{line['seconds_a_step']:.2f} s a step\n"
+        )
+        sys.stdout.flush()
+        if not options.fast:
+            options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(tables(results))
-    if not options.fast and not options.table:
-        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:

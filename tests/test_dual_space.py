@@ -114,8 +114,11 @@ def by_definition(case: Leaves, options: DualSpaceOptions) -> Expected:  # noqa:
     if sum(passed) > options.gate_threshold * len(passed):
         passed = [True] * len(passed)
 
-    trained = "t2s_kl" if options.t2s_target == "distribution" else "t2s_ce"
-    in_space = {"student": [trained, "t2s_kd"], "teacher": ["s2t_kd"], "both": [trained, "t2s_kd", "s2t_kd"]}
+    trained = ["t2s_kl" if options.t2s_target == "distribution" else "t2s_ce"]
+    if options.target == "exact" and options.gate is None:
+        trained = []  # nobody asks for z_ts
+    trained.append("t2s_kd")
+    in_space = {"student": trained, "teacher": ["s2t_kd"], "both": [*trained, "s2t_kd"]}
     terms = dict.fromkeys(in_space[options.spaces], zero)
     tau, of_student = options.temperature, [student for _, student in overlap]
     factor = tau * tau if options.scale_by_temperature_squared else 1
@@ -230,6 +233,7 @@ OPTIONS: dict[str, DualSpaceOptions] = {
     "distribution": DualSpaceOptions(t2s_target="distribution", gate="prediction", temperature=2.0),
     "exact": DualSpaceOptions(target="exact"),
     "exact on the overlap": DualSpaceOptions(target="exact", columns="overlap", temperature=1.3),
+    "exact, gated": DualSpaceOptions(target="exact", gate="gold", t2s_target="gold"),
     "exact, skewed": DualSpaceOptions(target="exact", divergence="skew_kl", mix=0.3),
     "overlap": DualSpaceOptions(columns="overlap", gate="gold"),
     "overlap in both": DualSpaceOptions(columns="overlap", s2t_columns="overlap", divergence="js", mix=0.3),
@@ -251,7 +255,8 @@ def assert_equal(case: Leaves, options: DualSpaceOptions) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)  # names the leaf that differs
     counts = {"unmapped": expected.unmapped}
     if options.spaces != "teacher":
-        counts["agreed"] = expected.agreed
+        if options.target == "projected" or options.gate is not None:
+            counts["agreed"] = expected.agreed
         if options.gate is not None:
             counts["gated"] = expected.gated
     assert {name: int(count) for name, count in found.counts.items()} == counts
@@ -688,6 +693,8 @@ def test_terms_are_divided_by_what_the_options_name(
     assert weights["cross_entropy"] == pytest.approx(0.6 / 8, rel=1e-15)
     assert [weights[name] for name in EACH] == [pytest.approx(each, rel=1e-15)] * len(EACH)
     assert weights["t2s_kd"] == pytest.approx(t2s_kd, rel=1e-15)
+    halved = replace(options, s2t_weight=0.5).weights(Reduction(labels=8, pairs=5, alpha=0.4), 4, 2)
+    assert halved == {**weights, "s2t_kd": pytest.approx(each / 2, rel=1e-15)}
 
 
 @pytest.mark.parametrize("options", [DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, DualSpaceOptions()])
@@ -735,6 +742,15 @@ def test_the_loss_of_v2_worked_out_by_hand() -> None:
         ({"s2t_divergence": "l2"}, r"^s2t_divergence='l2'; it is one of \('kl', "),
         ({"temperature": 0.0}, r"^temperature=0.0; it is above 0$"),
         ({"temperature": math.nan}, r"^temperature=nan; it is above 0$"),
+        ({"s2t_weight": -0.1}, r"^s2t_weight=-0.1; it is a weight, from 0$"),
+        ({"s2t_weight": math.inf}, r"^s2t_weight=inf; it is a weight, from 0$"),
+        *(
+            (
+                {"target": "exact", "t2s_target": name},
+                rf"^t2s_target='{name}' trains P_ts, .* there is none: ",
+            )
+            for name in ("gold", "distribution")
+        ),
         ({"gate_threshold": 1.1}, r"^gate_threshold=1.1; it is a share, from 0 to 1$"),
         ({"gate_threshold": -0.1}, r"^gate_threshold=-0.1; it is a share, from 0 to 1$"),
         ({"gate_threshold": math.nan}, r"^gate_threshold=nan; it is a share, from 0 to 1$"),

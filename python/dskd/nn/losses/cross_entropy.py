@@ -95,6 +95,11 @@ class StudentRows:
         self.cross_entropy += items.sum()
 
     @property
+    def size(self) -> int:
+        """Of the vocabulary."""
+        return self._read.size
+
+    @property
     def all_reachable(self) -> bool:
         """Whether a comparison leaves no id out."""
         return self._head.unreachable is None

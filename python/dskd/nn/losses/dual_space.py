@@ -57,6 +57,7 @@ def dual_space(
     Returns:
         Sums `cross_entropy`, `t2s_ce` or `t2s_kl`, `t2s_kd`, `s2t_kd`; counts `unmapped` (predictions without
         a counterpart), `agreed` (pairs where argmax z_ts is y) and, with a gate, `gated` (those let through).
+        Where nothing is projected there is no `t2s_ce` and no `agreed`.
 
     Raises:
         ValueError: the options need an overlap that is not there.
@@ -73,8 +74,10 @@ def dual_space(
     if options.spaces != "teacher":
         ids = {"predicted": predicted, "gold": states.labels[states.paired]}
         student = states.student_head.reachable(logits[states.paired])
-        head = states.student_head.detached()
-        z_ts = head.reachable(head.logits(to_student))
+        z_ts = None
+        if options.projects:
+            head = states.student_head.detached()
+            z_ts = head.reachable(head.logits(to_student))
         in_space = _student_space((teacher, z_ts, student), ids, kept, maps, options)
         sums |= in_space.sums
         counts |= in_space.counts
@@ -91,14 +94,42 @@ def dual_space(
 
 
 def _student_space(
-    logits: tuple[Tensor, Tensor, Tensor],
+    logits: tuple[Tensor, Tensor | None, Tensor],
     ids: Mapping[str, Tensor],
     kept: Tensor,
     maps: VocabularyMaps,
     options: DualSpaceOptions,
 ) -> TermSums:
-    """The terms of the student's space, of the logits z_t, z_ts and z_s of reachable ids."""
+    """The terms of the student's space, of the logits z_t, z_ts (or None) and z_s of reachable ids."""
     teacher, z_ts, student = logits
+    trained, passed = TermSums({}, {}), kept
+    if z_ts is not None:
+        trained = _training_projector(teacher, z_ts, ids, kept, maps, options)
+        passed = options.let_through(z_ts.argmax(-1), ids["predicted"], ids["gold"])
+    gated = {} if options.gate is None else {"gated": passed.sum()}
+    if options.target == "exact" or z_ts is None:
+        of_teacher, of_student = maps.shared()
+        target = torch.full_like(student, UNREACHABLE).detach()
+        target = target.index_copy(1, of_student, teacher[:, of_teacher])
+    else:
+        target = z_ts.detach()
+    if options.columns == "overlap":
+        of_student = maps.shared()[1]
+        target, student = target[:, of_student], student[:, of_student]
+    items = divergence(options.divergence, target, student, temperature=options.temperature, mix=options.mix)
+    distilled = options.of_divergences * torch.where(passed, items, 0).sum()
+    return TermSums({**trained.sums, "t2s_kd": distilled}, {**trained.counts, **gated})
+
+
+def _training_projector(
+    teacher: Tensor,
+    z_ts: Tensor,
+    ids: Mapping[str, Tensor],
+    kept: Tensor,
+    maps: VocabularyMaps,
+    options: DualSpaceOptions,
+) -> TermSums:
+    """t2s_ce or t2s_kl, and where z_ts is y."""
     predicted, gold = ids["predicted"], ids["gold"]
     sums = {}
     if options.t2s_target == "distribution":
@@ -108,22 +139,8 @@ def _student_space(
     else:
         y = predicted if options.t2s_target == "prediction" else gold
         sums["t2s_ce"] = functional.cross_entropy(z_ts, y.where(kept, -1), ignore_index=-1, reduction="sum")
-    said = z_ts.argmax(-1)
-    agreed = said == (gold if options.t2s_target == "gold" else predicted)
-    counts = {"agreed": agreed.sum()}
-    passed = options.let_through(said, predicted, gold)
-    if options.gate is not None:
-        counts["gated"] = passed.sum()
-    target = z_ts.detach()
-    if options.target == "exact":
-        of_teacher, of_student = maps.shared()
-        target = torch.full_like(target, UNREACHABLE).index_copy(1, of_student, teacher[:, of_teacher])
-    if options.columns == "overlap":
-        of_student = maps.shared()[1]
-        target, student = target[:, of_student], student[:, of_student]
-    items = divergence(options.divergence, target, student, temperature=options.temperature, mix=options.mix)
-    sums["t2s_kd"] = options.of_divergences * torch.where(passed, items, 0).sum()
-    return TermSums(sums, counts)
+    agreed = z_ts.argmax(-1) == (gold if options.t2s_target == "gold" else predicted)
+    return TermSums(sums, {"agreed": agreed.sum()})
 
 
 class DualSpaceLoss(nn.Module):

@@ -139,17 +139,16 @@ class _Fused:
 
     def _student_space(self, weights: Mapping[str, float]) -> StudentSpace:
         options = self.options
-        by_distribution, exact = options.t2s_target == "distribution", options.target == "exact"
         overlap = self.maps.shared()[1] if options.speaks_of_overlap else None
         return StudentSpace(
-            self.projected,
+            self.projected if options.projects else None,
             self.student,
             self._comparison(options.divergence, overlap if options.columns == "overlap" else None),
             weights,
             self.memory,
             overlap=overlap,
-            by_distribution=by_distribution,
-            exact=exact,
+            by_distribution=options.t2s_target == "distribution",
+            exact=options.target == "exact",
         )
 
     def _teacher_space(self, weights: Mapping[str, float]) -> TeacherSpace:

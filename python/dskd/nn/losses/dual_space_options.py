@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -88,9 +89,11 @@ class DualSpaceOptions:
             `t2s_kl = KL(p_t on O, softmax(z_ts on O))`, which keeps z_ts close as the student's head moves.
             Where a prediction has no counterpart, the pair leaves t2s_ce, and t2s_kd if that is gated by it.
         target: of t2s_kd: the `projected` teacher, z_ts; or `exact`, the teacher's own logits on O, which
-            with `columns="overlap"` is the shared-vocabulary loss: its limit as P_ts gets perfect.
+            with `columns="overlap"` is the shared-vocabulary loss: its limit as P_ts gets perfect. Without a
+            gate there is then no z_ts, no P_ts, and nothing that trains it.
         columns: the ids over which t2s_kd compares: `all`, or those of O, renormalised there.
         s2t_columns: the same for s2t_kd.
+        s2t_weight: what s2t_kd is multiplied with in the loss.
         drop_unmapped: leave pairs whose prediction has no counterpart out of all terms.
         normaliser: what distillation terms are divided by: the `pairs` of the whole step, its `labels`, or
             the pairs of the `micro_batch`, without those that are dropped.
@@ -109,6 +112,7 @@ class DualSpaceOptions:
     target: Target = "projected"
     columns: Columns = "all"
     s2t_columns: Columns = "all"
+    s2t_weight: float = 1.0
     drop_unmapped: bool = False
     normaliser: Normaliser = "pairs"
     gated_mean: bool = False
@@ -129,11 +133,23 @@ class DualSpaceOptions:
             raise ValueError(f"temperature={self.temperature}; it is above 0")
         if not 0 <= self.gate_threshold <= 1:
             raise ValueError(f"gate_threshold={self.gate_threshold}; it is a share, from 0 to 1")
+        if not 0 <= self.s2t_weight < math.inf:
+            raise ValueError(f"s2t_weight={self.s2t_weight}; it is a weight, from 0")
+        if not self.projects and self.t2s_target != "prediction":
+            raise ValueError(
+                f"t2s_target={self.t2s_target!r} trains P_ts, and with target='exact' and no gate there is "
+                "none: set target='projected', or leave t2s_target out"
+            )
         if self.target == "exact" and self.columns == "all" and self.divergence in _UNBOUNDED:
             raise ValueError(
                 f"divergence={self.divergence!r} is infinite outside the tokens that the teacher has: "
                 "with target='exact' set columns='overlap', or take another divergence"
             )
+
+    @property
+    def projects(self) -> bool:
+        """Whether the student's space has the projected teacher z_ts: as the target, or for the gate."""
+        return self.target == "projected" or self.gate is not None
 
     @property
     def speaks_of_overlap(self) -> bool:
@@ -203,7 +219,7 @@ class DualSpaceOptions:
             "t2s_ce": each,
             "t2s_kl": each,
             "t2s_kd": gate,
-            "s2t_kd": each,
+            "s2t_kd": each * self.s2t_weight,
         }
 
 

@@ -47,6 +47,10 @@ TEACHER_MATRICES = 2
 """Of the width of the teacher's: logits of both sides; one becomes the gradient."""
 
 
+_PROJECTED = 1
+"""The place of the logits of the teacher's side."""
+
+
 class ReadStates:
     """Hidden states that a head reads which learns nothing from it, and the gradient of the states.
 
@@ -57,7 +61,7 @@ class ReadStates:
         place: of their logits in it.
     """
 
-    def __init__(self, states: Tensor, head: Head, memory: ChunkMemory, place: int = 1) -> None:
+    def __init__(self, states: Tensor, head: Head, memory: ChunkMemory, place: int = _PROJECTED) -> None:
         """See the class."""
         self.states = states
         self._read = ReadHead(place, head.detached(), memory)
@@ -120,10 +124,12 @@ class Comparison:
         """Whether the softmaxes are those of the logits as they are."""
         return self.temperature == self.teacher_temperature == 1 and self.columns is None
 
+    def selected(self, logits: Tensor) -> Tensor:
+        """Those of the ids that are compared."""
+        return logits if self.columns is None else logits[:, self.columns]
+
     def of_logits(self, target: Tensor, logits: Tensor, kept: Tensor, weight: float) -> Compared:
-        """`of_log_probs` of logits; both are lost, unless only some columns are compared."""
-        if self.columns is not None:
-            target, logits = target[:, self.columns], logits[:, self.columns]
+        """`of_log_probs` of logits that are selected; both are lost."""
         log_p = _log_probs(target, self.temperature * self.teacher_temperature)
         return self.of_log_probs(log_p, _log_probs(logits, self.temperature), kept, weight)
 
@@ -163,7 +169,8 @@ class StudentSpace:
     """t2s_kd, what trains the projector, and the cross-entropy of the positions that take part.
 
     Args:
-        projected: the teacher's rows in the student's space, read by the student's head.
+        projected: the teacher's rows in the student's space, read by the student's head; None where the
+            target is exact and there is no gate.
         student: the student's rows.
         how: they are compared; its `columns` are ids of the student.
         weights: of `t2s_ce` or `t2s_kl`, and of `t2s_kd`.
@@ -179,7 +186,7 @@ class StudentSpace:
 
     def __init__(
         self,
-        projected: ReadStates,
+        projected: ReadStates | None,
         student: StudentRows,
         how: Comparison,
         weights: Mapping[str, float],
@@ -199,8 +206,8 @@ class StudentSpace:
         none = torch.zeros((), dtype=torch.int64, device=memory.device)
         self._overlap = none[None][:0] if overlap is None else overlap
         trained = "t2s_kl" if by_distribution else "t2s_ce"
-        self.sums = {trained: zero, "t2s_kd": zero.clone()}
-        self.counts = {"agreed": none, "gated": none.clone()}
+        self.sums = ({} if projected is None else {trained: zero}) | {"t2s_kd": zero.clone()}
+        self.counts = ({} if projected is None else {"agreed": none}) | {"gated": none.clone()}
 
     @property
     def needs_teacher(self) -> bool:
@@ -226,8 +233,26 @@ class StudentSpace:
             gate: which rows take part in t2s_kd, of what the projected teacher says, int64 `[m]`.
             teacher: `[m, overlap]`, its logits on O, where `needs_teacher`.
         """
-        teacher = self._projected.states[:0] if teacher is None else teacher
-        projected = self._projected.logits(rows)
+        teacher = torch.zeros(len(kept), 0, device=kept.device) if teacher is None else teacher
+        projected, passed = None, kept
+        if self._projected is not None:
+            projected, passed = self._project(self._projected, rows, y, kept, gate, teacher)
+        # The gradient lies where that of the projected logits was.
+        logits, gradient = self._student.logits(positions, normalise=self._as_they_are)
+        self._t2s_kd(self._target(teacher, projected), logits, gradient, passed)
+        self._student.backward(positions, gradient)
+
+    def _project(
+        self,
+        read: ReadStates,
+        rows: slice,
+        y: Tensor,
+        kept: Tensor,
+        gate: Callable[[Tensor], Tensor],
+        teacher: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Trains the projector. Its logits, or log-probabilities, and what the gate lets through."""
+        projected = read.logits(rows)
         said = projected.argmax(-1)
         passed = gate(said)
         self.counts["agreed"] += (said == y).sum()
@@ -235,40 +260,46 @@ class StudentSpace:
         if self._as_they_are:
             projected = torch.log_softmax(projected, -1, out=projected)
         if self._by_distribution:
-            self._train_by_distribution(rows, projected, teacher, kept)
+            self._train_by_distribution(read, rows, projected, teacher, kept)
         else:
-            self._train_by_label(rows, projected, y.where(kept, -1))
-        if self._exact:
-            projected.fill_(UNREACHABLE).index_copy_(1, self._overlap, teacher)
-        # The gradient lies where that of the projected logits was.
-        logits, gradient = self._student.logits(positions, normalise=self._as_they_are)
-        self._t2s_kd(projected, logits, gradient, passed)
-        self._student.backward(positions, gradient)
+            self._train_by_label(read, rows, projected, y.where(kept, -1))
+        return projected, passed
 
-    def _train_by_label(self, rows: slice, projected: Tensor, y: Tensor) -> None:
+    def _target(self, teacher: Tensor, projected: Tensor | None) -> Tensor:
+        """The teacher's side of t2s_kd, of the ids that are compared."""
+        if projected is not None and not self._exact:
+            return self._how.selected(projected)
+        if self._how.columns is not None:
+            return teacher  # compared on O, which is what it speaks of
+        target = self._memory.take(_PROJECTED, len(teacher), self._student.size)
+        return target.fill_(UNREACHABLE).index_copy_(1, self._overlap, teacher)
+
+    def _train_by_label(self, read: ReadStates, rows: slice, projected: Tensor, y: Tensor) -> None:
         """t2s_ce; the projected logits, or log-probabilities, stay."""
         gradient = self._memory.take(GRADIENT, *projected.shape)
         log_probs = projected if self._as_they_are else torch.log_softmax(projected, -1, out=gradient)
         items = cross_entropy_and_gradient(log_probs, y, self._weights["t2s_ce"], gradient)
         self.sums["t2s_ce"] += items.sum()
-        self._projected.backward(rows, gradient)
+        read.backward(rows, gradient)
 
-    def _train_by_distribution(self, rows: slice, projected: Tensor, teacher: Tensor, kept: Tensor) -> None:
+    def _train_by_distribution(
+        self, read: ReadStates, rows: slice, projected: Tensor, teacher: Tensor, kept: Tensor
+    ) -> None:
         """t2s_kl; the projected logits, or log-probabilities, stay."""
         on_overlap = Comparison(divergence="kl", columns=None)
         log_p, log_q = teacher.log_softmax(-1), projected[:, self._overlap].log_softmax(-1)
         total, of_shared = on_overlap.of_log_probs(log_p, log_q, kept, self._weights["t2s_kl"])
         self.sums["t2s_kl"] += total
         gradient = self._memory.take(GRADIENT, *projected.shape).zero_()
-        self._projected.backward(rows, gradient.index_copy_(1, self._overlap, of_shared))
+        read.backward(rows, gradient.index_copy_(1, self._overlap, of_shared))
 
     def _t2s_kd(self, target: Tensor, logits: Tensor, gradient: Tensor, passed: Tensor) -> None:
         """The divergence of the student's logits, which are lost as the target is."""
         if self._as_they_are:
             total, made = self._how.of_log_probs(target, logits, passed, self._weights["t2s_kd"])
         else:
-            self._student.reachable_(logits)
-            total, made = self._how.of_logits(target, logits, passed, self._weights["t2s_kd"])
+            selected = self._how.selected(self._student.reachable_(logits))
+            total, made = self._how.of_logits(target, selected, passed, self._weights["t2s_kd"])
         self.sums["t2s_kd"] += total
         if self._how.columns is None:
             gradient.add_(made)
@@ -320,7 +351,8 @@ class TeacherSpace:
         if self._statistics is not None:
             self._add_by_statistics(rows, self._statistics[rows], logits, kept)
             return
-        total, gradient = self._how.of_logits(teacher, logits, kept, self._weight)
+        selected = self._how.selected(teacher), self._how.selected(logits)
+        total, gradient = self._how.of_logits(*selected, kept, self._weight)
         self.sum += total
         if self._how.columns is not None:
             gradient = logits.zero_().index_copy_(1, self._how.columns, gradient)
