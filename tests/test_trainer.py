@@ -97,6 +97,8 @@ def projectors_of(made: Any) -> tuple[Tensor, Tensor]:
     pairs = tiny.overlap(collator.teacher.vocabulary, collator.student.vocabulary)
     teacher = made.teacher.lm_head.weight.detach()[[one for one, _ in pairs]]
     student = made.student.lm_head.weight.detach()[[one for _, one in pairs]]
+    if made.args.centre:
+        teacher, student = teacher - teacher.mean(0), student - student.mean(0)
     return teacher.T @ torch.linalg.pinv(student.T), student.T @ torch.linalg.pinv(teacher.T)
 
 
@@ -159,7 +161,9 @@ def eager(  # noqa: C901, PLR0912, PLR0915 - the whole definition in one place
                 "gold": readings[1].ids[student_column],
             }[args.gate]
             if args.spaces != "teacher":
-                if args.t2s_target == "distribution":
+                if args.target == "exact" and gate is None:
+                    pass  # nobody asks for z_ts
+                elif args.t2s_target == "distribution":
                     says = [log_softmax(z_t[shared_ids[0]], []), log_softmax(z_ts[shared_ids[1]], [])]
                     totals["t2s_ce"] = totals["t2s_ce"] + divergence("kl", says, range(len(mapped)))
                 elif y >= 0:
@@ -180,7 +184,7 @@ def eager(  # noqa: C901, PLR0912, PLR0915 - the whole definition in one place
                 if args.s2t_columns == "overlap":
                     kept = range(len(mapped))
                     says = [log_softmax(z[shared_ids[0]], [], args.temperature) for z in (z_t, z_st)]
-                totals["kd"] = totals["kd"] + divergence(args.divergence, says, kept)
+                totals["kd"] = totals["kd"] + args.s2t_weight * divergence(args.divergence, says, kept)
     return totals
 
 
@@ -222,6 +226,8 @@ STEPS: list[dict[str, Any]] = [
     {"student_to_teacher": "trained"},
     {"t2s_target": "distribution", "columns": "overlap"},
     {"target": "exact", "columns": "overlap", "s2t_columns": "overlap", "temperature": 2.0},
+    {"centre": True, "s2t_weight": 0.25},
+    {"centre": True, "student_to_teacher": "trained", "target": "exact", "columns": "overlap"},
     {"objective": "shared_vocabulary"},
     {"objective": "shared_vocabulary", "top_k": 5, "divergence": "reverse_kl", "temperature": 0.7},
     {"objective": "sft"},
@@ -445,6 +451,8 @@ def groups_with(made: Any, parameter: Tensor) -> list[dict[str, Any]]:
         ({}, {"teacher_to_student"}),
         ({"student_to_teacher": "trained"}, {"teacher_to_student", "student_to_teacher"}),
         ({"spaces": "teacher"}, set()),
+        ({"target": "exact"}, set()),
+        ({"target": "exact", "gate": "gold"}, {"teacher_to_student"}),
         ({"teacher_to_student": "solved"}, set()),
         ({"teacher_to_student": "solved", "student_to_teacher": "trained"}, {"student_to_teacher"}),
         ({"spaces": "student", "student_to_teacher": "trained"}, {"teacher_to_student"}),
@@ -770,6 +778,7 @@ def test_frozen_parts_of_the_student_stay(tmp_path: Path) -> None:
         ({"temperature": math.nan}, r"temperature=nan; it is above 0"),
         ({"top_k": 0}, r"top_k=0; it is at least 1, or None for all"),
         ({"refresh_every": 0}, r"refresh_every=0; it is at least 1"),
+        ({"s2t_weight": -1.0}, r"s2t_weight=-1.0; it is a weight, from 0"),
         ({"gate": "open"}, r"gate='open'; it is one of \(None, 'prediction', 'gold'\)"),
         (
             {"target": "exact", "divergence": "reverse_kl"},

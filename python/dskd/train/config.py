@@ -71,11 +71,15 @@ class DistillationConfig(TrainingArguments):
         "all", "Dual space: compare in t2s_kd all ids, or those of the shared vocabulary."
     )
     s2t_columns: Literal["all", "overlap"] = _option("all", "Dual space: the same in s2t_kd.")
+    s2t_weight: float = _option(1.0, "Dual space: what s2t_kd is multiplied with.")
     teacher_to_student: Literal["trained", "solved"] = _option(
         "trained", "Dual space: whether the teacher's projector is trained, or follows the student's head."
     )
     student_to_teacher: Literal["solved", "trained"] = _option(
         "solved", "Dual space: whether the student's projector follows its head, or is trained."
+    )
+    centre: bool = _option(
+        False, "Dual space: solve projectors on centred heads, since what all logits have more says nothing."
     )
     refresh_every: int = _option(1, "Dual space: steps between two solutions of a solved projector.")
     projector_learning_rate: float = _option(
@@ -180,6 +184,7 @@ class DistillationConfig(TrainingArguments):
             target=self.target,
             columns=self.columns,
             s2t_columns=self.s2t_columns,
+            s2t_weight=self.s2t_weight,
         )
 
     def projector_options(self) -> dict[str, Any]:
@@ -189,6 +194,7 @@ class DistillationConfig(TrainingArguments):
         return {
             "teacher_to_student": self.teacher_to_student,
             "student_to_teacher": self.student_to_teacher,
+            "centre": self.centre and self.preset == "none",
         }
 
     def shared_vocabulary_options(self) -> SharedVocabularyOptions:
@@ -216,8 +222,10 @@ _OF_PAIRS = (
     "target",
     "columns",
     "s2t_columns",
+    "s2t_weight",
     "teacher_to_student",
     "student_to_teacher",
+    "centre",
     "refresh_every",
     "top_k",
 )

@@ -368,12 +368,14 @@ def _loss(
     if args.objective == "shared_vocabulary":
         return SharedVocabularyLoss(overlap, args.shared_vocabulary_options())
     projectors = Projectors(teacher.weight, student.weight, overlap, **args.projector_options())
-    unused = {"teacher": projectors.teacher_to_student, "student": projectors.student_to_teacher}
-    if args.spaces in unused:
-        unused[args.spaces].requires_grad_(False)
+    options = args.dual_space_options()
+    if options.spaces == "teacher" or not options.projects:
+        projectors.teacher_to_student.requires_grad_(False)
+    if options.spaces == "student":
+        projectors.student_to_teacher.requires_grad_(False)
     to_student = torch.tensor(mapped.teacher_to_student, device=device)
     maps = VocabularyMaps(to_student=to_student, overlap=overlap)
-    return DualSpaceLoss(projectors, maps, args.dual_space_options())
+    return DualSpaceLoss(projectors, maps, options)
 
 
 def _attention(args: DistillationConfig, teacher: Head, student: Head, embedded: Sequence[int]) -> nn.Module:
