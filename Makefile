@@ -12,8 +12,8 @@
 #   make bench-large   ten million tokens through `dskd align`, killed and resumed -> benches/results/large.json
 #   make bench-projectors   solving projectors beside pinv, and what they say -> benches/results/projectors.json
 #   make bench-loss   time and peak memory of the fused losses -> benches/results/loss.json
-#   make study   what dual space gains, option by option, and why -> benches/results/study.json; by estimate
-#                an hour and a half; FAST=1 make study is a smoke run
+#   make study   what dual space gains, option by option, and why -> benches/results/study.json; an hour
+#                and a half; FAST=1 make study is a smoke run
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.
@@ -95,21 +95,22 @@ format: $(BIN)/dev.stamp
 	$(BIN)/ruff format
 
 bench: $(BIN)/dev.stamp
-	$(BIN)/python benches/align.py --output benches/results/align.json
+	$(BIN)/python benches/align.py
 
 bench-limits: $(BIN)/dev.stamp
-	$(BIN)/python benches/limits.py --output benches/results/limits.json
+	$(BIN)/python benches/limits.py
 
 bench-large: $(BIN)/dev.stamp
 	$(BIN)/python benches/large.py
 
 bench-projectors: $(BIN)/dev.stamp
-	$(BIN)/python benches/projectors.py --output benches/results/projectors.json
+	$(BIN)/python benches/projectors.py
+
 bench-loss: $(BIN)/dev.stamp
-	$(BIN)/python benches/loss.py --output benches/results/loss.json
+	$(BIN)/python benches/loss.py
 
 study: $(BIN)/dev.stamp
-	$(BIN)/python benches/study.py $(if $(FAST),--fast)
+	$(BIN)/python benches/study.py $(if $(FAST),--quick --output build/study.json)
 
 proof: $(BIN)/dev.stamp
 	$(BIN)/python benches/recall.py

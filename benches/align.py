@@ -14,23 +14,19 @@ before the clock runs.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import gc
 import importlib
 import itertools
-import json
 import math
 import os
-import platform
 import re
 import statistics
 import sys
 import time
 import unicodedata
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +42,13 @@ from dskd.reference import published_eta
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import assets
-from judge import revision
+from report import Report, machine, positive, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 HERE = Path(__file__).resolve().parent
-OUTPUT = HERE / "results" / "align.json"
-README = HERE / "README.md"
-
+PACKAGES = ("numpy", "tokenizers", "transformers", "sentencepiece", "spacy-alignments")
 TOKENIZER_PAIRS = (("gpt2", "qwen2"), ("mistral-v3", "qwen2"), ("qwen2", "deepseek-v3"))
 TOKENS_A_ROW = 1024
 SMALL_TOKENS = 16
@@ -739,10 +733,11 @@ def measure(rows: int, rounds: int) -> dict[str, Any]:
         print(f"{names[0]} to {names[1]}, {text}", file=sys.stderr)
         batches.append(measure_batch(names, text, rows, rounds))
     small = [measure_small(names, rounds) for names in TOKENIZER_PAIRS]
+    loads = {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
     return {
         "ratios": {name: _extremes(batches, name) for name in PEERS},
         "targets": [*_target_rows(batches), _small_target_row(small)],
-        "machine": machine() | {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)},
+        "machine": machine(*PACKAGES) | loads,
         "rounds": rounds,
         "batches": batches,
         "small": small,
@@ -775,60 +770,27 @@ def _small_target_row(small: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {"what": what, "asked": SMALL_TARGET, "aim": None, "reached": reached, "pair": _names(worst)}
 
 
-def machine() -> dict[str, Any]:
-    """Where and with what this runs."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": version("numpy"),
-        "tokenizers": version("tokenizers"),
-        "transformers": version("transformers"),
-        "sentencepiece": version("sentencepiece"),
-        "spacy_alignments": version("spacy-alignments"),
-        "dskd": dskd.__version__,
-        "revision": revision(),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return platform.processor()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor())
-
-
 # ---- Tables ----------------------------------------------------------------------------------------------
 
 
 def tables(results: Mapping[str, Any]) -> str:
     """What was measured as Markdown, ratios first."""
-    rows = results["batches"]
+    rows, small, peers = results["batches"], results["small"], [TITLES[name] for name in PEERS]
     return "\n\n".join(
         [
             "Asked for on source, aimed at, and reached by the worst pair of tokenizers:",
-            _table(["what", "its pair", "asked", "aim", "reached"], map(_target_cells, results["targets"])),
+            table(["what", "its pair", "asked", "aim", "reached"], map(_target_cells, results["targets"])),
             "How many times as fast as each peer dskd is, on the same rows:",
-            _table(["teacher to student", "text", *map(TITLES.get, PEERS)], map(_ratio_cells, rows)),
+            table(["teacher to student", "text", *peers], map(_ratio_cells, rows)),
             "Million tokens a second, teacher plus student:",
-            _table(["teacher to student", "text", *TITLES.values()], map(_speed_cells, rows)),
+            table(["teacher to student", "text", *TITLES.values()], map(_speed_cells, rows)),
             "Pairs found of the pairs that exist and, in brackets, true pairs of those found:",
-            _table(["teacher to student", "text", "pairs", *map(TITLES.get, PEERS)], map(_pair_cells, rows)),
+            table(["teacher to student", "text", "pairs", *peers], map(_pair_cells, rows)),
             f"One pair of about {SMALL_TOKENS} tokens, microseconds a call:",
-            _table(
-                ["teacher to student", "tokens", *map(TITLES.get, SMALL)], map(_small_cells, results["small"])
-            ),
+            table(["teacher to student", "tokens", TITLES["dskd"], *peers], map(_small_cells, small)),
             _machine_line(results),
         ]
     )
-
-
-def _table(head: Iterable[str | None], body: Iterable[list[str]]) -> str:
-    columns = [str(cell) for cell in head]
-    lines = [columns, ["---"] * 2 + ["---:"] * (len(columns) - 2), *body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _names(row: Mapping[str, Any]) -> str:
@@ -865,57 +827,24 @@ def _small_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _machine_line(results: Mapping[str, Any]) -> str:
-    names = {key: value for key, value in results["machine"].items() if key not in ("cpu", "cores")}
     rows = max(row["rows"] for row in results["batches"])
-    return (
-        f"{results['machine']['cpu']}, {results['machine']['cores']} cores; "
-        f"{', '.join(f'{key} {value}' for key, value in names.items())}; "
-        f"{rows} rows, medians of {results['rounds']} rounds."
-    )
-
-
-def write_readme(table: str, name: str) -> None:
-    """Puts the tables of a results file between its marks in README.md."""
-    start, end = f"<!-- tables from results/{name} -->\n", f"<!-- end of tables from results/{name} -->"
-    before, _, rest = README.read_text(encoding="utf-8").partition(start)
-    after = rest.partition(end)[2]
-    README.write_text(f"{before}{start}\n{table}\n\n{end}{after}", encoding="utf-8")
+    return f"{said_of(results['machine'])}; {rows} rows, medians of {results['rounds']} rounds."
 
 
 # ---- The command line ------------------------------------------------------------------------------------
 
 
+REPORT = Report("align", "Tokens per second of dskd.Aligner.align beside its peers.", tables)
+
+
 def main() -> None:
     """Measures, or reads what was measured, and prints the tables."""
-    options = _options()
-    if options.table:
-        results = json.loads(options.output.read_text(encoding="utf-8"))
-    else:
-        rows, rounds = (2, 1) if options.quick else (64, 15)
-        results = measure(options.rows or rows, options.rounds or rounds)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(tables(results))
-    if options.output.resolve() == OUTPUT:
-        write_readme(tables(results), OUTPUT.name)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Tokens per second of dskd.Aligner.align beside its peers.")
-    parser.add_argument("--rows", type=_positive, help="rows of a batch (64)")
-    parser.add_argument("--rounds", type=_positive, help="how often each contestant takes its turn (15)")
-    parser.add_argument("--quick", action="store_true", help="2 rows and 1 round, unless told otherwise")
-    parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
-    parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help="the JSON file; README.md follows the default"
-    )
-    return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
+    parser = REPORT.parser(quick="2 rows and 1 round, unless told otherwise")
+    parser.add_argument("--rows", type=positive, help="rows of a batch (64)")
+    parser.add_argument("--rounds", type=positive, help="how often each contestant takes its turn (15)")
+    options = parser.parse_args()
+    rows, rounds = (2, 1) if options.quick else (64, 15)
+    REPORT.run(options, lambda: measure(options.rows or rows, options.rounds or rounds))
 
 
 if __name__ == "__main__":

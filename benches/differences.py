@@ -13,15 +13,12 @@ search of `dskd.reference` finds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import re
 import sys
 import time
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +29,7 @@ import oracle
 from dskd import reference
 from judge import Row, batch_of, by_dskd, by_published_rule, same_row
 from oracle import Change, share
+from report import Report, machine, positive, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from corpus import Tokenizer
     from judge import Batch, Found, Ids
 
-OUTPUT = judge.HERE / "results" / "differences.json"
 CHARACTERS = 3000
 LONGEST_EDIT = 200
 SPLIT_SHARE = 0.2
@@ -277,7 +274,7 @@ def _example(part: Part, batch: Batch, found: Found, index: int) -> str:
 def measure(rows: int, examples: int) -> dict[str, Any]:
     """All that is measured, ready for JSON; prints what each part gave as soon as it is done."""
     started = time.monotonic()
-    results: dict[str, Any] = {"machine": judge.machine(), "parts": []}
+    results: dict[str, Any] = {"machine": machine("numpy", "tokenizers", "sentencepiece"), "parts": []}
     for part in parts(rows):
         measured = [measure_pair(part, *names, examples) for names in part.pairs]
         results["parts"].append(_summed(part, measured))
@@ -355,11 +352,11 @@ def tables(results: Mapping[str, Any]) -> str:
         *("teacher", "student", "rows", "exist", "found", "elsewhere", "coverage", "ratio"),
         *("published: found", "elsewhere", "ratio"),
     ]
-    parts = ["All tokenizer pairs together:", judge.table(head, map(_part_cells, results["parts"]))]
+    parts = ["All tokenizer pairs together:", table(head, map(_part_cells, results["parts"]))]
     for part in results["parts"]:
         parts += [
             f"{part['name'][:1].upper()}{part['name'][1:]}:",
-            judge.table(head_of_pairs, map(_pair_cells, part["pairs"])),
+            table(head_of_pairs, map(_pair_cells, part["pairs"])),
         ]
     versions = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     compared = _reference_line(results["reference"])
@@ -408,32 +405,20 @@ def _pair_cells(pair: Mapping[str, Any]) -> list[str]:
 # ---- The command line ------------------------------------------------------------------------------------
 
 
+REPORT = Report("differences", "What is found where the two texts differ.", tables, "proof.md")
+
+
 def main() -> None:
     """Measures, or reads what was measured, prints the tables; exits with 1 where a target is missed."""
-    options = _options()
-    if options.table:
-        results = json.loads(options.output.read_text(encoding="utf-8"))
-    else:
-        results = measure(options.rows, options.examples)
-        judge.write_json(options.output, results)
-    print(tables(results))
-    if options.output.resolve() == OUTPUT:
-        judge.write_page("differences", tables(results))
-    if failed := failures(results):
-        sys.exit("\n".join(["Missed:", *failed]))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What is found where the two texts differ.")
+    parser = REPORT.parser()
     parser.add_argument(
-        "--rows", type=judge.positive, default=1000, help="rows of edited text, of the rest a tenth (1000)"
+        "--rows", type=positive, default=1000, help="rows of edited text, of the rest a tenth (1000)"
     )
     parser.add_argument("--examples", type=int, default=0, help="rows to show of which most was missed (0)")
-    parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
-    parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help="the JSON file; proof.md follows the default"
-    )
-    return parser.parse_args()
+    options = parser.parse_args()
+    results = REPORT.run(options, lambda: measure(options.rows, options.examples))
+    if failed := failures(results):
+        sys.exit("\n".join(["Missed:", *failed]))
 
 
 if __name__ == "__main__":

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import os
-import platform
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-import dskd
 import oracle
 from corpus import ragged
 from dskd import Aligner, PairKind
@@ -26,7 +18,7 @@ from dskd.reference import published_eta
 from oracle import Ints, Piece, Score, share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from corpus import Tokenizer
     from dskd import Ragged
@@ -273,55 +265,3 @@ def _lists(ids: Ragged) -> list[list[int]]:
 
 def _floor(part: float) -> float:
     return int(part * 100_000) / 100_000
-
-
-# ---- Reports ---------------------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """With what this was made."""
-    libraries = ("numpy", "tokenizers", "sentencepiece")
-    return {
-        "python": platform.python_version(),
-        **{library: version(library) for library in libraries},
-        "dskd": dskd.__version__,
-        "revision": revision(),
-        "cores": os.cpu_count(),
-    }
-
-
-def revision() -> str:
-    """What git calls this checkout; `-dirty` where files differ from it."""
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    command = [git, "-C", str(HERE), "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
-def table(head: Sequence[str], body: Iterable[Sequence[str]], names: int = 2) -> str:
-    """A Markdown table; all columns but the first `names` are numbers."""
-    lines = [head, ["---"] * names + ["---:"] * (len(head) - names), *body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def positive(text: str) -> int:
-    """For argparse: a number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
-def write_json(file: Path, results: Mapping[str, Any]) -> None:
-    """Writes the results, and the folder if it is not there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_page(name: str, tables: str) -> None:
-    """Puts the tables between the marks of `name` in proof.md."""
-    marks = (f"<!-- tables from results/{name}.json -->\n", f"<!-- end of {name} -->")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(marks[0])
-    after = rest.partition(marks[1])[2]
-    PAGE.write_text(f"{before}{marks[0]}\n{tables}\n\n{marks[1]}{after}", encoding="utf-8")

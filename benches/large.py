@@ -15,7 +15,6 @@ Then the same, killed (SIGKILL) at random moments and started again; its folder 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -36,14 +35,13 @@ import pyarrow.parquet as pq
 import corpus
 from dskd.arrow import list_array
 from dskd.cli.pair import TokenizerPair
-from judge import machine
+from report import Report, machine, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 import assets  # corpus.py has put its folder into the path
 
-OUTPUT = Path(__file__).resolve().parent / "results" / "large.json"
 TOKENS = 10_000_000
 TEACHER, STUDENT = "deepseek-v3", "qwen2"
 CHARACTERS = 4_000
@@ -242,44 +240,47 @@ def measured(kind: str, source: Path, rows: int, kills: int) -> Measured:
 # ---- Report ----------------------------------------------------------------------------------------------
 
 
-def table(results: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The results in Markdown."""
-    head = ("input", "tokens, both sides", "seconds", "tokens a second", "aligning alone")
-    memory = ("peak memory, MiB", "of a tenth of the rows, MiB")
-    yield f"| {' | '.join((*head, *memory, 'kills', 'the same bytes'))} |"
-    yield f"| --- | {' | '.join(['---:'] * 7)} | --- |"
-    for each in results:
-        peaks = (each[name] / 2**20 for name in ("peak_bytes", "peak_bytes_of_a_tenth"))
-        numbers = (
-            f"{each['tokens']:,}",
-            f"{each['seconds']:.1f}",
-            f"{each['tokens_per_second']:,.0f}",
-            f"{each['tokens_per_second_aligning']:,.0f}",
-            *(f"{peak:,.0f}" for peak in peaks),
-            str(each["kills"]),
-            "yes" if each["same_bytes"] else "NO",
-        )
-        yield f"| {each['kind']} | {' | '.join(numbers)} |"
+def tables(results: Mapping[str, Any]) -> str:
+    """What was measured as Markdown."""
+    head = ["input", "tokens, both sides", "seconds", "tokens a second", "aligning alone"]
+    memory = ["peak memory, MiB", "of a tenth of the rows, MiB"]
+    return table([*head, *memory, "kills", "the same bytes"], map(_cells, results["results"]), names=1)
 
 
-def main() -> None:
-    """Measures, prints, writes; fails if a resumed job differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="a small file and two kills")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args()
-    tokens, kills = (100_000, 2) if options.quick else (TOKENS, KILLS)
+def _cells(each: Mapping[str, Any]) -> list[str]:
+    return [
+        each["kind"],
+        f"{each['tokens']:,}",
+        f"{each['seconds']:.1f}",
+        f"{each['tokens_per_second']:,.0f}",
+        f"{each['tokens_per_second_aligning']:,.0f}",
+        *(f"{each[name] / 2**20:,.0f}" for name in ("peak_bytes", "peak_bytes_of_a_tenth")),
+        str(each["kills"]),
+        "yes" if each["same_bytes"] else "NO",
+    ]
+
+
+REPORT = Report("large", "Ten million tokens through `dskd align`, killed and resumed.", tables)
+
+
+def measure(*, quick: bool) -> dict[str, Any]:
+    """Both kinds of input, ready for JSON."""
+    tokens, kills = (100_000, 2) if quick else (TOKENS, KILLS)
     names = [str(tokenizer(name)) for name in (TEACHER, STUDENT)]
     pair = TokenizerPair.load(*names, parse_special=False)
     with tempfile.TemporaryDirectory() as folder:
         ids, lines, rows, _ = write_inputs(Path(folder), pair, tokens)
         kinds = (("ids in Parquet", ids), ("text in JSON lines", lines))
         results = [asdict(measured(kind, source, rows, kills)) for kind, source in kinds]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    found = {"machine": machine(), "teacher": TEACHER, "student": STUDENT, "results": results}
-    options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print("\n".join(table(results)))
-    if not all(each["same_bytes"] for each in results):
+    found = machine("numpy", "tokenizers", "sentencepiece")
+    return {"machine": found, "teacher": TEACHER, "student": STUDENT, "results": results}
+
+
+def main() -> None:
+    """Measures, prints, writes; fails if a resumed job differs."""
+    options = REPORT.parser(quick="a small file and two kills").parse_args()
+    results = REPORT.run(options, lambda: measure(quick=options.quick))
+    if not all(each["same_bytes"] for each in results["results"]):
         raise SystemExit("a job that was killed and resumed has other bytes than one that was not")
 
 

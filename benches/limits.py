@@ -33,12 +33,11 @@ import tokenizers
 import align as bench
 import assets
 from dskd import Aligner, Ragged, Vocabulary
-from judge import table
+from report import Report, machine, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-OUTPUT = bench.HERE / "results" / "limits.json"
 PAIR = ("qwen2", "deepseek-v3")
 """The tokenizers of all lines: of the three pairs of align.py the one with the most text in a token."""
 ENTRIES = 150_000
@@ -504,7 +503,7 @@ def measure(sizes: Sizes, besides: str) -> dict[str, Any]:
     loads = {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
     return {
         "lines": lines,
-        "machine": bench.machine() | loads,
+        "machine": machine(*bench.PACKAGES) | loads,
         "besides": besides,
         "sizes": asdict(sizes),
     }
@@ -513,15 +512,12 @@ def measure(sizes: Sizes, besides: str) -> dict[str, Any]:
 def tables(results: Mapping[str, Any]) -> str:
     """What was measured as Markdown."""
     head = ["what", "how", "asked", "measured", "held"]
-    machine = {key: value for key, value in results["machine"].items() if key not in ("cpu", "cores")}
-    where = f"{results['machine']['cpu']}, {results['machine']['cores']} cores"
-    versions = ", ".join(f"{key} {value}" for key, value in machine.items())
-    rounds = results["sizes"]["rounds"]
+    where, rounds = said_of(results["machine"]), results["sizes"]["rounds"]
     return "\n\n".join(
         [
             "What is asked of alignment beside its speed:",
             table(head, map(_cells, results["lines"])),
-            f"{where}; {versions}; medians of {rounds} rounds; beside it ran: {results['besides']}.",
+            f"{where}; medians of {rounds} rounds; beside it ran: {results['besides']}.",
         ]
     )
 
@@ -536,33 +532,18 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
     return [line["what"], line["note"], asked, f"{value:g} {unit}", "yes" if held else "no"]
 
 
+REPORT = Report("limits", "What alignment must bear, and what an aligner costs.", tables)
+
+
 def main() -> None:
     """Measures, or reads what was measured, and prints the table."""
-    options = _options()
+    parser = REPORT.parser(quick="everything small: whether it works", besides=True)
+    parser.add_argument("--task", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
     if options.task:
         run_task(*options.task)
         return
-    if options.table:
-        results = json.loads(options.output.read_text(encoding="utf-8"))
-    else:
-        results = measure(QUICK if options.quick else Sizes(), options.besides)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(tables(results))
-    if options.output.resolve() == OUTPUT:
-        bench.write_readme(tables(results), OUTPUT.name)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What alignment must bear, and what an aligner costs.")
-    parser.add_argument("--quick", action="store_true", help="everything small: whether it works")
-    parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
-    parser.add_argument("--besides", default="nothing that is known of", help="what else the machine does")
-    parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help="the JSON file; README.md follows the default"
-    )
-    parser.add_argument("--task", nargs="+", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    REPORT.run(options, lambda: measure(QUICK if options.quick else Sizes(), options.besides))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-import align as bench
 from dskd import Aligner, Vocabulary
 from dskd.nn import (
     AlignedStates,
@@ -48,14 +47,13 @@ from dskd.nn import (
     teacher_statistics,
 )
 from dskd.nn.linear import CHUNK_MEMORY
-from judge import table
+from report import Report, machine, positive, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-OUTPUT = bench.HERE / "results" / "loss.json"
 MIB = 2**20
 FLOAT = 4
 """Bytes: everything is measured in float32."""
@@ -911,10 +909,10 @@ def measure(sizes: Sizes, besides: str, only: Sequence[str]) -> dict[str, Any]:
         print(name, file=sys.stderr)
         lines += [asdict(line) for line in MEASUREMENTS[name](sizes, log)]
     loads = {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
-    torches = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    threads = {"threads": torch.get_num_threads()}
     return {
         "lines": lines,
-        "machine": bench.machine() | torches | loads,
+        "machine": machine("torch", "numpy", "transformers") | threads | loads,
         "besides": besides,
         "sizes": asdict(sizes),
         "measured": log,
@@ -923,10 +921,7 @@ def measure(sizes: Sizes, besides: str, only: Sequence[str]) -> dict[str, Any]:
 
 def tables(results: Mapping[str, Any]) -> str:
     """What was measured as Markdown."""
-    unused = ("cpu", "cores", "tokenizers", "sentencepiece", "spacy_alignments")
-    machine = {key: value for key, value in results["machine"].items() if key not in unused}
-    where = f"{results['machine']['cpu']}, {results['machine']['cores']} cores"
-    versions = ", ".join(f"{key} {value}" for key, value in machine.items())
+    where = said_of(results["machine"])
     sizes = results["sizes"]
     rounds = f"medians of {sizes['rounds']} rounds, of {sizes['kept_rounds']} where memory is kept"
     besides = f"beside it ran: {results['besides']}"
@@ -934,7 +929,7 @@ def tables(results: Mapping[str, Any]) -> str:
         [
             "The fused losses beside the published form and others:",
             table(["what", "how", "asked", "measured", "held"], map(_cells, results["lines"])),
-            f"{where}; {versions}; chunks of {sizes['chunk_memory'] / MIB:,.0f} MiB; {rounds}; {besides}.",
+            f"{where}; chunks of {sizes['chunk_memory'] / MIB:,.0f} MiB; {rounds}; {besides}.",
         ]
     )
 
@@ -957,38 +952,27 @@ def run_task(task: str, file: str, name: str, settings: str) -> None:
     print(json.dumps(TASKS[task](Path(file), name, json.loads(settings))))
 
 
+REPORT = Report("loss", "Time and peak memory of the fused losses.", tables)
+
+
 def main() -> None:
     """Measures, or reads what was measured, and prints the table."""
     options = _options()
     if options.task:
         run_task(*options.task)
         return
-    if options.table:
-        results = json.loads(options.output.read_text(encoding="utf-8"))
-    else:
-        sizes = replace(QUICK if options.quick else Sizes(), chunk_memory=options.chunk_memory * MIB)
-        if options.rounds:
-            sizes = replace(sizes, rounds=options.rounds, kept_rounds=options.rounds)
-        results = measure(sizes, options.besides, options.only)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(tables(results))
-    if options.output.resolve() == OUTPUT:
-        bench.write_readme(tables(results), OUTPUT.name)
+    sizes = replace(QUICK if options.quick else Sizes(), chunk_memory=options.chunk_memory * MIB)
+    if options.rounds:
+        sizes = replace(sizes, rounds=options.rounds, kept_rounds=options.rounds)
+    REPORT.run(options, lambda: measure(sizes, options.besides, options.only))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time and peak memory of the fused losses.")
-    parser.add_argument("--quick", action="store_true", help="everything small: whether it works")
-    parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
-    parser.add_argument("--besides", default="nothing that is known of", help="what else the machine does")
-    parser.add_argument("--rounds", type=int, help="how often contestants take turns (3; 2 with memory kept)")
+    parser = REPORT.parser(quick="everything small: whether it works", besides=True)
+    parser.add_argument("--rounds", type=positive, help="turns of each contestant (3; 2 with memory kept)")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=[*MEASUREMENTS], help="some lines")
     parser.add_argument(
-        "--chunk-memory", type=int, default=CHUNK_MEMORY // MIB, help=f"MiB ({CHUNK_MEMORY // MIB})"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help="the JSON file; README.md follows the default"
+        "--chunk-memory", type=positive, default=CHUNK_MEMORY // MIB, help=f"MiB ({CHUNK_MEMORY // MIB})"
     )
     parser.add_argument("--task", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args()

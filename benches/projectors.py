@@ -11,13 +11,11 @@ clock counts the waits of whoever works longest, and threads that wait for each 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +23,20 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import align as bench
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import assets
 import distill
 from dskd import Aligner, Vocabulary
 from dskd.nn import Projectors, solve_projector
 from dskd.nn.projectors import most_frequent
 from dskd.train import carry_embeddings, cut_layers
-from judge import table
+from report import Report, machine, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
-OUTPUT = bench.HERE / "results" / "projectors.json"
 FASTER, DISTANCE = 20, 1e-5
 """What is asked: times as fast as pinv, and the relative Frobenius distance to pinv in float64."""
 DTYPES = ("float32", "float64")
@@ -232,11 +229,11 @@ def measure(sizes: Sizes, besides: str) -> dict[str, Any]:
     pair = models()
     found = {"solutions": list(solutions(sizes, pair)), "sayings": list(sayings(sizes, pair))}
     loads = {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
-    own = {"torch": version("torch"), "threads": torch.get_num_threads()}
+    own = {"threads": torch.get_num_threads()}
     return {
         **found,
         "overlap": len(pair.overlap),
-        "machine": bench.machine() | own | loads,
+        "machine": machine("torch") | own | loads,
         "besides": besides,
         "sizes": asdict(sizes),
     }
@@ -244,10 +241,7 @@ def measure(sizes: Sizes, besides: str) -> dict[str, Any]:
 
 def tables(results: Mapping[str, Any]) -> str:
     """What was measured as Markdown."""
-    sizes, machine = results["sizes"], results["machine"]
-    names = ("python", "torch", "threads", "dskd", "revision", "load_before", "load_after")
-    versions = ", ".join(f"{name} {machine[name]}" for name in names)
-    where = f"{machine['cpu']}, {machine['cores']} cores; {versions}"
+    sizes, where = results["sizes"], said_of(results["machine"])
     compared = [f"{how}, pinv in {dtype}" for how in ("one", "both") for dtype in DTYPES]
     asked = (
         f"How many times as fast as pinv (asked: {FASTER}), and the relative Frobenius distance to pinv in "
@@ -304,29 +298,13 @@ def _saying_cells(line: Mapping[str, Any]) -> list[str]:
     ]
 
 
+REPORT = Report("projectors", "How fast projectors are solved, and what they say.", tables)
+
+
 def main() -> None:
     """Measures, or reads what was measured, and prints the tables."""
-    options = _options()
-    if options.table:
-        results = json.loads(options.output.read_text(encoding="utf-8"))
-    else:
-        results = measure(QUICK if options.quick else Sizes(), options.besides)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(tables(results))
-    if options.output.resolve() == OUTPUT:
-        bench.write_readme(tables(results), OUTPUT.name)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="How fast projectors are solved, and what they say.")
-    parser.add_argument("--quick", action="store_true", help="everything small: whether it works")
-    parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
-    parser.add_argument("--besides", default="nothing that is known of", help="what else the machine does")
-    parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help="the JSON file; README.md follows the default"
-    )
-    return parser.parse_args()
+    options = REPORT.parser(quick="everything small: whether it works", besides=True).parse_args()
+    REPORT.run(options, lambda: measure(QUICK if options.quick else Sizes(), options.besides))
 
 
 if __name__ == "__main__":

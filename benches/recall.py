@@ -11,27 +11,24 @@ the others it says how much is covered. Tokenizers that are added to examples/as
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import random
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import corpus
 import judge
 from judge import Row, batch_of, by_dskd, by_published_rule, same_row, space_before
 from oracle import share
+from report import Report, machine, positive, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from corpus import Tokenizer
 
-OUTPUT = judge.HERE / "results" / "recall.json"
 CHARACTERS = 1000
 LOSSLESS = 0.95
 """Share of rows that a tokenizer must say as they are; NFD or a literal `▁` in a golden string may be one."""
@@ -110,7 +107,7 @@ def measure(count: int, names: Sequence[str]) -> dict[str, Any]:
     taken, refused = known_tokenizers(names)
     said = {side.name: said_as_written(side, rows) for side in taken}
     results: dict[str, Any] = {
-        "machine": judge.machine(),
+        "machine": machine("numpy", "tokenizers", "sentencepiece"),
         "rows": {kind: len(those) for kind, those in kinds.items()},
         "rows_said_as_written": said,
         "refused": refused,
@@ -171,7 +168,7 @@ def tables(results: Mapping[str, Any]) -> str:
         head = ["teacher", "student", "teacher covered", "student covered", "ratio", "published ratio"]
         parts += [
             "Where a side loses text: bytes in chunks, and student tokens in pairs.",
-            judge.table(head, map(_lossy_cells, results["lossy"])),
+            table(head, map(_lossy_cells, results["lossy"])),
         ]
     parts += [f"Refused: {name}, since {reason}" for name, reason in results["refused"].items()]
     return "\n\n".join(parts)
@@ -204,7 +201,7 @@ def _matrix(pairs: Sequence[Mapping[str, Any]]) -> str:
         for pair in pairs
     }
     body = [[teacher, *(recall.get((teacher, student), "") for student in names)] for teacher in names]
-    return judge.table(["", *names], body, names=1)
+    return table(["", *names], body, names=1)
 
 
 def _lossy_cells(pair: Mapping[str, Any]) -> list[str]:
@@ -215,34 +212,22 @@ def _lossy_cells(pair: Mapping[str, Any]) -> list[str]:
 # ---- The command line ------------------------------------------------------------------------------------
 
 
+REPORT = Report("recall", "Recall and precision on every pair of real tokenizers.", tables, "proof.md")
+
+
 def main() -> None:
     """Measures, or reads what was measured, prints the tables; exits with 1 where a pair is missed."""
-    options = _options()
-    if options.table:
-        results = json.loads(options.output.read_text(encoding="utf-8"))
-    else:
-        results = measure(options.rows, options.tokenizers)
-        judge.write_json(options.output, results)
-    print(tables(results))
-    if options.output.resolve() == OUTPUT:
-        judge.write_page("recall", tables(results))
-    if failed := failures(results):
-        sys.exit("\n".join(["Missed the target of 1.000:", *failed]))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Recall and precision on every pair of real tokenizers.")
+    parser = REPORT.parser()
     parser.add_argument(
-        "--rows", type=judge.positive, default=20, help="rows of source code, of a language a tenth (20)"
+        "--rows", type=positive, default=20, help="rows of source code, of a language a tenth (20)"
     )
     parser.add_argument(
         "--tokenizers", nargs="+", choices=corpus.names(), default=corpus.names(), help="these only (all)"
     )
-    parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
-    parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help="the JSON file; proof.md follows the default"
-    )
-    return parser.parse_args()
+    options = parser.parse_args()
+    results = REPORT.run(options, lambda: measure(options.rows, options.tokenizers))
+    if failed := failures(results):
+        sys.exit("\n".join(["Missed the target of 1.000:", *failed]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What dual-space distillation gains, option by option, on the demo's models; and why.
 
-    make study              # FAST=1 make study is a smoke run
-    python benches/study.py --table     # the tables again, from results/study.json
+    python benches/study.py            # trains, prints, writes results/study.json and study.md's tables
+    python benches/study.py --table    # the same tables, from the results that are there
+    python benches/study.py --quick    # a few steps of some arms: whether it works
 
 Every arm trains the same student from the same start on the same batches, with the teacher's hidden states
 at hand: SFT, distillation on the shared vocabulary, dual space as published, and its repairs one at a time
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import align  # finds examples/
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import assets
 import distill
 from dskd import Aligner, Vocabulary
@@ -52,14 +53,13 @@ from dskd.nn import (
 from dskd.train import DistillationCollator, Side, held_out
 from dskd.train.collator import positions_of
 from dskd.train.model import DistillationModel, head_of, hidden_states
+from report import Report, machine, positive, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-OUTPUT = HERE / "results" / "study.json"
 STARTS = ("cut", "narrow")
 REFRESH_EVERY = 5
 """Steps between two solutions of a solved projector; the published way solves at every step."""
@@ -285,7 +285,7 @@ def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]
 # ---- All of them -----------------------------------------------------------------------------------------
 
 
-def run_all(starts: Sequence[str], seeds: int, *, fast: bool) -> Iterator[dict[str, Any]]:
+def run_all(starts: Sequence[str], seeds: int, *, quick: bool) -> Iterator[dict[str, Any]]:
     """Their lines as they come; each process has an allocator that keeps its memory."""
     teacher, tokenizer = assets.model("smollm2"), assets.tokenizer("mistral-v1")
     assets.prompt_rows("train", 1)  # fetched here, not by every process at once
@@ -295,9 +295,9 @@ def run_all(starts: Sequence[str], seeds: int, *, fast: bool) -> Iterator[dict[s
     lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def run(start: str, seed: int) -> None:
-        arms = SMOKE if fast else OF_NARROW if start == "narrow" else tuple(ARMS)
+        arms = SMOKE if quick else OF_NARROW if start == "narrow" else tuple(ARMS)
         command = [sys.executable, __file__, "--one", start, str(folders[start]), str(seed), *arms]
-        command += ["--fast"] if fast else []
+        command += ["--quick"] if quick else []
         environment = {**os.environ, **distill.KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         for text in process.stdout or []:
@@ -328,19 +328,12 @@ def at_equal_time(line: Mapping[str, Any], sft: Mapping[str, Any]) -> float:
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """The results as Markdown."""
-    lines, made = results["lines"], []
+    """What was measured as Markdown."""
+    made = []
     for start in STARTS:
-        of_start = [line for line in lines if line["start"] == start]
-        if of_start:
-            made += [
-                f"### From `{start}`\n",
-                _results_table(of_start),
-                "\n",
-                _diagnosis_table(of_start),
-                "\n",
-            ]
-    return "\n".join(made).rstrip() + "\n"
+        if of_start := [line for line in results["lines"] if line["start"] == start]:
+            made += [f"### From `{start}`", _results_table(of_start), _diagnosis_table(of_start)]
+    return "\n\n".join([*made, f"{said_of(results['machine'])}."])
 
 
 def _of_arms(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -351,79 +344,71 @@ def _results_table(lines: Sequence[Mapping[str, Any]]) -> str:
     by_arm = _of_arms(lines)
     sft = {line["seed"]: line for line in by_arm["SFT"]}
     steps, seeds = lines[0]["curve"][-1]["step"], len(sft)
-    head = (
-        f"| mean of {seeds} (lowest to highest) | bits a byte, {steps} steps | at SFT's time | against SFT | "
-    )
-    body = [head + "end of turn, bits | a step, of SFT's |", "| --- |" + " ---: |" * 5]
+    head = [f"mean of {seeds} (lowest to highest)", f"bits a byte, {steps} steps", "at SFT's time"]
+    head += ["against SFT", "end of turn, bits", "a step, of SFT's"]
+    body = []
     for arm, found in by_arm.items():
         bits = [line["curve"][-1]["bits_per_byte"] for line in found]
         of_sft = [sft[line["seed"]]["curve"][-1]["bits_per_byte"] for line in found]
         timed = [at_equal_time(line, sft[line["seed"]]) for line in found]
         ends = [line["curve"][-1]["end_of_turn_bits"] for line in found]
         slower = [line["seconds_a_step"] / sft[line["seed"]]["seconds_a_step"] for line in found]
-        body.append(
-            f"| {arm} | {_mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f}) | {_mean(timed):.3f} | "
-            f"{_mean(bits) - _mean(of_sft):+.3f} | {_mean(ends):.2f} | {_mean(slower):.2f} |"
-        )
-    return "\n".join(body) + "\n"
+        cells = [arm, f"{_mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f})", f"{_mean(timed):.3f}"]
+        cells += [f"{_mean(bits) - _mean(of_sft):+.3f}", f"{_mean(ends):.2f}", f"{_mean(slower):.2f}"]
+        body.append(cells)
+    return table(head, body, names=1)
 
 
 def _diagnosis_table(lines: Sequence[Mapping[str, Any]]) -> str:
     by_arm = {arm: found for arm, found in _of_arms(lines).items() if "distance" in found[0]["curve"][0]}
     steps = [one["step"] for one in next(iter(by_arm.values()))[0]["curve"]]
     shown = [0, steps[len(steps) // 2], steps[-1]]
-    head = " | ".join(
-        f"{what}, step {step}" for what in ("distance", "outside O", "entropy") for step in shown
-    )
-    body = [f"| z_ts | {head} |", "| --- |" + " ---: |" * 9]
+    head = [f"{what}, step {step}" for what in ("distance", "outside O", "entropy") for step in shown]
+    body = []
     for arm, found in by_arm.items():
-        cells = []
+        cells = [arm]
         for name, form in (("distance", "{:.3f}"), ("outside", "{:.1%}"), ("entropy", "{:.2f}")):
             for step in shown:
                 values = [one[name] for line in found for one in line["curve"] if one["step"] == step]
                 cells.append(form.format(_mean(values)))
-        body.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join(body) + "\n"
+        body.append(cells)
+    return table(["z_ts", *head], body, names=1)
 
 
 def _mean(numbers: Sequence[float]) -> float:
     return math.fsum(numbers) / len(numbers)
 
 
+REPORT = Report("study", "What dual-space distillation gains, and why.", tables, "study.md")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All lines, ready for JSON; what is there stands in `--output` from the first line on."""
+    results: dict[str, Any] = {"machine": machine("torch", "transformers"), "lines": []}
+    for line in run_all(options.starts, 1 if options.quick else options.seeds, quick=options.quick):
+        last = line["curve"][-1]
+        print(
+            f"{line['start']}, seed {line['seed']}, {line['arm']}: {last['bits_per_byte']:.3f} bits a byte, "
+            f"{line['seconds_a_step']:.2f} s a step",
+            flush=True,
+        )
+        results["lines"].append(line)
+        REPORT.write(options.output, results)
+    return results
+
+
 def main() -> None:
     """Runs it, prints the tables, writes them."""
-    options = _options()
-    plan = SMALL if options.fast else Plan()
+    parser = REPORT.parser(quick="a few steps of some arms: whether it works")
+    parser.add_argument("--seeds", type=positive, default=3, help="of the order of the rows; 3")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="both")
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
     if options.one:
         start, folder, seed, *arms = options.one
-        run_one(start, Path(folder), int(seed), plan, arms)
-        return
-    if options.table:
-        sys.stdout.write(tables(json.loads(options.output.read_text(encoding="utf-8"))))
-        return
-    results: dict[str, Any] = {"machine": align.machine(), "lines": []}
-    for line in run_all(options.starts, 1 if options.fast else options.seeds, fast=options.fast):
-        results["lines"].append(line)
-        last = line["curve"][-1]
-        sys.stdout.write(
-            f"{line['start']}, seed {line['seed']}, {line['arm']}: {last['bits_per_byte']:.3f} bits a byte, "
-            f"{line['seconds_a_step']:.2f} s a step\n"
-        )
-        sys.stdout.flush()
-        if not options.fast:
-            options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(tables(results))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What dual-space distillation gains, and why.")
-    parser.add_argument("--seeds", type=int, default=3, help="of the order of the rows; 3")
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="both")
-    parser.add_argument("--fast", action="store_true", help="only show that it works")
-    parser.add_argument("--table", action="store_true", help="the tables, from the results that are there")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="results/study.json")
-    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
-    return parser.parse_args()
+        run_one(start, Path(folder), int(seed), SMALL if options.quick else Plan(), arms)
+    else:
+        REPORT.run(options, lambda: measure(options))
 
 
 if __name__ == "__main__":

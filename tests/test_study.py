@@ -26,7 +26,16 @@ def fetch_assets() -> None:
 
 def test_a_smoke_run_trains_every_kind_of_arm_and_prints_both_tables(tmp_path: Path) -> None:
     needs_assets(fetch_assets)
-    command = [sys.executable, str(BENCHES / "study.py"), "--fast", "--starts", "cut"]
+    output = tmp_path / "study.json"
+    command = [
+        sys.executable,
+        str(BENCHES / "study.py"),
+        "--quick",
+        "--starts",
+        "cut",
+        "--output",
+        str(output),
+    ]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     for arm in study.SMOKE:
@@ -59,7 +68,7 @@ def test_the_tables_are_means_over_seeds_and_differences_to_sft() -> None:
         line("overlap", 3.0, 4.0, 1.8, **said),
         line("overlap", 3.0, 4.0, 1.9, seed=1, **said),
     ]
-    made = study.tables({"lines": lines})
+    made = study.tables({"lines": lines, "machine": {"cpu": "a processor", "cores": 2}})
     assert "| SFT | 2.100 (2.000 to 2.200) | 2.100 | +0.000 | 4.00 | 1.00 |" in made
     # 20 s are 6.67 steps: 4 - 2/3 2.2 and 4 - 2/3 2.1
     assert "| overlap | 1.850 (1.800 to 1.900) | 2.567 | -0.250 | 4.00 | 1.50 |" in made
