@@ -15,6 +15,7 @@ import torch
 
 from dskd.nn import (
     DIVERGENCES,
+    DSKD_UNGATED,
     DSKD_V1,
     DSKD_V2,
     DSKD_V2_SAME_VOCABULARY,
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     from dskd.nn.divergences import Divergence
 
 UNMAPPED = -1
+
+
+def ungated(**given: Any) -> DualSpaceOptions:
+    """As published, without the gate, but for these."""
+    return replace(DSKD_UNGATED, **given)
+
+
 LN2, LN3 = math.log(2), math.log(3)
 
 SEEDS = {"plain": 0, "bias and scale": 4, "soft cap": 0, "unreachable ids": 0, "all of these": 1}
@@ -216,30 +224,29 @@ def divergence(  # noqa: PLR0911 - a line each
 
 OPTIONS: dict[str, DualSpaceOptions] = {
     "defaults": DualSpaceOptions(),
+    "ungated": ungated(),
     "v1": DSKD_V1,
     "v2": DSKD_V2,
     "v2, same vocabulary": DSKD_V2_SAME_VOCABULARY,
-    "temperature": DualSpaceOptions(temperature=1.7),
-    "temperature squared": DualSpaceOptions(temperature=1.7, scale_by_temperature_squared=True),
-    "gate by prediction": DualSpaceOptions(gate="prediction"),
-    "gate by gold": DualSpaceOptions(gate="gold", t2s_target="gold", temperature=0.7),
-    "gate lifted": DualSpaceOptions(gate="prediction", gate_threshold=0.01),
-    "gate not lifted": DualSpaceOptions(gate="gold", gate_threshold=0.95),
-    "gate lifted, unmapped dropped": DualSpaceOptions(
-        gate="prediction", gate_threshold=0.0, drop_unmapped=True
-    ),
-    "unmapped dropped": DualSpaceOptions(drop_unmapped=True, t2s_target="gold"),
-    "unmapped dropped, distribution": DualSpaceOptions(drop_unmapped=True, t2s_target="distribution"),
-    "distribution": DualSpaceOptions(t2s_target="distribution", gate="prediction", temperature=2.0),
-    "exact": DualSpaceOptions(target="exact"),
-    "exact on the overlap": DualSpaceOptions(target="exact", columns="overlap", temperature=1.3),
-    "exact, gated": DualSpaceOptions(target="exact", gate="gold", t2s_target="gold"),
-    "exact, skewed": DualSpaceOptions(target="exact", divergence="skew_kl", mix=0.3),
-    "overlap": DualSpaceOptions(columns="overlap", gate="gold"),
-    "overlap in both": DualSpaceOptions(columns="overlap", s2t_columns="overlap", divergence="js", mix=0.3),
-    "student space": DualSpaceOptions(spaces="student", gate="prediction"),
-    "teacher space": DualSpaceOptions(spaces="teacher", drop_unmapped=True),
-    "another divergence in the teacher's space": DualSpaceOptions(
+    "temperature": ungated(temperature=1.7),
+    "temperature squared": ungated(temperature=1.7, scale_by_temperature_squared=True),
+    "gate by prediction": ungated(gate="prediction"),
+    "gate by gold": ungated(gate="gold", t2s_target="gold", temperature=0.7),
+    "gate lifted": ungated(gate="prediction", gate_threshold=0.01),
+    "gate not lifted": ungated(gate="gold", gate_threshold=0.95),
+    "gate lifted, unmapped dropped": ungated(gate="prediction", gate_threshold=0.0, drop_unmapped=True),
+    "unmapped dropped": ungated(drop_unmapped=True, t2s_target="gold"),
+    "unmapped dropped, distribution": ungated(drop_unmapped=True, t2s_target="distribution"),
+    "distribution": ungated(t2s_target="distribution", gate="prediction", temperature=2.0),
+    "exact": ungated(target="exact"),
+    "exact on the overlap": ungated(target="exact", columns="overlap", temperature=1.3),
+    "exact, gated": ungated(target="exact", gate="gold", t2s_target="gold"),
+    "exact, skewed": ungated(target="exact", divergence="skew_kl", mix=0.3),
+    "overlap": ungated(columns="overlap", gate="gold"),
+    "overlap in both": ungated(columns="overlap", s2t_columns="overlap", divergence="js", mix=0.3),
+    "student space": ungated(spaces="student", gate="prediction"),
+    "teacher space": ungated(spaces="teacher", drop_unmapped=True),
+    "another divergence in the teacher's space": ungated(
         divergence="js", mix=0.2, s2t_divergence="adaptive_kl"
     ),
 }
@@ -267,12 +274,12 @@ def test_the_cases_have_pairs_on_both_sides_of_every_choice(case: str) -> None:
     made = case_of(case)
     pairs = len(made.paired)
     for by in ("prediction", "gold"):
-        options = DualSpaceOptions(gate=by, t2s_target=by)
+        options = ungated(gate=by, t2s_target=by)
         expected = by_definition(made, options)
         assert 0 < expected.unmapped < pairs
         assert 0 < expected.agreed < pairs
         assert 0 < expected.gated < pairs
-    dropped = by_definition(made, DualSpaceOptions(gate="gold", drop_unmapped=True))
+    dropped = by_definition(made, ungated(gate="gold", drop_unmapped=True))
     assert 0 < dropped.gated < pairs
 
 
@@ -285,7 +292,7 @@ def test_terms_gradients_and_counts_equal_the_formulas(case: str, options: DualS
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_every_divergence_equals_its_formula(name: Divergence, temperature: float) -> None:
-    options = DualSpaceOptions(divergence=name, temperature=temperature, gate="gold", t2s_target="gold")
+    options = ungated(divergence=name, temperature=temperature, gate="gold", t2s_target="gold")
     assert_equal(case_of("all of these"), options)
     assert_equal(case_of("plain"), replace(options, columns="overlap", s2t_columns="overlap"))
 
@@ -312,7 +319,7 @@ def test_a_prediction_is_never_an_unreachable_id() -> None:
         case.by_name["teacher_bias"][1] = 100.0  # the largest of all, and unmapped
     masked = replace(case, teacher=Transforms(bias=True, unreachable=(1,)))
     plain = replace(case, teacher=Transforms(bias=True))
-    expected = by_definition(masked, DualSpaceOptions()).unmapped
+    expected = by_definition(masked, ungated()).unmapped
     assert by_library(plain).counts["unmapped"].item() == len(case.paired)
     assert by_library(masked).counts["unmapped"].item() == expected < len(case.paired)
 
@@ -321,7 +328,7 @@ def test_temperature_is_of_the_divergences_alone() -> None:
     case = case_of("plain")
     for trained_by in ("prediction", "distribution"):
         cold, warm = (
-            by_library(case, DualSpaceOptions(temperature=temperature, t2s_target=trained_by)).sums
+            by_library(case, ungated(temperature=temperature, t2s_target=trained_by)).sums
             for temperature in (1.0, 3.0)
         )
         for name in ("cross_entropy", "t2s_kl" if trained_by == "distribution" else "t2s_ce"):
@@ -341,8 +348,8 @@ def test_the_exact_target_on_the_overlap_is_the_limit_of_a_perfect_projector() -
     found = [
         dual_space(case.states(), perfect, case.by_name["to_teacher"], case.maps, options).sums["t2s_kd"]
         for options in (
-            DualSpaceOptions(columns="overlap"),
-            DualSpaceOptions(columns="overlap", target="exact"),
+            ungated(columns="overlap"),
+            ungated(columns="overlap", target="exact"),
         )
     ]
     torch.testing.assert_close(found[0], found[1])
@@ -360,12 +367,9 @@ TABLE = {
 """Of the student and what carries states; to_teacher is made of the student's states, and P_st."""
 
 HOWEVER: dict[str, DualSpaceOptions] = {
-    **{name: OPTIONS[name] for name in ("defaults", "v1", "v2", "distribution", "overlap in both")},
-    **{
-        f"exact, {columns}": DualSpaceOptions(target="exact", columns=columns)
-        for columns in ("all", "overlap")
-    },
-    **{name: DualSpaceOptions(divergence=name, gate="gold") for name in DIVERGENCES},
+    **{name: OPTIONS[name] for name in ("ungated", "v1", "v2", "distribution", "overlap in both")},
+    **{f"exact, {columns}": ungated(target="exact", columns=columns) for columns in ("all", "overlap")},
+    **{name: ungated(divergence=name, gate="gold") for name in DIVERGENCES},
 }
 
 
@@ -446,7 +450,7 @@ def test_without_pairs_every_term_is_a_zero_connected_to_all_that_it_would_move(
 def test_with_nothing_but_unmapped_predictions_the_first_two_terms_are_connected_zeros(gate: Any) -> None:
     case = case_of("plain")
     maps = VocabularyMaps(to_student=torch.full((6,), UNMAPPED))
-    found = by_library(replace(case, maps=maps), DualSpaceOptions(gate=gate))
+    found = by_library(replace(case, maps=maps), ungated(gate=gate))
     assert found.sums["t2s_ce"].item() == 0
     (carried,) = torch.autograd.grad(found.sums["t2s_ce"], case.by_name["to_student"], allow_unused=True)
     assert carried is not None
@@ -512,7 +516,7 @@ S2T = S2T_FIRST + math.log(4 / 3) * 2 / 3 + math.log(2 / 3) / 3
 def test_two_pairs_worked_out_by_hand(
     options: dict[str, Any], t2s_ce: float, t2s_kd: float, s2t_kd: float, agreed: int
 ) -> None:
-    found = by_library(two_ids(), DualSpaceOptions(**options))
+    found = by_library(two_ids(), ungated(**options))
     # labels 1 and 0: ln(4/3) + ln 2
     assert found.sums["cross_entropy"].item() == pytest.approx(math.log(8 / 3), rel=1e-14)
     assert found.sums["t2s_ce"].item() == pytest.approx(t2s_ce, rel=1e-14)
@@ -525,7 +529,7 @@ def test_two_pairs_worked_out_by_hand(
 @pytest.mark.parametrize("squared", [False, True])
 def test_the_divergence_at_a_temperature_worked_out_by_hand(squared: bool) -> None:
     """At 2 the first softmaxes are of ln2 and ln3 / 2, the last of ln2 / 2: squares of one another."""
-    options = DualSpaceOptions(temperature=2.0, gate="prediction", scale_by_temperature_squared=squared)
+    options = ungated(temperature=2.0, gate="prediction", scale_by_temperature_squared=squared)
     found = by_library(two_ids(), options)
     q = math.sqrt(3) / (1 + math.sqrt(3))
     kd = math.log(1 / 3 / (1 - q)) / 3 + math.log(2 / 3 / q) * 2 / 3
@@ -598,13 +602,13 @@ ON_OVERLAP = math.log(8 / 9) * 2 / 3 + math.log(4 / 3) / 3
     ids=str,
 )
 def test_shared_ids_worked_out_by_hand(options: dict[str, Any], term: str, expected: float) -> None:
-    found = by_library(three_ids(), DualSpaceOptions(**options))
+    found = by_library(three_ids(), ungated(**options))
     assert found.sums[term].item() == pytest.approx(expected, rel=1e-13)
 
 
 def test_the_gradients_on_shared_ids_worked_out_by_hand() -> None:
     case = three_ids()
-    options = DualSpaceOptions(columns="overlap", t2s_target="distribution", s2t_columns="overlap")
+    options = ungated(columns="overlap", t2s_target="distribution", s2t_columns="overlap")
     sums = by_library(case, options).sums
     kl_, kd, s2t = (
         gradients(sums[name], case.trained, retain_graph=True) for name in ("t2s_kl", "t2s_kd", "s2t_kd")
@@ -637,7 +641,7 @@ BY_HAND: dict[Divergence, float] = {
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_every_divergence_worked_out_by_hand(name: Divergence) -> None:
-    found = by_library(three_ids(), DualSpaceOptions(divergence=name, columns="overlap"))
+    found = by_library(three_ids(), ungated(divergence=name, columns="overlap"))
     assert found.sums["t2s_kd"].item() == pytest.approx(BY_HAND[name], rel=1e-12)
 
 
@@ -663,7 +667,7 @@ def test_of_ids_that_tie_the_teacher_predicts_the_lowest() -> None:
 def test_of_ids_that_tie_the_projected_teacher_says_the_lowest(gate: Any) -> None:
     lowest, highest = with_ties([1], [0, 1, 2]), with_ties([2], [0, 2, 1])
     for case, count in ((lowest, 1), (highest, 0)):
-        counts = by_library(case, DualSpaceOptions(gate=gate)).counts
+        counts = by_library(case, ungated(gate=gate)).counts
         assert (counts["gated"].item(), counts["agreed"].item()) == (count, count)
 
 
@@ -676,11 +680,11 @@ EACH = ("t2s_ce", "t2s_kl", "s2t_kd")
     ("options", "each", "t2s_kd"),
     # alpha 0.4; 8 labels and 5 pairs in the step, 4 pairs here, of which 2 came through
     [
-        (DualSpaceOptions(), 0.4 / 5, 0.4 / 5),
-        (DualSpaceOptions(gate="gold"), 0.4 / 5, 0.4 / 5),
-        (DualSpaceOptions(normaliser="labels"), 0.4 / 8, 0.4 / 8),
-        (DualSpaceOptions(normaliser="micro_batch"), 0.4 / 4, 0.4 / 4),
-        (DualSpaceOptions(gated_mean=True), 0.4 / 5, 0.4 / 2),
+        (ungated(), 0.4 / 5, 0.4 / 5),
+        (ungated(gate="gold"), 0.4 / 5, 0.4 / 5),
+        (ungated(normaliser="labels"), 0.4 / 8, 0.4 / 8),
+        (ungated(normaliser="micro_batch"), 0.4 / 4, 0.4 / 4),
+        (ungated(gated_mean=True), 0.4 / 5, 0.4 / 2),
         (DSKD_V1, 0.4 / 8, 0.4 / 8),
         (DSKD_V2, 0.4 / 4, 0.4 / 2),
         (DSKD_V2_SAME_VOCABULARY, 0.4 / 8, 0.4 / 2),
@@ -697,7 +701,7 @@ def test_terms_are_divided_by_what_the_options_name(
     assert halved == {**weights, "s2t_kd": pytest.approx(each / 2, rel=1e-15)}
 
 
-@pytest.mark.parametrize("options", [DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, DualSpaceOptions()])
+@pytest.mark.parametrize("options", [DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, ungated()])
 def test_nothing_is_divided_by_zero(options: DualSpaceOptions) -> None:
     weights = options.weights(Reduction(labels=0, pairs=0, alpha=0.5), 0, 0)
     assert set(weights.values()) == {0.5}
@@ -770,7 +774,7 @@ def test_options_out_of_range_are_refused(given: dict[str, Any], message: str) -
 
 
 def test_what_is_infinite_outside_the_overlap_is_allowed_on_it() -> None:
-    options = DualSpaceOptions(target="exact", columns="overlap", divergence="reverse_kl")
+    options = ungated(target="exact", columns="overlap", divergence="reverse_kl")
     assert by_library(case_of("plain"), options).sums["t2s_kd"].isfinite()
 
 
@@ -787,7 +791,7 @@ NEEDS_OVERLAP: list[dict[str, Any]] = [
 def test_options_that_speak_of_the_overlap_need_one(given: dict[str, Any], overlap: Tensor | None) -> None:
     case = case_of("plain")
     maps = VocabularyMaps(to_student=case.maps.to_student, overlap=overlap)
-    options = DualSpaceOptions(**given)
+    options = ungated(**given)
     message = r"give VocabularyMaps\(overlap=aligner.vocabulary_map.overlap\), not empty$"
     with pytest.raises(ValueError, match=message):
         by_library(replace(case, maps=maps), options)
@@ -801,7 +805,7 @@ def test_options_that_speak_of_the_overlap_need_one(given: dict[str, Any], overl
 def test_in_the_other_space_they_need_none(given: dict[str, Any]) -> None:
     space: Any = "student" if "s2t_columns" in given else "teacher"
     maps = VocabularyMaps(to_student=case_of("plain").maps.to_student)
-    by_library(replace(case_of("plain"), maps=maps), DualSpaceOptions(spaces=space, **given))
+    by_library(replace(case_of("plain"), maps=maps), ungated(spaces=space, **given))
 
 
 # ---- Dtypes, and the module ------------------------------------------------------------------------------
@@ -819,7 +823,7 @@ def test_models_in_bfloat16_have_float32_sums_close_to_the_formulas(name: Diverg
             "to_teacher": torch.float32,
         }
     )
-    options = DualSpaceOptions(divergence=name)
+    options = ungated(divergence=name)
     found, expected = by_library(half, options), by_definition(half.cast(torch.float64), options)
     for term, value in expected.terms.items():
         assert found.sums[term].dtype == torch.float32

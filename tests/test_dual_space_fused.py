@@ -25,7 +25,7 @@ from dskd.nn import (
     weighted,
 )
 from leaves import PLAIN, TRANSFORMS, Leaves, Transforms, backward, gradients, random_leaves
-from test_dual_space import OPTIONS, TABLE, with_projectors
+from test_dual_space import OPTIONS, TABLE, ungated, with_projectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,14 +38,14 @@ REDUCTION = Reduction(labels=31, pairs=40, alpha=0.3)
 
 MORE: dict[str, DualSpaceOptions] = {
     **OPTIONS,
-    "gated mean": DualSpaceOptions(gate="gold", gated_mean=True),
-    "gated mean without a gate": DualSpaceOptions(gated_mean=True),
-    "gated mean without a gate, unmapped dropped": DualSpaceOptions(gated_mean=True, drop_unmapped=True),
-    "gated mean in the teacher's space": DualSpaceOptions(
+    "gated mean": ungated(gate="gold", gated_mean=True),
+    "gated mean without a gate": ungated(gated_mean=True),
+    "gated mean without a gate, unmapped dropped": ungated(gated_mean=True, drop_unmapped=True),
+    "gated mean in the teacher's space": ungated(
         spaces="teacher", gate="gold", gated_mean=True, drop_unmapped=True
     ),
-    "gated mean, lifted": DualSpaceOptions(gate="gold", gated_mean=True, gate_threshold=0.05),
-    "all that speaks of the overlap": DualSpaceOptions(
+    "gated mean, lifted": ungated(gate="gold", gated_mean=True, gate_threshold=0.05),
+    "all that speaks of the overlap": ungated(
         t2s_target="distribution",
         target="exact",
         columns="overlap",
@@ -157,7 +157,7 @@ def test_odd_shapes(shape: dict[str, Any], options: DualSpaceOptions) -> None:
     assert_equal(random_leaves(3, transforms=(transforms, transforms), **shape), options)
 
 
-@pytest.mark.parametrize("options", ["defaults", "v2", "gate lifted", "all that speaks of the overlap"])
+@pytest.mark.parametrize("options", ["ungated", "v2", "gate lifted", "all that speaks of the overlap"])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 37, 1000])
 def test_how_rows_are_cut_into_chunks_changes_nothing(
     rows: int, options: str, monkeypatch: pytest.MonkeyPatch
@@ -168,7 +168,7 @@ def test_how_rows_are_cut_into_chunks_changes_nothing(
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("options", ["defaults", "v2", "distribution"])
+@pytest.mark.parametrize("options", ["ungated", "v2", "distribution"])
 def test_the_shares(options: str, alpha: float) -> None:
     case = random_leaves(5, labels=20, pairs=18)
     assert_equal(case, MORE[options], Reduction(7, 5, alpha))
@@ -176,7 +176,7 @@ def test_the_shares(options: str, alpha: float) -> None:
     assert bool(moved["to_student"].any()) == bool(moved["to_teacher"].any()) == (alpha > 0)
 
 
-@pytest.mark.parametrize("options", ["defaults", "v2"])
+@pytest.mark.parametrize("options", ["ungated", "v2"])
 def test_a_head_that_is_the_embedding_too_gets_both_gradients(options: str) -> None:
     """Its rows make the states, which make what is carried to the teacher: all of it comes together."""
     case = random_leaves(6, labels=20, pairs=18, widths=(4, 3))
@@ -214,7 +214,7 @@ FROZEN: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("names", FROZEN.values(), ids=FROZEN)
-@pytest.mark.parametrize("options", ["defaults", "v2", "all that speaks of the overlap", "overlap in both"])
+@pytest.mark.parametrize("options", ["ungated", "v2", "all that speaks of the overlap", "overlap in both"])
 def test_what_is_frozen_has_no_gradient_and_the_rest_its_own(options: str, names: list[str]) -> None:
     transforms = TRANSFORMS["all of these"]
     case = random_leaves(7, labels=20, pairs=18, transforms=transforms).frozen(names)
@@ -231,9 +231,9 @@ def test_what_is_frozen_has_no_gradient_and_the_rest_its_own(options: str, names
 
 def test_where_nothing_is_trained_there_is_a_value_and_no_graph() -> None:
     case = random_leaves(7).frozen(random_leaves(7).by_name)
-    found = by_fused(case, DualSpaceOptions())
+    found = by_fused(case, ungated())
     assert not found.loss.requires_grad
-    assert found.loss.item() == pytest.approx(by_definition(case, DualSpaceOptions()).loss.item(), rel=1e-12)
+    assert found.loss.item() == pytest.approx(by_definition(case, ungated()).loss.item(), rel=1e-12)
 
 
 # ---- What each term moves --------------------------------------------------------------------------------
@@ -250,7 +250,9 @@ class Only(DualSpaceOptions):
 
 
 def alone(term: str, **given: Any) -> tuple[Only, Reduction]:
-    return Only(term=term, **given), Reduction(1, 1, alpha=0.0 if term == "cross_entropy" else 1.0)
+    return Only(term=term, **{"target": "projected", "columns": "all", **given}), Reduction(
+        1, 1, alpha=0.0 if term == "cross_entropy" else 1.0
+    )
 
 
 HOWEVER: list[dict[str, Any]] = [
@@ -349,21 +351,21 @@ LINEAR: dict[str, tuple[Transforms, Transforms]] = {
     "bias, scale and unreachable ids": (Transforms(bias=True, scale=2.0, unreachable=(1, 5)), PLAIN),
 }
 FITTING: dict[str, DualSpaceOptions] = {
-    "defaults": DualSpaceOptions(),
-    "temperature": DualSpaceOptions(temperature=1.7, scale_by_temperature_squared=True),
-    "gate": DualSpaceOptions(gate="prediction", gate_threshold=0.4, gated_mean=True),
-    "unmapped dropped": DualSpaceOptions(drop_unmapped=True),
-    "another divergence in the student's space": DualSpaceOptions(divergence="js", s2t_divergence="kl"),
-    "overlap": DualSpaceOptions(columns="overlap"),
-    "student space": DualSpaceOptions(spaces="student"),
-    "teacher space": DualSpaceOptions(spaces="teacher", temperature=0.7),
+    "ungated": ungated(),
+    "temperature": ungated(temperature=1.7, scale_by_temperature_squared=True),
+    "gate": ungated(gate="prediction", gate_threshold=0.4, gated_mean=True),
+    "unmapped dropped": ungated(drop_unmapped=True),
+    "another divergence in the student's space": ungated(divergence="js", s2t_divergence="kl"),
+    "overlap": ungated(columns="overlap"),
+    "student space": ungated(spaces="student"),
+    "teacher space": ungated(spaces="teacher", temperature=0.7),
 }
 NOT_FITTING: dict[str, DualSpaceOptions] = {
-    "another divergence": DualSpaceOptions(divergence="js"),
-    "another divergence in the teacher's space": DualSpaceOptions(s2t_divergence="tvd"),
-    "overlap in the teacher's space": DualSpaceOptions(s2t_columns="overlap"),
-    "exact": DualSpaceOptions(target="exact"),
-    "distribution": DualSpaceOptions(t2s_target="distribution", spaces="student"),
+    "another divergence": ungated(divergence="js"),
+    "another divergence in the teacher's space": ungated(s2t_divergence="tvd"),
+    "overlap in the teacher's space": ungated(s2t_columns="overlap"),
+    "exact": ungated(target="exact"),
+    "distribution": ungated(t2s_target="distribution", spaces="student"),
 }
 EITHER = FITTING | NOT_FITTING
 
@@ -405,8 +407,8 @@ def test_without_pairs_nothing_was_kept_and_nothing_is_missed(options: DualSpace
 
 def test_a_factor_scales_the_gradients_and_losses_add_up() -> None:
     case = random_leaves(11, labels=20, pairs=18)
-    one = gradients(by_fused(case, DualSpaceOptions()).loss, case.trained)
-    both = 3 * by_fused(case, DualSpaceOptions()).loss - by_fused(case, DualSpaceOptions()).loss / 4
+    one = gradients(by_fused(case, ungated()).loss, case.trained)
+    both = 3 * by_fused(case, ungated()).loss - by_fused(case, ungated()).loss / 4
     found = gradients(both, case.trained)
     torch.testing.assert_close(found, {name: 2.75 * value for name, value in one.items()})
 
@@ -414,15 +416,15 @@ def test_a_factor_scales_the_gradients_and_losses_add_up() -> None:
 def test_gradients_are_added_to_those_that_are_there() -> None:
     case = random_leaves(11, labels=20, pairs=18)
     for _ in range(2):
-        backward(by_fused(case, DualSpaceOptions()).loss)
-    once = gradients(by_fused(case, DualSpaceOptions()).loss, case.trained)
+        backward(by_fused(case, ungated()).loss)
+    once = gradients(by_fused(case, ungated()).loss, case.trained)
     for name, leaf in case.trained.items():
         assert leaf.grad is not None
         torch.testing.assert_close(leaf.grad, 2 * once[name])
 
 
 def test_a_second_backward_is_refused_with_the_way_out() -> None:
-    loss = by_fused(random_leaves(11), DualSpaceOptions()).loss
+    loss = by_fused(random_leaves(11), ungated()).loss
     backward(loss, retain_graph=True)
     with pytest.raises(
         RuntimeError, match=r"^backward ran twice .*: call the loss again, or use fused=False$"
@@ -432,7 +434,7 @@ def test_a_second_backward_is_refused_with_the_way_out() -> None:
 
 def test_it_cannot_be_differentiated_twice() -> None:
     case = random_leaves(11)
-    loss = by_fused(case, DualSpaceOptions()).loss
+    loss = by_fused(case, ungated()).loss
     (gradient,) = torch.autograd.grad(loss.exp(), case.by_name["student_hidden"], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         backward(gradient.sum())
@@ -483,7 +485,7 @@ DTYPES: dict[str, dict[str, torch.dtype]] = {
     "states in bfloat16": FLOAT32 | dict.fromkeys(["student_hidden", "teacher_hidden"], torch.bfloat16),
 }
 LOSSES: dict[str, DualSpaceOptions] = {
-    **{name: DualSpaceOptions(divergence=name) for name in DIVERGENCES},
+    **{name: ungated(divergence=name) for name in DIVERGENCES},
     **{name: OPTIONS[name] for name in ("temperature squared", "overlap in both", "v1")},
 }
 
@@ -527,7 +529,7 @@ def test_it_loses_no_more_than_the_definition_loses(
 @pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES)
 def test_gradients_have_the_dtype_of_what_they_are_of(dtypes: dict[str, torch.dtype]) -> None:
     case = random_leaves(13, transforms=TRANSFORMS["bias and scale"]).cast(dtypes)
-    backward(by_fused(case, DualSpaceOptions()).loss)
+    backward(by_fused(case, ungated()).loss)
     for name, leaf in case.trained.items():
         assert leaf.grad is not None
         assert leaf.grad.dtype == leaf.dtype, name
@@ -538,9 +540,9 @@ def test_statistics_lose_no_more_either(dtype: torch.dtype) -> None:
     sizes: dict[str, Any] = {"labels": 64, "pairs": 50, "sizes": (120, 101), "widths": (48, 32)}
     case = random_leaves(14, **sizes).cast(dtype)
     exact = case.cast(torch.float64)
-    expected = all_of(by_definition(exact, DualSpaceOptions()), exact)
-    found = by_fused(case, DualSpaceOptions(), **statistics_of(case, 1.0))
-    eager = by_definition(case, DualSpaceOptions())
+    expected = all_of(by_definition(exact, ungated()), exact)
+    found = by_fused(case, ungated(), **statistics_of(case, 1.0))
+    eager = by_definition(case, ungated())
     mine, theirs = lost(all_of(found, case), expected), lost(all_of(eager, case), expected)
     for name, loss in mine.items():
         assert loss <= 1.5 * theirs[name] + 8 * torch.finfo(torch.float32).eps, (name, loss, theirs[name])
@@ -585,7 +587,7 @@ def test_what_outlives_the_forward_is_gradients_alone() -> None:
     case = random_leaves(15, transforms=TRANSFORMS["bias and scale"], **WIDE)
     gc.collect()
     before = {id(one) for one in tensors()}
-    found = by_fused(case, DualSpaceOptions())
+    found = by_fused(case, ungated())
     gc.collect()
     kept = sorted(tuple(one.shape) for one in tensors() if id(one) not in before and one.numel() > 1)
     assert kept == sorted(tuple(leaf.shape) for leaf in case.trained.values())
@@ -622,7 +624,7 @@ def test_a_gradient_of_a_head_is_made_for_the_student_where_it_is_trained_and_fo
     """Three of the four times that a head is read it stands behind a `sg`."""
     case = random_leaves(15, **WIDE).frozen(["student_weight"] if frozen else [])
     with Sums() as sums:
-        by_fused(case, DualSpaceOptions())
+        by_fused(case, ungated())
     heads = {tuple(case.by_name[f"{side}_weight"].shape) for side in ("teacher", "student")}
     assert sum(shape in heads for shape in sums.shapes) == (0 if frozen else 1)
 

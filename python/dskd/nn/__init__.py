@@ -20,6 +20,7 @@ from dskd.nn.divergences import (
 )
 from dskd.nn.heads import Head
 from dskd.nn.losses import (
+    DSKD_UNGATED,
     DSKD_V1,
     DSKD_V1_ATTENTION,
     DSKD_V2,
@@ -55,6 +56,7 @@ from dskd.nn.teacher_statistics import TeacherStatistics, teacher_statistics
 
 __all__ = [
     "DIVERGENCES",
+    "DSKD_UNGATED",
     "DSKD_V1",
     "DSKD_V1_ATTENTION",
     "DSKD_V2",

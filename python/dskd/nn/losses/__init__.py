@@ -12,6 +12,7 @@ from dskd.nn.losses.cross_model_attention_options import (
 from dskd.nn.losses.dual_space import DualSpaceLoss, dual_space
 from dskd.nn.losses.dual_space_fused import fused_dual_space
 from dskd.nn.losses.dual_space_options import (
+    DSKD_UNGATED,
     DSKD_V1,
     DSKD_V2,
     DSKD_V2_SAME_VOCABULARY,
@@ -32,6 +33,7 @@ from dskd.nn.losses.shared_vocabulary import (
 )
 
 __all__ = [
+    "DSKD_UNGATED",
     "DSKD_V1",
     "DSKD_V1_ATTENTION",
     "DSKD_V2",

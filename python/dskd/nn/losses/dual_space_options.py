@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from dskd.nn.reduction import Reduction
     from dskd.nn.teacher_statistics import TeacherStatistics
 
-__all__ = ["DSKD_V1", "DSKD_V2", "DSKD_V2_SAME_VOCABULARY", "DualSpaceOptions", "VocabularyMaps"]
+__all__ = [
+    "DSKD_UNGATED",
+    "DSKD_V1",
+    "DSKD_V2",
+    "DSKD_V2_SAME_VOCABULARY",
+    "DualSpaceOptions",
+    "VocabularyMaps",
+]
 
 Gate: TypeAlias = Literal["prediction", "gold"]
 Spaces: TypeAlias = Literal["both", "student", "teacher"]
@@ -223,11 +230,16 @@ class DualSpaceOptions:
         }
 
 
-DSKD_V1 = DualSpaceOptions(t2s_target="gold", s2t_divergence="kl", normaliser="labels")
+DSKD_UNGATED = DualSpaceOptions()
+"""arXiv 2504.11426 without its gate, every term over the pairs of the step: what options depart from."""
+
+DSKD_V1 = replace(DSKD_UNGATED, t2s_target="gold", s2t_divergence="kl", normaliser="labels")
 """arXiv 2406.17328, same vocabulary: the gold token, no gate, every term over the student's tokens."""
 
-DSKD_V2 = DualSpaceOptions(gate="prediction", drop_unmapped=True, normaliser="micro_batch", gated_mean=True)
+DSKD_V2 = replace(
+    DSKD_UNGATED, gate="prediction", drop_unmapped=True, normaliser="micro_batch", gated_mean=True
+)
 """arXiv 2504.11426, different vocabularies: over the pairs of the micro-batch, t2s_kd over those gated."""
 
-DSKD_V2_SAME_VOCABULARY = DualSpaceOptions(gate="prediction", normaliser="labels", gated_mean=True)
+DSKD_V2_SAME_VOCABULARY = replace(DSKD_UNGATED, gate="prediction", normaliser="labels", gated_mean=True)
 """arXiv 2504.11426, same vocabulary (off-policy: on-policy has no gate)."""
