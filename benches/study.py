@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ import assets
 import distill
 from dskd import Aligner, Vocabulary
 from dskd.nn import (
+    DSKD_UNGATED,
     DSKD_V2,
     DualSpaceLoss,
     DualSpaceOptions,
@@ -74,24 +75,28 @@ class Arm:
     refresh_every: int = REFRESH_EVERY
 
 
-SOLVED = {"teacher_to_student": "solved", "centre": True}
 CENTRED = {"centre": True}
+SOLVED = {"teacher_to_student": "solved", **CENTRED}
+
+
+def _repaired(projectors: Mapping[str, Any] | None = None, **options: Any) -> Arm:
+    """As published, without the gate, but for these."""
+    return Arm(replace(DSKD_UNGATED, **options), projectors or {})
+
 
 ARMS: dict[str, Arm] = {
     "SFT": Arm(),
     "shared vocabulary": Arm(),
     "dual space, as published (v2)": Arm(DSKD_V2, refresh_every=1),
-    "no gate": Arm(DualSpaceOptions()),
-    "overlap": Arm(DualSpaceOptions(columns="overlap")),
-    "distribution": Arm(DualSpaceOptions(t2s_target="distribution")),
-    "solved": Arm(DualSpaceOptions(), SOLVED),
-    "overlap + distribution": Arm(DualSpaceOptions(columns="overlap", t2s_target="distribution")),
-    "overlap + solved": Arm(DualSpaceOptions(columns="overlap"), SOLVED),
-    "overlap + solved, s2t / 4": Arm(DualSpaceOptions(columns="overlap", s2t_weight=0.25), SOLVED),
-    "overlap + exact": Arm(DualSpaceOptions(columns="overlap", target="exact"), CENTRED),
-    "overlap + exact, s2t / 4": Arm(
-        DualSpaceOptions(columns="overlap", target="exact", s2t_weight=0.25), CENTRED
-    ),
+    "no gate": _repaired(),
+    "overlap": _repaired(columns="overlap"),
+    "distribution": _repaired(t2s_target="distribution"),
+    "solved": _repaired(SOLVED),
+    "overlap + distribution": _repaired(columns="overlap", t2s_target="distribution"),
+    "overlap + solved": _repaired(SOLVED, columns="overlap"),
+    "overlap + solved, s2t / 4": _repaired(SOLVED, columns="overlap", s2t_weight=0.25),
+    "overlap + exact": _repaired(CENTRED, columns="overlap", target="exact"),
+    "overlap + exact, s2t / 4": _repaired(CENTRED, columns="overlap", target="exact", s2t_weight=0.25),
 }
 OF_NARROW = (
     "SFT",
@@ -285,8 +290,11 @@ def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]
 # ---- All of them -----------------------------------------------------------------------------------------
 
 
-def run_all(starts: Sequence[str], seeds: int, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """Their lines as they come; each process has an allocator that keeps its memory."""
+def run_all(
+    starts: Sequence[str], seeds: int, there: Sequence[Mapping[str, Any]], *, quick: bool
+) -> Iterator[dict[str, Any]]:
+    """Lines as they come, but for those that are there; processes have an allocator that keeps its memory."""
+    done = {(line["start"], line["seed"], line["arm"]) for line in there}
     teacher, tokenizer = assets.model("smollm2"), assets.tokenizer("mistral-v1")
     assets.prompt_rows("train", 1)  # fetched here, not by every process at once
     folders = {start: Path("demo") / "study" / start for start in starts}
@@ -296,6 +304,9 @@ def run_all(starts: Sequence[str], seeds: int, *, quick: bool) -> Iterator[dict[
 
     def run(start: str, seed: int) -> None:
         arms = SMOKE if quick else OF_NARROW if start == "narrow" else tuple(ARMS)
+        arms = tuple(arm for arm in arms if (start, seed, arm) not in done)
+        if not arms:
+            return
         command = [sys.executable, __file__, "--one", start, str(folders[start]), str(seed), *arms]
         command += ["--quick"] if quick else []
         environment = {**os.environ, **distill.KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
@@ -353,7 +364,8 @@ def _results_table(lines: Sequence[Mapping[str, Any]]) -> str:
         timed = [at_equal_time(line, sft[line["seed"]]) for line in found]
         ends = [line["curve"][-1]["end_of_turn_bits"] for line in found]
         slower = [line["seconds_a_step"] / sft[line["seed"]]["seconds_a_step"] for line in found]
-        cells = [arm, f"{_mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f})", f"{_mean(timed):.3f}"]
+        name = arm if len(found) == seeds else f"{arm} ({len(found)} of them)"
+        cells = [name, f"{_mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f})", f"{_mean(timed):.3f}"]
         cells += [f"{_mean(bits) - _mean(of_sft):+.3f}", f"{_mean(ends):.2f}", f"{_mean(slower):.2f}"]
         body.append(cells)
     return table(head, body, names=1)
@@ -383,9 +395,12 @@ REPORT = Report("study", "What dual-space distillation gains, and why.", tables,
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All lines, ready for JSON; what is there stands in `--output` from the first line on."""
+    """All lines, ready for JSON; what is done stands in `--output` from the first line on."""
     results: dict[str, Any] = {"machine": machine("torch", "transformers"), "lines": []}
-    for line in run_all(options.starts, 1 if options.quick else options.seeds, quick=options.quick):
+    if options.resume and options.output.exists():
+        results["lines"] += json.loads(options.output.read_text(encoding="utf-8"))["lines"]
+    seeds = 1 if options.quick else options.seeds
+    for line in run_all(options.starts, seeds, tuple(results["lines"]), quick=options.quick):
         last = line["curve"][-1]
         print(
             f"{line['start']}, seed {line['seed']}, {line['arm']}: {last['bits_per_byte']:.3f} bits a byte, "
@@ -402,6 +417,7 @@ def main() -> None:
     parser = REPORT.parser(quick="a few steps of some arms: whether it works")
     parser.add_argument("--seeds", type=positive, default=3, help="of the order of the rows; 3")
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="both")
+    parser.add_argument("--resume", action="store_true", help="keep what --output holds, run what is missing")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

@@ -42,6 +42,12 @@ def test_a_smoke_run_trains_every_kind_of_arm_and_prints_both_tables(tmp_path: P
         assert f"cut, seed 0, {arm}: " in ended.stdout
         assert f"\n| {arm} | " in ended.stdout
     assert "| z_ts | distance, step 0 | distance, step 2 | distance, step 4 |" in ended.stdout
+    again = subprocess.run(
+        [*command, "--resume"], capture_output=True, encoding="utf-8", check=False, cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
+    assert "seed 0" not in again.stdout  # nothing was missing
+    assert again.stdout[again.stdout.index("### From") :] == ended.stdout[ended.stdout.index("### From") :]
 
 
 def line(arm: str, seconds: float, *bits: float, seed: int = 0, **diagnosis: float) -> dict[str, Any]:
@@ -68,10 +74,12 @@ def test_the_tables_are_means_over_seeds_and_differences_to_sft() -> None:
         line("overlap", 3.0, 4.0, 1.8, **said),
         line("overlap", 3.0, 4.0, 1.9, seed=1, **said),
     ]
-    made = study.tables({"lines": lines, "machine": {"cpu": "a processor", "cores": 2}})
+    on = {"cpu": "a processor", "cores": 2}
+    made = study.tables({"lines": lines, "machine": on})
     assert "| SFT | 2.100 (2.000 to 2.200) | 2.100 | +0.000 | 4.00 | 1.00 |" in made
     # 20 s are 6.67 steps: 4 - 2/3 2.2 and 4 - 2/3 2.1
     assert "| overlap | 1.850 (1.800 to 1.900) | 2.567 | -0.250 | 4.00 | 1.50 |" in made
+    assert "| overlap (1 of them) | 1.800 (" in study.tables({"lines": lines[:3], "machine": on})
     assert "| overlap | 0.250 | 0.250 | 0.250 | 12.5% |" in made
 
 
