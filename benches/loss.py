@@ -35,6 +35,7 @@ from torch.nn import functional
 
 from dskd import Aligner, Vocabulary
 from dskd.nn import (
+    DSKD_UNGATED,
     AlignedStates,
     DualSpaceLoss,
     Head,
@@ -294,7 +295,7 @@ def compiled(given: Given, _: int) -> Callable[[], Tensor]:
 
 def fused(given: Given, chunk_memory: int, *, cached: bool = False) -> Callable[[], Tensor]:
     """The library's."""
-    loss = DualSpaceLoss(given.projectors, given.maps, chunk_memory=chunk_memory)
+    loss = DualSpaceLoss(given.projectors, given.maps, DSKD_UNGATED, chunk_memory=chunk_memory)
     states = given.states(cached=cached)
     return lambda: loss(states, given.reduction).loss
 

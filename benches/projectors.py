@@ -123,7 +123,7 @@ def solution(name: str, source: Tensor, target: Tensor, sizes: Sizes) -> dict[st
     """One projector by each way, and both by dskd's."""
     overlap = torch.arange(len(source))[:, None].expand(-1, 2)
     found, one = timed(lambda: solve_projector(source, target), sizes.rounds)
-    both, two = timed(lambda: Projectors(source, target, overlap), sizes.rounds)
+    both, two = timed(lambda: Projectors(source, target, overlap, centre=False), sizes.rounds)
     _, refresh = timed(lambda: both.refresh(source, target.clone().requires_grad_()), sizes.rounds)
     single, in_single = timed(lambda: source.mT @ torch.linalg.pinv(target.mT), 1)
     wide = source.double(), target.double()
@@ -168,11 +168,11 @@ def sayings(sizes: Sizes, pair: Models) -> Iterator[dict[str, Any]]:
     weights = (sums[overlap[:, 0]] / sizes.tokens).clamp(min=1e-6)
     kept = overlap[most_frequent(overlap, weights, sizes.top_k)]
     ways: dict[str, tuple[Tensor, dict[str, Any]]] = {
-        "plain": (overlap, {}),
+        "plain": (overlap, {"centre": False}),
         "centred": (overlap, {"centre": True}),
-        "weighted by frequency": (overlap, {"weights": weights}),
+        "weighted by frequency": (overlap, {"weights": weights, "centre": False}),
         "weighted and centred": (overlap, {"weights": weights, "centre": True}),
-        f"the {len(kept):,} most frequent": (kept, {}),
+        f"the {len(kept):,} most frequent": (kept, {"centre": False}),
         f"the {len(kept):,} most frequent, centred": (kept, {"centre": True}),
     }
     for name, head in students(pair):

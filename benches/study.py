@@ -75,19 +75,20 @@ class Arm:
     refresh_every: int = REFRESH_EVERY
 
 
+PLAIN = {"centre": False}
 CENTRED = {"centre": True}
 SOLVED = {"teacher_to_student": "solved", **CENTRED}
 
 
-def _repaired(projectors: Mapping[str, Any] | None = None, **options: Any) -> Arm:
+def _repaired(projectors: Mapping[str, Any] = PLAIN, **options: Any) -> Arm:
     """As published, without the gate, but for these."""
-    return Arm(replace(DSKD_UNGATED, **options), projectors or {})
+    return Arm(replace(DSKD_UNGATED, **options), projectors)
 
 
 ARMS: dict[str, Arm] = {
     "SFT": Arm(),
     "shared vocabulary": Arm(),
-    "dual space, as published (v2)": Arm(DSKD_V2, refresh_every=1),
+    "dual space, as published (v2)": Arm(DSKD_V2, PLAIN, refresh_every=1),
     "no gate": _repaired(),
     "overlap": _repaired(columns="overlap"),
     "distribution": _repaired(t2s_target="distribution"),

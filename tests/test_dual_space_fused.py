@@ -250,9 +250,9 @@ class Only(DualSpaceOptions):
 
 
 def alone(term: str, **given: Any) -> tuple[Only, Reduction]:
-    return Only(term=term, **{"target": "projected", "columns": "all", **given}), Reduction(
-        1, 1, alpha=0.0 if term == "cross_entropy" else 1.0
-    )
+    return Only(
+        term=term, **{"target": "projected", "columns": "all", "s2t_weight": 1.0, **given}
+    ), Reduction(1, 1, alpha=0.0 if term == "cross_entropy" else 1.0)
 
 
 HOWEVER: list[dict[str, Any]] = [

@@ -254,7 +254,7 @@ def heads(*, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 def made(kind: StudentToTeacher = "solved") -> Projectors:
-    return Projectors(*heads(), OVERLAP, student_to_teacher=kind)
+    return Projectors(*heads(), OVERLAP, student_to_teacher=kind, centre=False)
 
 
 def rows_of_overlap(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,7 +269,7 @@ def rows_of_overlap(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_both_are_solved_on_the_overlap_alone(kind: StudentToTeacher, dtype: torch.dtype) -> None:
     teacher, student = heads(dtype=dtype)
-    projectors = Projectors(teacher, student, OVERLAP, student_to_teacher=kind)
+    projectors = Projectors(teacher, student, OVERLAP, student_to_teacher=kind, centre=False)
     teacher_rows, student_rows = rows_of_overlap(teacher, student)
     forth, back = by_pinv(teacher_rows, student_rows).float(), by_pinv(student_rows, teacher_rows).float()
     assert forth.shape == (4, 3)
@@ -285,7 +285,8 @@ def test_ids_outside_the_overlap_do_not_matter(kind: StudentToTeacher) -> None:
         outside = sorted(set(range(len(weight))) - set(ids))
         assert outside
         weight[outside] = float("inf")
-    changed, plain = Projectors(teacher, student, OVERLAP, student_to_teacher=kind), made(kind)
+    changed = Projectors(teacher, student, OVERLAP, student_to_teacher=kind, centre=False)
+    plain = made(kind)
     assert torch.equal(changed.teacher_to_student, plain.teacher_to_student)
     assert torch.equal(changed.student_to_teacher, plain.student_to_teacher)
     changed.refresh(teacher, student)
@@ -353,7 +354,7 @@ def test_a_trained_projector_is_not_refreshed() -> None:
 
 def test_no_gradient_reaches_a_head_through_a_projector() -> None:
     teacher, student = (weight.requires_grad_() for weight in heads())
-    projectors = Projectors(teacher, student, OVERLAP)
+    projectors = Projectors(teacher, student, OVERLAP, centre=False)
     projectors.refresh(teacher, student)
     assert projectors.teacher_to_student.is_leaf
     assert projectors.student_to_teacher.grad_fn is None
@@ -387,7 +388,13 @@ WEIGHTS = torch.tensor([0.3, 0.1, 0.2, 0.1, 0.05, 0.1, 0.15])
 
 def on(device: str, **options: Any) -> Projectors:
     teacher, student = (weight.to(device) for weight in heads())
-    return Projectors(teacher, student, OVERLAP.to(device), **options)
+    return Projectors(teacher, student, OVERLAP.to(device), **{"centre": False, **options})
+
+
+def test_they_are_centred_unless_told_otherwise() -> None:
+    usual = Projectors(*heads(), OVERLAP).teacher_to_student
+    torch.testing.assert_close(usual, on("cpu", centre=True).teacher_to_student)
+    assert not torch.allclose(usual, on("cpu").teacher_to_student)
 
 
 def assert_solved(found: Tensor, source: Tensor, target: Tensor, **options: Any) -> None:

@@ -381,8 +381,8 @@ def test_evaluation_is_that_of_the_student_alone(tmp_path: Path) -> None:
     [
         ({"gate": "prediction"}, "gate='prediction' needs the teacher's prediction in the student's"),
         ({"preset": "dskd_v2_same_vocabulary"}, "cross_model_attention has dskd_v1 and dskd_v2"),
-        ({"columns": "overlap"}, "columns='overlap' is none of the options of objective='cross_model"),
-        ({"target": "exact"}, "target='exact' is none of the options"),
+        ({"columns": "all"}, "columns='all' is none of the options of objective='cross_model"),
+        ({"target": "projected"}, "target='projected' is none of the options"),
         ({"student_to_teacher": "trained"}, "student_to_teacher='trained' is none of the options"),
         ({"top_k": 3}, "top_k=3 is none of the options"),
         ({"refresh_every": 2}, "refresh_every=2 is none of the options"),

@@ -25,7 +25,7 @@ from transformers import logging as transformers_logging
 
 import tiny
 from dskd.nn import Reduction
-from dskd.train import DistillationTrainer
+from dskd.train import DistillationConfig, DistillationTrainer
 from dskd.train.trainer import PROJECTORS_FILE
 from tiny import ROWS
 
@@ -214,6 +214,9 @@ def by_definition(
     return float(loss.detach()), dict(zip(wanted, grads, strict=True))
 
 
+DEFAULTS = {name: DistillationConfig.__dataclass_fields__[name].default for name in tiny.UNGATED}
+"""Of dual space, where tests have `tiny.UNGATED`."""
+
 STEPS: list[dict[str, Any]] = [
     {},
     {"alpha": 0.3, "divergence": "reverse_kl", "temperature": 2.0},
@@ -227,6 +230,7 @@ STEPS: list[dict[str, Any]] = [
     {"t2s_target": "distribution", "columns": "overlap"},
     {"target": "exact", "columns": "overlap", "s2t_columns": "overlap", "temperature": 2.0},
     {"centre": True, "s2t_weight": 0.25},
+    DEFAULTS,
     {"centre": True, "student_to_teacher": "trained", "target": "exact", "columns": "overlap"},
     {"objective": "shared_vocabulary"},
     {"objective": "shared_vocabulary", "top_k": 5, "divergence": "reverse_kl", "temperature": 0.7},
@@ -657,7 +661,7 @@ def test_a_micro_batch_without_a_pair_beside_one_with_pairs(tmp_path: Path) -> N
         ({"student_to_teacher": "trained"}, "loss.projectors.student_to_teacher", "s2t_kd"),
         ({"t2s_target": "distribution"}, "loss.projectors.teacher_to_student", "t2s_kl, t2s_kd"),
         (
-            {"target": "exact", "columns": "overlap"},
+            {"target": "exact", "columns": "overlap", "gate": "gold"},
             "loss.projectors.teacher_to_student",
             "t2s_ce",
         ),

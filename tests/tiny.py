@@ -123,8 +123,18 @@ def collator(teacher: Any, student: Any, **limits: int) -> DistillationCollator:
     return DistillationCollator(**sides, aligner=Aligner(teacher, student))
 
 
+UNGATED: dict[str, Any] = {
+    "target": "projected",
+    "columns": "all",
+    "s2t_weight": 1.0,
+    "centre": False,
+    "refresh_every": 1,
+}
+"""Dual space as published without its gate, which has every term and both projectors."""
+
+
 def options(folder: Path | str, **given: Any) -> DistillationConfig:
-    """The options of a run whose steps are easy to say: SGD at one rate, nothing clipped."""
+    """The options of a run whose steps are easy to say: SGD at one rate, nothing clipped, no gate."""
     usual = {
         "use_cpu": True,
         "report_to": [],
@@ -140,6 +150,8 @@ def options(folder: Path | str, **given: Any) -> DistillationConfig:
         "max_grad_norm": 0.0,
         "dataloader_pin_memory": False,
     }
+    if given.get("objective", "dual_space") == "dual_space":
+        usual |= UNGATED
     return DistillationConfig(output_dir=str(folder), **{**usual, **given})
 
 

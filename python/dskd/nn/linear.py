@@ -198,8 +198,8 @@ class ReadHead:
     def _multiply_in_blocks(self, hidden: Tensor, logits: Tensor) -> None:
         """A block of tokens at a time, which stays in the cache, and the block transposed.
 
-        So few rows times so many columns are what MKL is slow at: of 128 states of width 512 it makes the
-        logits of 50,257 tokens at 78 GFLOP/s, transposed and copied back at 131 (two cores, float32).
+        So few rows times so many columns are what MKL is slow at; transposed and copied back, they take much
+        less time.
         """
         block = torch.empty(min(_TOKENS_AT_ONCE, self.size), len(hidden), dtype=logits.dtype)
         for start in range(0, self.size, _TOKENS_AT_ONCE):

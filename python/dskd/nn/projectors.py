@@ -176,7 +176,7 @@ class Projectors(nn.Module):
         initial: `solved` or `random`: where those begin that are trained; random is uniform within
             1/sqrt(columns in), as of `nn.Linear`.
         bias: gives those that are trained a bias, which begins at 0; `to_student` and `to_teacher` add it.
-        centre: solves on centred heads, see `solve_projector`.
+        centre: solves on centred heads, see `solve_projector`; the papers do not.
         weights: `[overlap]`, how much each token counts in a solution: how frequent it is.
         top_k: solves on so many tokens only, see `most_frequent`; needs `weights`, which then still weigh.
             For plain least squares on them, give `overlap[most_frequent(overlap, weights, k)]` alone.
@@ -209,7 +209,7 @@ class Projectors(nn.Module):
         teacher_to_student: TeacherToStudent = "trained",
         initial: Initial = "solved",
         bias: bool = False,
-        centre: bool = False,
+        centre: bool = True,
         weights: Tensor | None = None,
         top_k: int | None = None,
         generator: torch.Generator | None = None,

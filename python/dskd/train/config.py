@@ -65,13 +65,14 @@ class DistillationConfig(TrainingArguments):
         "shared vocabulary.",
     )
     target: Literal["projected", "exact"] = _option(
-        "projected", "Dual space: what t2s_kd comes near: the projected teacher, or its own logits."
+        "exact",
+        "Dual space: what t2s_kd comes near: the projected teacher, or its own logits on shared ids.",
     )
     columns: Literal["all", "overlap"] = _option(
-        "all", "Dual space: compare in t2s_kd all ids, or those of the shared vocabulary."
+        "overlap", "Dual space: compare in t2s_kd all ids, or those of the shared vocabulary."
     )
     s2t_columns: Literal["all", "overlap"] = _option("all", "Dual space: the same in s2t_kd.")
-    s2t_weight: float = _option(1.0, "Dual space: what s2t_kd is multiplied with.")
+    s2t_weight: float = _option(0.25, "Dual space: what s2t_kd is multiplied with.")
     teacher_to_student: Literal["trained", "solved"] = _option(
         "trained", "Dual space: whether the teacher's projector is trained, or follows the student's head."
     )
@@ -79,9 +80,9 @@ class DistillationConfig(TrainingArguments):
         "solved", "Dual space: whether the student's projector follows its head, or is trained."
     )
     centre: bool = _option(
-        False, "Dual space: solve projectors on centred heads, since what all logits have more says nothing."
+        True, "Dual space: solve projectors on centred heads, since what all logits have more says nothing."
     )
-    refresh_every: int = _option(1, "Dual space: steps between two solutions of a solved projector.")
+    refresh_every: int = _option(5, "Dual space: steps between two solutions of a solved projector.")
     projector_learning_rate: float = _option(
         5e-4, "Of the projectors, and of all that is trained beside the student, without weight decay."
     )
@@ -187,10 +188,15 @@ class DistillationConfig(TrainingArguments):
             s2t_weight=self.s2t_weight,
         )
 
+    @property
+    def steps_between_solutions(self) -> int:
+        """Of solved projectors; as published at every step, where a preset is."""
+        return self.refresh_every if self.preset == "none" else 1
+
     def projector_options(self) -> dict[str, Any]:
         """How `Projectors` begin and which of them are trained; as published, where that is the preset."""
         if self.preset == "dskd_v1":
-            return {"student_to_teacher": "trained", "initial": "random", "bias": True}
+            return {"student_to_teacher": "trained", "initial": "random", "bias": True, "centre": False}
         return {
             "teacher_to_student": self.teacher_to_student,
             "student_to_teacher": self.student_to_teacher,

@@ -132,7 +132,7 @@ class DistillationTrainer(Trainer):
         labels, pairs, teacher_labels = self._over_processes(torch.tensor(counts)).tolist()
         alpha = 0.0 if self._whole().loss is None else self.args.alpha
         self._reduction = Reduction(labels, pairs, alpha, teacher_labels)
-        self._refresh = self.state.global_step % self.args.refresh_every == 0
+        self._refresh = self.state.global_step % self.args.steps_between_solutions == 0
         return batches, items
 
     def compute_loss(

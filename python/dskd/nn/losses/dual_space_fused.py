@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dskd.nn.losses.dual_space_options import DualSpaceOptions, VocabularyMaps
     from dskd.nn.positions import AlignedStates
     from dskd.nn.reduction import Reduction
+    from dskd.nn.teacher_statistics import TeacherStatistics
 
 __all__ = ["fused_dual_space"]
 
@@ -63,10 +64,11 @@ def fused_dual_space(
         `to_teacher`, with zeros where nothing is to be summed.
     """
     options.require(maps)
+    of_teacher = _in_teacher_space(options, maps)
     memory = chunk_memory_of(
         [
             (states.student_head, STUDENT_MATRICES + (options.speaks_of_overlap and _COPIES)),
-            (states.teacher_head, _teacher_matrices(states, options)),
+            (states.teacher_head, _teacher_matrices(of_teacher, states.statistics)),
         ],
         budget=chunk_memory,
         most=len(states.labels),
@@ -81,10 +83,25 @@ _COPIES = 2
 """Of columns, of both sides, where only some are compared."""
 
 
-def _teacher_matrices(states: AlignedStates, options: DualSpaceOptions) -> int:
-    if options.is_known_by(states.statistics):
+def _teacher_matrices(how: Comparison, statistics: TeacherStatistics | None) -> int:
+    if how.is_known_by(statistics):
         return 1
-    return TEACHER_MATRICES + (options.s2t_columns == "overlap" and _COPIES)
+    return TEACHER_MATRICES + (how.columns is not None and _COPIES)
+
+
+def _in_teacher_space(options: DualSpaceOptions, maps: VocabularyMaps) -> Comparison:
+    on_overlap = options.s2t_columns == "overlap" and options.spaces != "student"
+    return _comparison(options, options.of_teacher_space, maps.shared()[0] if on_overlap else None)
+
+
+def _comparison(options: DualSpaceOptions, divergence: Divergence, columns: Tensor | None) -> Comparison:
+    return Comparison(
+        divergence=divergence,
+        mix=options.mix_of(divergence),
+        temperature=options.temperature,
+        factor=options.of_divergences,
+        columns=columns,
+    )
 
 
 class _Fused:
@@ -102,7 +119,8 @@ class _Fused:
         self.states, self.maps, self.options, self.memory = states, maps, options, memory
         # The two spaces are worked on one after the other, in the same memory.
         self.projected = ReadStates(to_student, states.student_head, memory)
-        place = 0 if options.is_known_by(states.statistics) else 1
+        self.of_teacher = _in_teacher_space(options, maps)
+        place = 0 if self.of_teacher.is_known_by(states.statistics) else 1
         self.carried = ReadStates(to_teacher, states.teacher_head, memory, place)
         self.teacher = ReadHead(0, states.teacher_head.detached(), memory)
         self.unmapped = torch.zeros((), dtype=torch.int64, device=memory.device)
@@ -143,7 +161,7 @@ class _Fused:
         return StudentSpace(
             self.projected if options.projects else None,
             self.student,
-            self._comparison(options.divergence, overlap if options.columns == "overlap" else None),
+            _comparison(options, options.divergence, overlap if options.columns == "overlap" else None),
             weights,
             self.memory,
             overlap=overlap,
@@ -152,19 +170,8 @@ class _Fused:
         )
 
     def _teacher_space(self, weights: Mapping[str, float]) -> TeacherSpace:
-        columns = self.maps.shared()[0] if self.options.s2t_columns == "overlap" else None
-        how = self._comparison(self.options.of_teacher_space, columns)
-        return TeacherSpace(self.carried, how, weights["s2t_kd"], self.memory, self.states.statistics)
-
-    def _comparison(self, divergence: Divergence, columns: Tensor | None) -> Comparison:
-        options = self.options
-        return Comparison(
-            divergence=divergence,
-            mix=options.mix_of(divergence),
-            temperature=options.temperature,
-            factor=options.of_divergences,
-            columns=columns,
-        )
+        weight, statistics = weights["s2t_kd"], self.states.statistics
+        return TeacherSpace(self.carried, self.of_teacher, weight, self.memory, statistics)
 
     # ---- The gate, and what is dropped -------------------------------------------------------------------
 
