@@ -47,7 +47,6 @@ from report import Report, machine, positive, said_of, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-HERE = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "tokenizers", "transformers", "sentencepiece", "spacy-alignments")
 TOKENIZER_PAIRS = (("gpt2", "qwen2"), ("mistral-v3", "qwen2"), ("qwen2", "deepseek-v3"))
 TOKENS_A_ROW = 1024

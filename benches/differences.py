@@ -29,7 +29,7 @@ import oracle
 from dskd import reference
 from judge import Row, batch_of, by_dskd, by_published_rule, same_row
 from oracle import Change, share
-from report import Report, machine, positive, table
+from report import Report, machine, positive, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -358,10 +358,13 @@ def tables(results: Mapping[str, Any]) -> str:
             f"{part['name'][:1].upper()}{part['name'][1:]}:",
             table(head_of_pairs, map(_pair_cells, part["pairs"])),
         ]
-    versions = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
-    compared = _reference_line(results["reference"])
+    compared, on = _reference_line(results["reference"]), said_of(results["machine"])
     return "\n\n".join(
-        [*parts, f"{compared[0].upper()}{compared[1:]}.", f"{results['seconds']} s; {versions}."]
+        [
+            *parts,
+            f"{compared[0].upper()}{compared[1:]}.",
+            f"{results['seconds']} s; {on}.",
+        ]
     )
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dskd import Ragged
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE / "proof.md"
 
 Ids = list[npt.NDArray[np.int32]]
 

@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 import corpus
 from dskd.arrow import list_array
 from dskd.cli.pair import TokenizerPair
-from report import Report, machine, table
+from report import Report, machine, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -244,7 +244,8 @@ def tables(results: Mapping[str, Any]) -> str:
     """What was measured as Markdown."""
     head = ["input", "tokens, both sides", "seconds", "tokens a second", "aligning alone"]
     memory = ["peak memory, MiB", "of a tenth of the rows, MiB"]
-    return table([*head, *memory, "kills", "the same bytes"], map(_cells, results["results"]), names=1)
+    made = table([*head, *memory, "kills", "the same bytes"], map(_cells, results["results"]), names=1)
+    return f"{made}\n\n{said_of(results['machine'])}."
 
 
 def _cells(each: Mapping[str, Any]) -> list[str]:

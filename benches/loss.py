@@ -38,6 +38,7 @@ from dskd.nn import (
     DSKD_UNGATED,
     AlignedStates,
     DualSpaceLoss,
+    DualSpaceOptions,
     Head,
     Projectors,
     Reduction,
@@ -499,10 +500,11 @@ def _best_seconds(name: str, weight: Tensor, n: int, at_least: float) -> float:
 
 STEPS: Mapping[str, str] = {
     "sft": "cross-entropy alone",
-    "dual_space": "the teacher's states at hand",
+    "dual_space": "the library's defaults, the teacher's states at hand",
     "dual_space_still": "the same, and P_st not solved again",
     "dual_space_full": "the same by the definition, fused=False",
-    "dual_space_teacher": "with the teacher's forward pass",
+    "dual_space_teacher": "the same, with the teacher's forward pass",
+    "dual_space_ungated": "as published but for the gate, the teacher's states at hand",
 }
 """Contestants of a training step."""
 
@@ -580,12 +582,15 @@ def measure_step(file: Path, name: str, settings: Mapping[str, Any]) -> dict[str
         at_pairs: Tensor = model.positions_of(batch).of_teacher(states)
         return at_pairs
 
-    loss = DualSpaceLoss(given["projectors"], given["maps"], fused=name != "dual_space_full")
+    options = DSKD_UNGATED if name == "dual_space_ungated" else DualSpaceOptions()
+    loss = DualSpaceLoss(given["projectors"], given["maps"], options, fused=name != "dual_space_full")
+    loss.projectors.teacher_to_student.requires_grad_(options.projects)
     whole = model.DistillationModel(
         student, given["heads"]["student"], given["heads"]["teacher"], None if name == "sft" else loss
     )
     at_hand = [None if name in {"sft", "dual_space_teacher"} else states_of(batch) for batch in batches]
-    optimizer = torch.optim.AdamW(whole.parameters(), lr=1e-3, betas=(0.9, 0.95))
+    trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95))
 
     def step(batch: Mapping[str, Tensor], states: Tensor | None) -> None:
         reduction = Reduction(len(batch["labels"]), len(batch["paired"]), alpha=0.0 if name == "sft" else 0.5)

@@ -22,7 +22,7 @@ import corpus
 import judge
 from judge import Row, batch_of, by_dskd, by_published_rule, same_row, space_before
 from oracle import share
-from report import Report, machine, positive, table
+from report import Report, machine, positive, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -180,7 +180,6 @@ def _summary(results: Mapping[str, Any]) -> str:
     ours = [pair["dskd"][name] for pair in pairs for name in ("recall", "precision")]
     theirs = [pair["published"]["recall"] for pair in pairs]
     exist = sum(pair["pairs"] for pair in pairs)
-    versions = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     return (
         f"{len(pairs)} ordered pairs of {len({pair['teacher'] for pair in pairs})} lossless tokenizers on "
         f"{sum(results['rows'].values())} rows: source code, instructions, a text in 20 languages, Django's "
@@ -188,7 +187,7 @@ def _summary(results: Mapping[str, Any]) -> str:
         f"Lowest recall or precision of dskd: {min(ours):.3f}. Recall of the published rule: "
         f"{min(theirs):.3f} to {max(theirs):.3f}, median {statistics.median(theirs):.3f}; its precision is "
         f"{min(pair['published']['precision'] for pair in pairs):.3f} at the lowest. "
-        f"{results['seconds']} s; {versions}."
+        f"{results['seconds']} s; {said_of(results['machine'])}."
     )
 
 

@@ -56,34 +56,56 @@ class Report:
             default, text = "nothing that is known of", "what else the machine does"
             parser.add_argument("--besides", default=default, help=text)
         parser.add_argument("--table", action="store_true", help="measure nothing, print what --output holds")
-        parser.add_argument(
-            "--output", type=Path, default=self.file, help=f"the JSON file; {self.page} follows the default"
-        )
+        told = f"the JSON file, if not that of the repository, which {self.page} follows"
+        parser.add_argument("--output", type=Path, help=told)
         return parser
 
     def run(self, options: argparse.Namespace, measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Measures, or reads what was measured; writes it and prints the tables."""
+        """Measures, or reads what was measured; writes it and prints the tables.
+
+        With `--quick` nothing is written but to an `--output`.
+        """
         if options.table:
-            results: Mapping[str, Any] = json.loads(options.output.read_text(encoding="utf-8"))
+            results: Mapping[str, Any] = self.read(options)
         else:
             results = measure()
-            self.write(options.output, results)
+            self.write(options, results)
         print(self.tables(results))
-        if options.output.resolve() == self.file:
+        if self._is_for_the_page(options):
             self.write_page(results)
         return results
 
-    def write(self, file: Path, results: Mapping[str, Any]) -> None:
-        """Writes a JSON file, and its folder if that is not there."""
+    def _is_for_the_page(self, options: argparse.Namespace) -> bool:
+        return options.output is None and not getattr(options, "quick", False)
+
+    def read(self, options: argparse.Namespace) -> dict[str, Any]:
+        """The file of the options."""
+        results: dict[str, Any] = json.loads((options.output or self.file).read_text(encoding="utf-8"))
+        return results
+
+    def write(self, options: argparse.Namespace, results: Mapping[str, Any]) -> None:
+        """Writes the file of the options, whole or not at all, and its folder if that is not there."""
+        if options.output is None and not self._is_for_the_page(options):
+            return
+        file: Path = options.output or self.file
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside = file.with_name(f"{file.name}.part")
+        beside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(file)
 
     def write_page(self, results: Mapping[str, Any]) -> None:
-        """Puts the tables between their marks on the page."""
+        """Puts the tables between their marks on the page.
+
+        Raises:
+            ValueError: a mark is not there.
+        """
         start, end = (f"<!-- {what} results/{self.name}.json -->" for what in ("tables from", "end of"))
         page = HERE / self.page
-        before, _, rest = page.read_text(encoding="utf-8").partition(f"{start}\n")
-        after = rest.partition(end)[2]
+        text = page.read_text(encoding="utf-8")
+        if not 0 <= text.find(start) < text.find(end):
+            raise ValueError(f"{page.name} has no {start}, or no {end} behind it")
+        before, rest = text.split(f"{start}\n", 1)
+        after = rest.split(end, 1)[1]
         text = f"{before}{start}\n\n{self.tables(results)}\n\n{end}{after}"
         page.write_text(text, encoding="utf-8")
 
@@ -119,11 +141,12 @@ def _revision() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def said_of(machine: Mapping[str, Any], without: Sequence[str] = ()) -> str:
+def said_of(machine: Mapping[str, Any]) -> str:
     """One line of what `machine` found and what was added to it."""
-    told = {key: value for key, value in machine.items() if key not in ("cpu", "cores", *without)}
+    told = {key: value for key, value in machine.items() if key not in ("cpu", "cores")}
     versions = ", ".join(f"{key} {value}" for key, value in told.items())
-    return f"{machine['cpu']}, {machine['cores']} cores; {versions}"
+    where = f"{machine['cpu']}, " if "cpu" in machine else ""
+    return f"{where}{machine['cores']} cores; {versions}"
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]], names: int = 2) -> str:

@@ -4,12 +4,15 @@
     python benches/study.py --table    # the same tables, from the results that are there
     python benches/study.py --quick    # a few steps of some arms: whether it works
 
+A run that was cut goes on where it was: what results/study.json has of this plan is kept until it is whole.
+
 Every arm trains the same student from the same start on the same batches, with the teacher's hidden states
 at hand: SFT, distillation on the shared vocabulary, dual space as published, and its repairs one at a time
 and together. Every few steps, on held-out rows: bits per byte; and what explains them, of the projected
 teacher z_ts at the pairs: how far it is from the teacher on the shared vocabulary O, that is
 `KL(p_t on O, z_ts on O)`, its mass outside O, and its entropy. Each start and seed is a process on one
-thread, as many at a time as there are cores: that gets more done than one process on all of them.
+thread, as many at a time as there are cores. What a step takes is measured behind that, one arm after the
+other, with nothing beside it.
 
 Two starts: `cut`, nine of the teacher's layers with its embeddings carried over, whose projectors begin near
 the identity; and `narrow`, with random weights and another width, whose projectors do not.
@@ -25,12 +28,12 @@ import math
 import os
 import queue
 import random
-import statistics
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +60,7 @@ from dskd.train.model import DistillationModel, head_of, hidden_states
 from report import Report, machine, positive, said_of, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -119,13 +122,14 @@ class Plan:
     every: int = 25
     held_out: int = 96
     diagnosed: int = 16
+    timed: int = 15
     prompt_length: int = 64
     learning_rate: float = 1e-3
     projector_learning_rate: float = 5e-4
     warmup: int = 10
 
 
-SMALL = Plan(steps=4, batch=2, every=2, held_out=4, diagnosed=2, warmup=1)
+SMALL = Plan(steps=4, batch=2, every=2, held_out=4, diagnosed=2, timed=6, warmup=1)
 
 
 # ---- One seed --------------------------------------------------------------------------------------------
@@ -213,13 +217,19 @@ def model_of(arm: str, start: Path, shared: Setting) -> DistillationModel:
     return DistillationModel(student, heads[1], heads[0], loss)
 
 
-def train(arm: str, start: Path, shared: Setting, plan: Plan) -> dict[str, Any]:
-    """One arm: its curve, and how long a step takes."""
-    torch.manual_seed(0)
+def train(arm: str, start: Path, shared: Setting, plan: Plan) -> list[dict[str, float]]:
+    """One arm: its curve."""
     model = model_of(arm, start, shared)
-    optimizer = _optimizer(model, plan)
     curve = [_measured(0, model, shared)]
-    seconds = []
+    for step, _ in enumerate(_steps(arm, model, shared, plan), 1):
+        if step % plan.every == 0:
+            curve.append(_measured(step, model, shared))
+    return curve
+
+
+def _steps(arm: str, model: DistillationModel, shared: Setting, plan: Plan) -> Iterator[float]:
+    """Trains; the seconds of each step, with those of projectors that were solved again."""
+    optimizer = _optimizer(model, plan)
     for step, (batch, teacher_hidden) in enumerate(shared.batches):
         begun = time.perf_counter()
         for group in optimizer.param_groups:
@@ -234,10 +244,7 @@ def train(arm: str, start: Path, shared: Setting, plan: Plan) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        seconds.append(time.perf_counter() - begun)
-        if (step + 1) % plan.every == 0:
-            curve.append(_measured(step + 1, model, shared))
-    return {"arm": arm, "seconds_a_step": statistics.median(seconds), "curve": curve}
+        yield time.perf_counter() - begun
 
 
 def _optimizer(model: DistillationModel, plan: Plan) -> torch.optim.Optimizer:
@@ -279,64 +286,90 @@ def diagnosis(model: DistillationModel, shared: Setting) -> dict[str, float]:
     return dict(zip(("distance", "outside", "entropy"), (sums / pairs).tolist(), strict=True))
 
 
-def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]) -> None:
-    """All arms of a start and a seed; a line of JSON each, as they come."""
+def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The arms of a start and a seed, one after the other."""
     shared = setting(folder, seed, plan)
+    revision = machine()["revision"]
     for arm in arms:
-        line = {"start": start, "seed": seed, **train(arm, folder, shared, plan)}
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
+        curve = train(arm, folder, shared, plan)
+        yield {"start": start, "seed": seed, "arm": arm, "revision": revision, "curve": curve}
+
+
+def time_all(start: str, folder: Path, plan: Plan, arms: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Seconds a step of the arms of a start, the mean of some steps, solutions of projectors among them."""
+    shared = setting(folder, 0, replace(plan, steps=plan.timed))
+    for arm in arms:
+        seconds = list(_steps(arm, model_of(arm, folder, shared), shared, plan))
+        yield {"start": start, "arm": arm, "seconds": _mean(seconds[REFRESH_EVERY:])}
 
 
 # ---- All of them -----------------------------------------------------------------------------------------
 
 
-def run_all(
-    starts: Sequence[str], seeds: int, there: Sequence[Mapping[str, Any]], *, quick: bool
-) -> Iterator[dict[str, Any]]:
-    """Lines as they come, but for those that are there; processes have an allocator that keeps its memory."""
-    done = {(line["start"], line["seed"], line["arm"]) for line in there}
-    teacher, tokenizer = assets.model("smollm2"), assets.tokenizer("mistral-v1")
-    assets.prompt_rows("train", 1)  # fetched here, not by every process at once
-    folders = {start: Path("demo") / "study" / start for start in starts}
-    for start, folder in folders.items():
-        distill.make_start(start, teacher, tokenizer, folder)
-    lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+@dataclass(frozen=True)
+class Runs:
+    """Processes of this file, with an allocator that keeps its memory, for starts that were made."""
 
-    def run(start: str, seed: int) -> None:
-        arms = SMOKE if quick else OF_NARROW if start == "narrow" else tuple(ARMS)
-        arms = tuple(arm for arm in arms if (start, seed, arm) not in done)
-        if not arms:
-            return
-        command = [sys.executable, __file__, "--one", start, str(folders[start]), str(seed), *arms]
-        command += ["--quick"] if quick else []
-        environment = {**os.environ, **distill.KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        for text in process.stdout or []:
-            lines.put(json.loads(text))
-        if process.wait():
+    folders: Mapping[str, Path]
+    quick: bool
+
+    def lines(
+        self, what: str, start: str, seed: int, arms: Sequence[str], **more: str
+    ) -> Generator[dict[str, Any]]:
+        """What a process finds out, as it comes."""
+        command = [sys.executable, __file__, "--one", what, start, str(self.folders[start]), str(seed)]
+        command += [*arms, *(["--quick"] if self.quick else [])]
+        environment = {**os.environ, **distill.KEEP_MEMORY, **more}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                yield from map(json.loads, process.stdout or ())
+            except BaseException:
+                process.terminate()
+                raise
+        if process.returncode:
             raise SystemExit(f"{start}, seed {seed}: the process ended with {process.returncode}")
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = [pool.submit(run, start, seed) for start in starts for seed in range(seeds)]
-        while not all(one.done() for one in running) or not lines.empty():
-            with contextlib.suppress(queue.Empty):
-                yield lines.get(timeout=1)
+    def together(self, wanted: Mapping[tuple[str, int], Sequence[str]]) -> Iterator[dict[str, Any]]:
+        """Lines of these starts and seeds, a process on one thread for each, as many at a time as cores."""
+        found: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        ended = threading.Event()
+
+        def run(start: str, seed: int) -> None:
+            if ended.is_set():
+                return
+            with contextlib.closing(
+                self.lines("train", start, seed, wanted[start, seed], OMP_NUM_THREADS="1")
+            ) as lines:
+                for line in lines:
+                    found.put(line)
+                    if ended.is_set():
+                        return
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            running = [pool.submit(run, *each) for each in wanted]
+            try:
+                while not all(one.done() for one in running) or not found.empty():
+                    with contextlib.suppress(queue.Empty):
+                        yield found.get(timeout=1)
+            finally:
+                ended.set()
         for one in running:
             one.result()
 
 
-def at_equal_time(line: Mapping[str, Any], sft: Mapping[str, Any]) -> float:
-    """Bits a byte when SFT was done, on the line between two measurements."""
-    step = sft["curve"][-1]["step"] * sft["seconds_a_step"] / line["seconds_a_step"]
-    curve = line["curve"]
+def at_equal_time(curve: Sequence[Mapping[str, float]], slower: float) -> float:
+    """Bits a byte when SFT was done, on the line between two measurements.
+
+    Args:
+        curve: of an arm.
+        slower: how many times as long as one of SFT its steps take.
+    """
+    step = curve[-1]["step"] / slower
     for before, after in itertools.pairwise(curve):
         if step <= after["step"]:
             share = (step - before["step"]) / (after["step"] - before["step"])
-            bits: float = before["bits_per_byte"] + share * (after["bits_per_byte"] - before["bits_per_byte"])
-            return bits
-    last: float = curve[-1]["bits_per_byte"]
-    return last
+            return before["bits_per_byte"] + share * (after["bits_per_byte"] - before["bits_per_byte"])
+    return curve[-1]["bits_per_byte"]
 
 
 def tables(results: Mapping[str, Any]) -> str:
@@ -344,15 +377,16 @@ def tables(results: Mapping[str, Any]) -> str:
     made = []
     for start in STARTS:
         if of_start := [line for line in results["lines"] if line["start"] == start]:
-            made += [f"### From `{start}`", _results_table(of_start), _diagnosis_table(of_start)]
-    return "\n\n".join([*made, f"{said_of(results['machine'])}."])
+            made += [f"### From `{start}`", _results_table(of_start, results["seconds"].get(start, {}))]
+            made += [_diagnosis_table(of_start)]
+    return "\n\n".join([*filter(None, made), f"{said_of(results['machine'])}."])
 
 
 def _of_arms(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     return {arm: found for arm in ARMS if (found := [line for line in lines if line["arm"] == arm])}
 
 
-def _results_table(lines: Sequence[Mapping[str, Any]]) -> str:
+def _results_table(lines: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
     by_arm = _of_arms(lines)
     sft = {line["seed"]: line for line in by_arm["SFT"]}
     steps, seeds = lines[0]["curve"][-1]["step"], len(sft)
@@ -360,20 +394,24 @@ def _results_table(lines: Sequence[Mapping[str, Any]]) -> str:
     head += ["against SFT", "end of turn, bits", "a step, of SFT's"]
     body = []
     for arm, found in by_arm.items():
+        name = arm if len(found) == seeds else f"{arm} ({len(found)} of them)"
         bits = [line["curve"][-1]["bits_per_byte"] for line in found]
         of_sft = [sft[line["seed"]]["curve"][-1]["bits_per_byte"] for line in found]
-        timed = [at_equal_time(line, sft[line["seed"]]) for line in found]
         ends = [line["curve"][-1]["end_of_turn_bits"] for line in found]
-        slower = [line["seconds_a_step"] / sft[line["seed"]]["seconds_a_step"] for line in found]
-        name = arm if len(found) == seeds else f"{arm} ({len(found)} of them)"
-        cells = [name, f"{_mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f})", f"{_mean(timed):.3f}"]
-        cells += [f"{_mean(bits) - _mean(of_sft):+.3f}", f"{_mean(ends):.2f}", f"{_mean(slower):.2f}"]
-        body.append(cells)
+        timed = slower = ""
+        if arm in seconds:
+            ratio = seconds[arm] / seconds["SFT"]
+            slower = f"{ratio:.2f}"
+            timed = f"{_mean([at_equal_time(line['curve'], ratio) for line in found]):.3f}"
+        cells = [name, f"{_mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f})", timed]
+        body.append([*cells, f"{_mean(bits) - _mean(of_sft):+.3f}", f"{_mean(ends):.2f}", slower])
     return table(head, body, names=1)
 
 
 def _diagnosis_table(lines: Sequence[Mapping[str, Any]]) -> str:
     by_arm = {arm: found for arm, found in _of_arms(lines).items() if "distance" in found[0]["curve"][0]}
+    if not by_arm:
+        return ""
     steps = [one["step"] for one in next(iter(by_arm.values()))[0]["curve"]]
     shown = [0, steps[len(steps) // 2], steps[-1]]
     head = [f"{what}, step {step}" for what in ("distance", "outside O", "entropy") for step in shown]
@@ -396,21 +434,63 @@ REPORT = Report("study", "What dual-space distillation gains, and why.", tables,
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All lines, ready for JSON; what is done stands in `--output` from the first line on."""
-    results: dict[str, Any] = {"machine": machine("torch", "transformers"), "lines": []}
-    if options.resume and options.output.exists():
-        results["lines"] += json.loads(options.output.read_text(encoding="utf-8"))["lines"]
-    seeds = 1 if options.quick else options.seeds
-    for line in run_all(options.starts, seeds, tuple(results["lines"]), quick=options.quick):
-        last = line["curve"][-1]
-        print(
-            f"{line['start']}, seed {line['seed']}, {line['arm']}: {last['bits_per_byte']:.3f} bits a byte, "
-            f"{line['seconds_a_step']:.2f} s a step",
-            flush=True,
-        )
+    """All that is missing in the file of results; all of it, where nothing is.
+
+    What is done stands in the file from the first line on.
+    """
+    plan = SMALL if options.quick else Plan()
+    wanted = {
+        (start, seed): arms_of(start, quick=options.quick)
+        for start in options.starts
+        for seed in range(1 if options.quick else options.seeds)
+    }
+    results = _goes_on(options, plan, wanted)
+    done = {(line["start"], line["seed"], line["arm"]) for line in results["lines"]}
+    missing = {each: [arm for arm in arms if (*each, arm) not in done] for each, arms in wanted.items()}
+    runs = Runs(make_starts(options.starts, quick=options.quick), options.quick)
+    for line in runs.together({each: arms for each, arms in missing.items() if arms}):
+        bits = line["curve"][-1]["bits_per_byte"]
+        print(f"{line['start']}, seed {line['seed']}, {line['arm']}: {bits:.3f} bits a byte", flush=True)
         results["lines"].append(line)
-        REPORT.write(options.output, results)
+        REPORT.write(options, results)
+    for start in options.starts:
+        arms = arms_of(start, quick=options.quick)
+        if set(arms) - set(results["seconds"].get(start, {})):
+            found = runs.lines("time", start, 0, arms)
+            results["seconds"][start] = {line["arm"]: line["seconds"] for line in found}
+            REPORT.write(options, results)
     return results
+
+
+def arms_of(start: str, *, quick: bool) -> Sequence[str]:
+    """The names of those that a start is trained with."""
+    return SMOKE if quick else OF_NARROW if start == "narrow" else tuple(ARMS)
+
+
+def make_starts(starts: Sequence[str], *, quick: bool) -> dict[str, Path]:
+    """Their folders."""
+    teacher, tokenizer = assets.model("smollm2"), assets.tokenizer("mistral-v1")
+    assets.prompt_rows("train", 1)  # fetched here, not by every process at once
+    folder = Path("demo") / ("study-quick" if quick else "study")
+    return {start: distill.make_start(start, teacher, tokenizer, folder / start) for start in starts}
+
+
+def _goes_on(
+    options: argparse.Namespace, plan: Plan, wanted: Mapping[tuple[str, int], Sequence[str]]
+) -> dict[str, Any]:
+    """What is there, if it is of this plan and lacks something; else nothing."""
+    anew = {"machine": machine("torch", "transformers"), "plan": asdict(plan), "seconds": {}, "lines": []}
+    try:
+        there = REPORT.read(options)
+    except FileNotFoundError:
+        return anew
+    done = {(line["start"], line["seed"], line["arm"]) for line in there["lines"]}
+    is_whole = all((*each, arm) in done for each, arms in wanted.items() for arm in arms)
+    is_timed = all(start in there["seconds"] for start, _ in wanted)
+    if there["plan"] != anew["plan"] or (is_whole and is_timed):
+        return anew
+    print(f"goes on with {len(there['lines'])} lines of {there['machine']['revision']}", flush=True)
+    return there
 
 
 def main() -> None:
@@ -418,14 +498,19 @@ def main() -> None:
     parser = REPORT.parser(quick="a few steps of some arms: whether it works")
     parser.add_argument("--seeds", type=positive, default=3, help="of the order of the rows; 3")
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="both")
-    parser.add_argument("--resume", action="store_true", help="keep what --output holds, run what is missing")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        start, folder, seed, *arms = options.one
-        run_one(start, Path(folder), int(seed), SMALL if options.quick else Plan(), arms)
-    else:
+    if not options.one:
         REPORT.run(options, lambda: measure(options))
+        return
+    plan = SMALL if options.quick else Plan()
+    what, start, folder, seed, *arms = options.one
+    if what == "time":
+        found = time_all(start, Path(folder), plan, arms)
+    else:
+        found = run_one(start, Path(folder), int(seed), plan, arms)
+    for line in found:
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -163,9 +163,9 @@ def measure(name: str, model: Path, rows: Path, roles: dict[str, set[str]] | Non
 
 def steps_in_equal_time(lines: list[Measured]) -> int:
     """How many steps of SFT take as long as dual-space distillation did."""
-    by_name = {line.name: line for line in lines}
-    dual = by_name["dual_space"]
-    return round(dual.steps * dual.seconds_a_step / by_name["sft"].seconds_a_step)
+    (sft,) = (line for line in lines if line.name == "sft")
+    dual = next(line for line in lines if line.name.startswith("dual_space"))
+    return round(dual.steps * dual.seconds_a_step / sft.seconds_a_step)
 
 
 def train(name: str, steps: int, seed: int, folder: Path, paths: dict[str, Path]) -> Measured:

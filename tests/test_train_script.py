@@ -100,6 +100,7 @@ def test_the_options_of_dual_space_reach_the_loss(tmp_path: Path) -> None:
         "target": "exact",
         "columns": "overlap",
         "s2t_columns": "overlap",
+        "s2t_weight": 0.75,
         "gate": "gold",
         "spaces": "student",
         "divergence": "js",
@@ -125,6 +126,35 @@ def test_a_preset_is_that_of_the_publication_at_the_temperature_that_is_given(
 ) -> None:
     config = parsed(tmp_path, {"preset": name, "temperature": 2.0, "divergence": "reverse_kl"})[1]
     assert config.dual_space_options() == replace(preset, temperature=2.0, divergence="reverse_kl")
+    assert config.projector_options()["centre"] is False
+    assert config.steps_between_solutions == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gate": "gold"},
+        {"target": "projected"},
+        {"teacher_to_student": "solved"},
+        {"centre": False},
+        {"refresh_every": 2},
+    ],
+    ids=str,
+)
+def test_what_a_preset_says_itself_is_refused_beside_it(given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^{next(iter(given))}=.* beside preset='dskd_v2', which has its own"
+    ):
+        parsed(tmp_path, {"preset": "dskd_v2", **given})
+
+
+def test_a_projector_that_nobody_asks_for_is_not_to_be_solved(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^teacher_to_student='solved' .* there is none: set target='projected'"
+    ):
+        parsed(tmp_path, {"teacher_to_student": "solved"})
+    config = parsed(tmp_path, {"teacher_to_student": "solved", "target": "projected"})[1]
+    assert config.projector_options()["teacher_to_student"] == "solved"
 
 
 def test_roles_are_the_same_from_the_file_and_the_line(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def options(folder: Path | str, **given: Any) -> DistillationConfig:
         "max_grad_norm": 0.0,
         "dataloader_pin_memory": False,
     }
-    if given.get("objective", "dual_space") == "dual_space":
+    if given.get("objective", "dual_space") == "dual_space" and "preset" not in given:
         usual |= UNGATED
     return DistillationConfig(output_dir=str(folder), **{**usual, **given})
 

@@ -118,6 +118,7 @@ class DistillationConfig(TrainingArguments):
             self.cross_model_attention_options()
         else:
             self.dual_space_options()
+            self.projector_options()
         if not 0 <= self.kq_rate < math.inf:
             raise ValueError(f"kq_rate={self.kq_rate}; it is a weight, from 0")
         for name in ("refresh_every", "max_prompt_length", "max_response_length"):
@@ -137,6 +138,8 @@ class DistillationConfig(TrainingArguments):
     def _refuse_what_does_not_fit(self) -> None:
         """Options that would not be looked at, where one could believe they were."""
         attends = self._attends
+        if self.objective == "dual_space" and self.preset != "none":
+            self._refuse_beside_a_preset()
         for name in _OF_PAIRS if attends else _OF_ATTENTION:
             value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
             if value != usual:
@@ -154,6 +157,15 @@ class DistillationConfig(TrainingArguments):
                 f"preset={self.preset!r} is of objective='dual_space'; cross_model_attention has "
                 f"{' and '.join(_ATTENTION_PRESETS)}"
             )
+
+    def _refuse_beside_a_preset(self) -> None:
+        """What a preset says itself."""
+        for name in _OF_DUAL_SPACE:
+            value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value != usual:
+                raise ValueError(
+                    f"{name}={value!r} beside preset={self.preset!r}, which has its own: leave one out"
+                )
 
     def cross_model_attention_options(self) -> CrossModelAttentionOptions:
         """What the options say of cross-model attention.
@@ -194,13 +206,25 @@ class DistillationConfig(TrainingArguments):
         return self.refresh_every if self.preset == "none" else 1
 
     def projector_options(self) -> dict[str, Any]:
-        """How `Projectors` begin and which of them are trained; as published, where that is the preset."""
+        """How `Projectors` begin and which of them are trained; as published, where there is a preset.
+
+        Raises:
+            ValueError: P_ts is to follow the student's head, and nobody asks for it.
+        """
         if self.preset == "dskd_v1":
             return {"student_to_teacher": "trained", "initial": "random", "bias": True, "centre": False}
+        if self.preset != "none":
+            return {"centre": False}
+        options = self.dual_space_options()
+        if self.teacher_to_student == "solved" and not options.projects and options.spaces != "teacher":
+            raise ValueError(
+                "teacher_to_student='solved' is of the projected teacher, and with target='exact' and no "
+                "gate there is none: set target='projected', or leave teacher_to_student out"
+            )
         return {
             "teacher_to_student": self.teacher_to_student,
             "student_to_teacher": self.student_to_teacher,
-            "centre": self.centre and self.preset == "none",
+            "centre": self.centre,
         }
 
     def shared_vocabulary_options(self) -> SharedVocabularyOptions:
@@ -222,7 +246,7 @@ _ATTENTION_PRESETS = {"dskd_v1": DSKD_V1_ATTENTION, "dskd_v2": DSKD_V2_ATTENTION
 
 _OF_ATTENTION = ("added", "matching", "kq_rate")
 
-_OF_PAIRS = (
+_OF_PROJECTION = (
     "spaces",
     "t2s_target",
     "target",
@@ -233,8 +257,11 @@ _OF_PAIRS = (
     "student_to_teacher",
     "centre",
     "refresh_every",
-    "top_k",
 )
+
+_OF_DUAL_SPACE = ("gate", *_OF_PROJECTION)
+
+_OF_PAIRS = (*_OF_PROJECTION, "top_k")
 
 
 @dataclass

@@ -110,7 +110,7 @@ def _student_space(
     if options.target == "exact" or z_ts is None:
         of_teacher, of_student = maps.shared()
         target = torch.full_like(student, UNREACHABLE).detach()
-        target = target.index_copy(1, of_student, teacher[:, of_teacher])
+        target = target.index_copy(1, of_student, teacher[:, of_teacher].to(target.dtype))
     else:
         target = z_ts.detach()
     if options.columns == "overlap":
@@ -145,6 +145,9 @@ def _training_projector(
 
 class DualSpaceLoss(nn.Module):
     """Keeps the options of `dual_space`, and its projectors.
+
+    Where the options do not ask for a projected teacher (`options.projects`), P_ts gets a gradient of zeros:
+    do not give it to an optimizer that decays weights.
 
     Args:
         projectors: of the two models.

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, with_gradients
+from dskd.nn.linear import (
+    CHUNK_MEMORY,
+    ReadHead,
+    chunk_memory_of,
+    computing,
+    with_gradients,
+    zeros_for,
+)
 from dskd.nn.losses.cross_entropy import StudentRows
 from dskd.nn.losses.spaces import (
     STUDENT_MATRICES,
@@ -118,7 +125,8 @@ class _Fused:
     ) -> None:
         self.states, self.maps, self.options, self.memory = states, maps, options, memory
         # The two spaces are worked on one after the other, in the same memory.
-        self.projected = ReadStates(to_student, states.student_head, memory)
+        self.projected = ReadStates(to_student, states.student_head, memory) if options.projects else None
+        self.unprojected = (to_student, zeros_for(to_student))
         self.of_teacher = _in_teacher_space(options, maps)
         place = 0 if self.of_teacher.is_known_by(states.statistics) else 1
         self.carried = ReadStates(to_teacher, states.teacher_head, memory, place)
@@ -153,13 +161,14 @@ class _Fused:
 
     def made(self) -> list[Made]:
         """What the loss is a function of, each with its gradient."""
-        return [*self.student.made(), self.projected.made(), self.carried.made()]
+        projected = self.unprojected if self.projected is None else self.projected.made()
+        return [*self.student.made(), projected, self.carried.made()]
 
     def _student_space(self, weights: Mapping[str, float]) -> StudentSpace:
         options = self.options
         overlap = self.maps.shared()[1] if options.speaks_of_overlap else None
         return StudentSpace(
-            self.projected if options.projects else None,
+            self.projected,
             self.student,
             _comparison(options, options.divergence, overlap if options.columns == "overlap" else None),
             weights,
@@ -190,9 +199,10 @@ class _Fused:
         none = self.states.paired[:0]
         predicted = torch.cat([none, *(self._teacher(rows, needs_logits=False)[1] for rows in chunks)])
         kept = self.options.kept(predicted)
-        if self.options.gate is None or self.options.spaces == "teacher":
+        if self.options.gate is None or self.options.spaces == "teacher" or self.projected is None:
             return kept, kept
-        said = torch.cat([none, *(self.projected.logits(rows).argmax(-1) for rows in chunks)])
+        projected = self.projected
+        said = torch.cat([none, *(projected.logits(rows).argmax(-1) for rows in chunks)])
         return kept, self._let_through(said, predicted, slice(None))
 
     def _let_through(self, said: Tensor, predicted: Tensor, rows: slice) -> Tensor:
