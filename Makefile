@@ -12,8 +12,8 @@
 #   make bench-large   ten million tokens through `dskd align`, killed and resumed -> benches/results/large.json
 #   make bench-projectors   solving projectors beside pinv, and what they say -> benches/results/projectors.json
 #   make bench-loss   time and peak memory of the fused losses -> benches/results/loss.json
-#   make study   what dual space gains, option by option, and why -> benches/results/study.json; an hour
-#                and a half; FAST=1 make study is a smoke run
+#   make study   what dual space gains, option by option, and why -> benches/results/study.json; two to
+#                three hours, and it goes on where it was cut; FAST=1 make study is a smoke run
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.
@@ -110,7 +110,7 @@ bench-loss: $(BIN)/dev.stamp
 	$(BIN)/python benches/loss.py
 
 study: $(BIN)/dev.stamp
-	$(BIN)/python benches/study.py $(if $(FAST),--quick --output build/study.json)
+	$(BIN)/python benches/study.py $(if $(FAST),--quick)
 
 proof: $(BIN)/dev.stamp
 	$(BIN)/python benches/recall.py
