@@ -92,5 +92,10 @@ def test_the_tables_are_means_over_seeds_and_differences_to_sft() -> None:
     assert "z_ts" not in study.tables({**results, "lines": lines[:2]})
 
 
+def test_the_page_holds_the_tables_of_the_committed_file() -> None:
+    results = json.loads(study.REPORT.file.read_text(encoding="utf-8"))
+    assert f"\n\n{study.tables(results)}\n\n" in (BENCHES / "study.md").read_text(encoding="utf-8")
+
+
 def test_every_arm_of_a_shorter_list_is_an_arm() -> None:
     assert set(study.OF_NARROW) | set(study.SMOKE) <= set(study.ARMS)
