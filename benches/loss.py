@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # what a step of the demo needs
 from dskd import Aligner, Vocabulary
 from dskd.nn import (
     DSKD_UNGATED,
