@@ -70,6 +70,7 @@ def test_every_contestant_is_timed(results: Mapping[str, Any]) -> None:
         "dual_space_still",
         "dual_space_full",
         "dual_space_teacher",
+        "dual_space_ungated",
     ]
     assert all(min(found["seconds"]) > 0 for each in steps.values() for found in each)
 
