@@ -13,7 +13,7 @@
 #   make bench-projectors   solving projectors beside pinv, and what they say -> benches/results/projectors.json
 #   make bench-loss   time and peak memory of the fused losses -> benches/results/loss.json
 #   make study   what dual space gains, option by option, and why -> benches/results/study.json; two to
-#                three hours, and it goes on where it was cut; FAST=1 make study is a smoke run
+#                three hours by estimate, and it goes on where it was cut; FAST=1 make study is a smoke run
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
 # Tests run against the installed wheel, never against the tree.

@@ -118,7 +118,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name.replace("-", "_"): version(name) for name in packages},
         "dskd": dskd.__version__,
-        "revision": _revision(),
+        "revision": revision(),
     }
 
 
@@ -131,7 +131,7 @@ def _cpu_model() -> str:
     return next(models, platform.processor())
 
 
-def _revision() -> str:
+def revision() -> str:
     """What git calls this checkout; `-dirty` where files differ from it."""
     git = shutil.which("git")
     if git is None:

@@ -35,7 +35,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -53,16 +53,20 @@ from dskd.nn import (
     Reduction,
     SharedVocabularyLoss,
     VocabularyMaps,
+    divergence,
 )
 from dskd.train import DistillationCollator, Side, held_out
 from dskd.train.collator import positions_of
 from dskd.train.model import DistillationModel, head_of, hidden_states
-from report import Report, machine, positive, said_of, table
+from report import Report, machine, positive, revision, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor
+
+Wanted: TypeAlias = "Mapping[tuple[str, int], Sequence[str]]"
+"""Arms of starts and seeds."""
 
 STARTS = ("cut", "narrow")
 REFRESH_EVERY = 5
@@ -275,13 +279,12 @@ def diagnosis(model: DistillationModel, shared: Setting) -> dict[str, float]:
     pairs = 0
     for _, teacher_hidden in shared.diagnosed:
         logits = head.reachable(head.logits(loss.projectors.to_student(teacher_hidden)))
-        teacher = model.teacher_head.logits(teacher_hidden)[:, of_teacher].log_softmax(-1)
+        teacher = model.teacher_head.logits(teacher_hidden)
+        distance = divergence("kl", teacher[:, of_teacher], logits[:, of_student])
         log_p = logits.log_softmax(-1)
-        on_overlap = log_p[:, of_student]
-        inside = on_overlap.logsumexp(-1)
-        distance = (teacher.exp() * (teacher - on_overlap + inside[:, None])).sum(-1)
+        outside = 1 - log_p[:, of_student].exp().sum(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
-        sums += torch.stack([distance.sum(), (1 - inside.exp()).sum(), entropy.sum()]).double()
+        sums += torch.stack([distance.sum(), outside.sum(), entropy.sum()]).double()
         pairs += len(teacher_hidden)
     return dict(zip(("distance", "outside", "entropy"), (sums / pairs).tolist(), strict=True))
 
@@ -289,10 +292,9 @@ def diagnosis(model: DistillationModel, shared: Setting) -> dict[str, float]:
 def run_one(start: str, folder: Path, seed: int, plan: Plan, arms: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The arms of a start and a seed, one after the other."""
     shared = setting(folder, seed, plan)
-    revision = machine()["revision"]
+    of = {"start": start, "seed": seed, "revision": revision()}
     for arm in arms:
-        curve = train(arm, folder, shared, plan)
-        yield {"start": start, "seed": seed, "arm": arm, "revision": revision, "curve": curve}
+        yield {**of, "arm": arm, "curve": train(arm, folder, shared, plan)}
 
 
 def time_all(start: str, folder: Path, plan: Plan, arms: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -329,7 +331,7 @@ class Runs:
         if process.returncode:
             raise SystemExit(f"{start}, seed {seed}: the process ended with {process.returncode}")
 
-    def together(self, wanted: Mapping[tuple[str, int], Sequence[str]]) -> Iterator[dict[str, Any]]:
+    def together(self, wanted: Wanted) -> Iterator[dict[str, Any]]:
         """Lines of these starts and seeds, a process on one thread for each, as many at a time as cores."""
         found: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         ended = threading.Event()
@@ -379,7 +381,8 @@ def tables(results: Mapping[str, Any]) -> str:
         if of_start := [line for line in results["lines"] if line["start"] == start]:
             made += [f"### From `{start}`", _results_table(of_start, results["seconds"].get(start, {}))]
             made += [_diagnosis_table(of_start)]
-    return "\n\n".join([*filter(None, made), f"{said_of(results['machine'])}."])
+    revisions = ", ".join(dict.fromkeys(line["revision"] for line in results["lines"]))
+    return "\n\n".join([*filter(None, made), f"{said_of({**results['machine'], 'revision': revisions})}."])
 
 
 def _of_arms(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -434,7 +437,7 @@ REPORT = Report("study", "What dual-space distillation gains, and why.", tables,
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All that is missing in the file of results; all of it, where nothing is.
+    """All that is missing in the file of results; all that is wanted, where nothing is.
 
     What is done stands in the file from the first line on.
     """
@@ -444,21 +447,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for start in options.starts
         for seed in range(1 if options.quick else options.seeds)
     }
-    results = _goes_on(options, plan, wanted)
-    done = {(line["start"], line["seed"], line["arm"]) for line in results["lines"]}
-    missing = {each: [arm for arm in arms if (*each, arm) not in done] for each, arms in wanted.items()}
+    results = goes_on_with(options, plan, wanted)
     runs = Runs(make_starts(options.starts, quick=options.quick), options.quick)
-    for line in runs.together({each: arms for each, arms in missing.items() if arms}):
+    for line in runs.together(_missing(results, wanted)):
         bits = line["curve"][-1]["bits_per_byte"]
         print(f"{line['start']}, seed {line['seed']}, {line['arm']}: {bits:.3f} bits a byte", flush=True)
         results["lines"].append(line)
         REPORT.write(options, results)
-    for start in options.starts:
-        arms = arms_of(start, quick=options.quick)
-        if set(arms) - set(results["seconds"].get(start, {})):
-            found = runs.lines("time", start, 0, arms)
-            results["seconds"][start] = {line["arm"]: line["seconds"] for line in found}
-            REPORT.write(options, results)
+    for start in _untimed(results, wanted):
+        found = runs.lines("time", start, 0, arms_of(start, quick=options.quick))
+        results["seconds"][start] = {line["arm"]: line["seconds"] for line in found}
+        REPORT.write(options, results)
     return results
 
 
@@ -475,21 +474,35 @@ def make_starts(starts: Sequence[str], *, quick: bool) -> dict[str, Path]:
     return {start: distill.make_start(start, teacher, tokenizer, folder / start) for start in starts}
 
 
-def _goes_on(
-    options: argparse.Namespace, plan: Plan, wanted: Mapping[tuple[str, int], Sequence[str]]
-) -> dict[str, Any]:
-    """What is there, if it is of this plan and lacks something; else nothing."""
+def _missing(results: Mapping[str, Any], wanted: Wanted) -> Wanted:
+    """The arms without a line."""
+    done = {(line["start"], line["seed"], line["arm"]) for line in results["lines"]}
+    left = {each: [arm for arm in arms if (*each, arm) not in done] for each, arms in wanted.items()}
+    return {each: arms for each, arms in left.items() if arms}
+
+
+def _untimed(results: Mapping[str, Any], wanted: Wanted) -> list[str]:
+    """The starts of which not every arm has its seconds."""
+    seconds = results["seconds"]
+    return list(
+        dict.fromkeys(start for (start, _), arms in wanted.items() if set(arms) - set(seconds.get(start, ())))
+    )
+
+
+def goes_on_with(options: argparse.Namespace, plan: Plan, wanted: Wanted) -> dict[str, Any]:
+    """What is there, if it is of this plan; without what is wanted, if all of that is there."""
     anew = {"machine": machine("torch", "transformers"), "plan": asdict(plan), "seconds": {}, "lines": []}
     try:
         there = REPORT.read(options)
     except FileNotFoundError:
         return anew
-    done = {(line["start"], line["seed"], line["arm"]) for line in there["lines"]}
-    is_whole = all((*each, arm) in done for each, arms in wanted.items() for arm in arms)
-    is_timed = all(start in there["seconds"] for start, _ in wanted)
-    if there["plan"] != anew["plan"] or (is_whole and is_timed):
+    if there["plan"] != anew["plan"]:
         return anew
-    print(f"goes on with {len(there['lines'])} lines of {there['machine']['revision']}", flush=True)
+    if not _missing(there, wanted) and not _untimed(there, wanted):
+        starts = {start for start, _ in wanted}
+        there["lines"] = [line for line in there["lines"] if (line["start"], line["seed"]) not in wanted]
+        there["seconds"] = {start: one for start, one in there["seconds"].items() if start not in starts}
+    print(f"goes on with {len(there['lines'])} lines that are there", flush=True)
     return there
 
 

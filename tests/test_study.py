@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ def line(arm: str, *bits: float, seed: int = 0, **diagnosis: float) -> dict[str,
         {"step": 10 * index, "bits_per_byte": one, "end_of_turn_bits": 4.0, **diagnosis}
         for index, one in enumerate(bits)
     ]
-    return {"start": "cut", "seed": seed, "arm": arm, "curve": curve}
+    return {"start": "cut", "seed": seed, "arm": arm, "revision": f"r{seed}", "curve": curve}
 
 
 def test_at_equal_time_the_curve_is_read_where_sft_was_done() -> None:
@@ -87,9 +89,27 @@ def test_the_tables_are_means_over_seeds_and_differences_to_sft() -> None:
     # 10 steps of 2 s are 6.67 of 3 s: 4 - 2/3 2.2 and 4 - 2/3 2.1
     assert "| overlap | 1.850 (1.800 to 1.900) | 2.567 | -0.250 | 4.00 | 1.50 |" in made
     assert "| overlap | 0.250 | 0.250 | 0.250 | 12.5% |" in made
+    assert made.endswith("\n\na processor, 2 cores; revision r0, r1.")
     some = study.tables({**results, "lines": lines[:3], "seconds": {}})
     assert "| overlap (1 of them) | 1.800 (1.800 to 1.800) |  | -0.200 | 4.00 |  |" in some
     assert "z_ts" not in study.tables({**results, "lines": lines[:2]})
+
+
+def test_what_is_whole_is_made_anew_and_what_nobody_asked_for_stays(tmp_path: Path) -> None:
+    kept, whole = line("SFT", 4.0, 2.0), {**line("SFT", 4.0, 3.0), "start": "narrow"}
+    there = {"machine": {}, "plan": asdict(study.SMALL), "lines": [kept, whole]}
+    options = Namespace(output=tmp_path / "study.json")
+    wanted = {("narrow", 0): ["SFT"]}
+
+    def goes_on(plan: study.Plan, seconds: dict[str, Any]) -> dict[str, Any]:
+        study.REPORT.write(options, {**there, "seconds": seconds})
+        return study.goes_on_with(options, plan, wanted)
+
+    timed = {"cut": {"SFT": 2.0}, "narrow": {"SFT": 1.0}}
+    anew = goes_on(study.SMALL, timed)
+    assert (anew["lines"], anew["seconds"]) == ([kept], {"cut": {"SFT": 2.0}})
+    assert goes_on(study.SMALL, {})["lines"] == [kept, whole]  # what a step takes is missing
+    assert goes_on(study.Plan(), timed)["lines"] == []
 
 
 def test_the_page_holds_the_tables_of_the_committed_file() -> None:

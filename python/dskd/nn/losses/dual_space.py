@@ -7,6 +7,9 @@ head's own transforms:
     t2s_kd = D(softmax(sg(z_ts) / tau), softmax(z_s / tau))  moves the student, its head too
     s2t_kd = D(softmax(z_t / tau), softmax(z_st / tau))      moves the student's body, and P_st if trained
 
+By default the target of t2s_kd is the teacher's own logits on the shared vocabulary O in place of z_ts; then
+there is no z_ts and no t2s_ce.
+
 `dual_space` makes all logits and leaves their gradients to autograd. `fused_dual_space` equals it, keeps no
 logits, and is what trains.
 """
