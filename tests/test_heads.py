@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from dskd.nn import Head
+from leaves import TRANSFORMS, Transforms, random_leaves
 
 
 def random_head(**options: Any) -> Head:
@@ -207,3 +208,22 @@ def test_a_model_without_a_linear_head_is_refused(head: Any) -> None:
     model = SimpleNamespace(get_output_embeddings=lambda: head)
     with pytest.raises(ValueError, match="SimpleNamespace has no linear head; give a causal language model"):
         Head.of(model)
+
+
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_the_head_of_some_tokens_has_their_logits_and_through_a_projector_those_of_carried_states(
+    transforms: tuple[Transforms, Transforms],
+) -> None:
+    case = random_leaves(transforms=transforms)
+    head, hidden = case.head("teacher"), case.by_name["to_teacher"]
+    part = head.rows(slice(2, 6))
+    torch.testing.assert_close(part.logits(hidden), head.logits(hidden)[:, 2:6])
+    torch.testing.assert_close(
+        part.reachable(part.logits(hidden)), head.reachable(head.logits(hidden))[:, 2:6]
+    )
+    projector = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    states = case.by_name["student_hidden"]
+    narrow = head.through(projector, torch.float64)
+    assert not narrow.weight.requires_grad
+    torch.testing.assert_close(narrow.logits(states), head.logits(states @ projector))
+    assert head.through(projector, torch.bfloat16).weight.dtype == torch.bfloat16

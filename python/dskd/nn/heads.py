@@ -16,6 +16,9 @@ __all__ = ["UNREACHABLE", "Head"]
 UNREACHABLE = -1e30
 """A logit without probability: finite, so that 0 times it is 0."""
 
+_ROWS_AT_ONCE = 4096
+"""That are multiplied at once where they need not stay."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
@@ -78,6 +81,27 @@ class Head:
     def reachable_(self, logits: Tensor) -> Tensor:
         """`reachable`, in place."""
         return logits if self.unreachable is None else logits.masked_fill_(self.unreachable, UNREACHABLE)
+
+    def rows(self, tokens: slice) -> Head:
+        """The head of these tokens alone."""
+        bias = None if self.bias is None else self.bias[tokens]
+        unreachable = None if self.unreachable is None else self.unreachable[tokens]
+        return replace(self, weight=self.weight[tokens], bias=bias, unreachable=unreachable)
+
+    def through(self, projector: Tensor, dtype: torch.dtype) -> Head:
+        """The head that reads what a projector is yet to carry: `weight projector^T`.
+
+        Args:
+            projector: `[width, d]`, of states `[n, width]` to `[n, d]`.
+            dtype: of its weight `[V, width]`, which is multiplied in float32 or wider.
+        """
+        projector = projector.detach().T
+        weight = torch.empty(len(self.weight), projector.shape[1], dtype=dtype, device=self.weight.device)
+        wide = torch.promote_types(self.weight.dtype, projector.dtype)
+        for start in range(0, len(weight), _ROWS_AT_ONCE):
+            block = slice(start, start + _ROWS_AT_ONCE)
+            weight[block] = self.weight[block].detach().to(wide) @ projector.to(wide)
+        return replace(self, weight=weight)
 
     def detached(self) -> Head:
         """The same head, to which no gradient flows."""

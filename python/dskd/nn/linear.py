@@ -39,6 +39,7 @@ __all__ = [
     "ReadHead",
     "chunk_memory_of",
     "computing",
+    "multiplied_in",
     "refuse_sharded",
     "with_gradients",
     "zeros_for",
@@ -47,13 +48,13 @@ __all__ = [
 Made: TypeAlias = "tuple[Tensor, Tensor | None]"
 """A tensor, and the gradient of a loss by it."""
 
-CHUNK_MEMORY = 128 * 2**20
+CHUNK_MEMORY = 160 * 2**20
 """Bytes for the logits of one chunk and what is made of them."""
 
 _FEWEST_ROWS = 16
-"""Below this a product with the head is all reading of the head."""
+"""Below this a product with the head is all reading of the head; on a CPU others than multiples are slow."""
 
-_MOST_ROWS_ON_CPU = 128
+_MOST_ROWS_ON_CPU = 112
 """Above this a product with the head is hardly faster there, and its logits need more memory."""
 
 _TOKENS_AT_ONCE = 1024
@@ -76,6 +77,7 @@ class ChunkMemory:
 
     Attributes:
         rows: of a chunk, at most.
+        budget: bytes that it was given.
         autocast: the dtype that autocast multiplies in where this is made, or None.
     """
 
@@ -86,15 +88,18 @@ class ChunkMemory:
         self.dtype = dtype
         self.device = device
         self.autocast = _autocast_dtype(device)
-        most = max(most, 1) if device.type != "cpu" else min(max(most, 1), _MOST_ROWS_ON_CPU)
-        self.rows = min(max(_FEWEST_ROWS, budget // max(columns * dtype.itemsize, 1)), most)
+        self.budget = budget
+        self._step = _FEWEST_ROWS if device.type == "cpu" else 1
+        rows = max(_FEWEST_ROWS, budget // max(columns * dtype.itemsize, 1))
+        rows = rows if device.type != "cpu" else min(rows, _MOST_ROWS_ON_CPU)
+        self.rows = min(rows // self._step * self._step, max(most, 1))
         self._kept = torch.empty(self.rows * columns, dtype=dtype, device=device)
 
     def chunks(self, count: int) -> Iterator[slice]:
-        """Slices that make up so many rows, of nearly the same size."""
-        pieces = -(-count // self.rows)
-        bounds = [count * piece // pieces for piece in range(pieces + 1)] if pieces else [0]
-        yield from map(slice, bounds, bounds[1:])
+        """Slices that make up so many rows, as few as can be and of nearly the same size."""
+        size = -(-count // max(-(-count // self.rows), 1))
+        size = min(-(-size // self._step) * self._step, self.rows)
+        yield from (slice(start, min(start + size, count)) for start in range(0, count, size or 1))
 
     def take(self, place: int, rows: int, columns: int) -> Tensor:
         """`[rows, columns]` in this place, from 0; what was there is there still."""
@@ -155,9 +160,7 @@ class ReadHead:
     def __init__(self, place: int, head: Head, memory: ChunkMemory) -> None:
         """See the class."""
         refuse_sharded(head)
-        # Autocast leaves float64 as it is.
-        is_cast = memory.autocast is not None and head.weight.dtype != torch.float64
-        dtype = memory.autocast if is_cast else head.weight.dtype
+        dtype = multiplied_in(head, memory)
         self.scale = head.scale
         self._place = place
         self._head = head
@@ -247,6 +250,12 @@ class ReadHead:
     def multiplied(self, columns: Tensor) -> Tensor:
         """`columns W`, `[m, V] -> [m, d]`, and nothing else."""
         return columns.to(self._weight.dtype) @ self._weight
+
+
+def multiplied_in(head: Head, memory: ChunkMemory) -> torch.dtype:
+    """The dtype of products with a head: its own, or autocast's, which leaves float64 as it is."""
+    own: torch.dtype = head.weight.dtype
+    return own if memory.autocast is None or own == torch.float64 else memory.autocast
 
 
 def refuse_sharded(head: Head) -> None:

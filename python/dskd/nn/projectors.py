@@ -25,7 +25,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Projectors", "gram_inverse", "most_frequent", "solve_projector"]
+__all__ = ["Projectors", "carried", "gram_inverse", "most_frequent", "solve_projector"]
 
 StudentToTeacher: TypeAlias = Literal["solved", "trained"]
 TeacherToStudent: TypeAlias = Literal["trained", "solved"]
@@ -377,25 +377,31 @@ class Projectors(nn.Module):
             found["student_to_teacher"] = cross.mT @ self._teacher_inverse.double()
         return found
 
+    @property
+    def settled_to_teacher(self) -> Tensor | None:
+        """P_st `[d, D]` where nothing but `refresh` changes it: solved, without a bias."""
+        return self.student_to_teacher if self._is_solved["student_to_teacher"] else None
+
     # ---- Carrying states ---------------------------------------------------------------------------------
 
     def to_student(self, hidden: Tensor) -> Tensor:
         """Teacher states `[n, D]` in the student's space: `hidden P_ts + bias`, `[n, d]`, float32."""
-        return _carried(hidden, self.teacher_to_student, self.teacher_to_student_bias)
+        return carried(hidden, self.teacher_to_student, self.teacher_to_student_bias)
 
     def to_teacher(self, hidden: Tensor) -> Tensor:
         """Student states `[n, d]` in the teacher's space: `hidden P_st + bias`, `[n, D]`, float32."""
-        return _carried(hidden, self.student_to_teacher, self.student_to_teacher_bias)
+        return carried(hidden, self.student_to_teacher, self.student_to_teacher_bias)
 
 
 _NAMES = ("teacher_to_student", "student_to_teacher")
 
 
-def _carried(hidden: Tensor, projector: Tensor, bias: Tensor | None) -> Tensor:
+def carried(hidden: Tensor, projector: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`hidden projector + bias`, float32 or wider, whatever autocast says."""
     dtype = torch.promote_types(projector.dtype, torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):
-        carried = hidden.to(dtype) @ projector.to(dtype)
-        return carried if bias is None else carried + bias.to(dtype)
+        made = hidden.to(dtype) @ projector.to(dtype)
+        return made if bias is None else made + bias.to(dtype)
 
 
 # ---- What is refused -------------------------------------------------------------------------------------

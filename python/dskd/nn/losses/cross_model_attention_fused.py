@@ -14,6 +14,7 @@ from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, w
 from dskd.nn.losses.attention import attended
 from dskd.nn.losses.cross_entropy import StudentRows
 from dskd.nn.losses.cross_model_attention_options import CrossModelAttentionOptions
+from dskd.nn.losses.known_teacher import KnownTeacherSpace
 from dskd.nn.losses.spaces import (
     STUDENT_MATRICES,
     TEACHER_MATRICES,
@@ -74,18 +75,17 @@ def fused_cross_model_attention(
     to_student, to_teacher = attended(both, projectors, _added(both, options, memory), scales)
     with computing(memory):
         projected = ReadStates(to_student, student, memory)
-        carried = ReadStates(to_teacher, teacher, memory)
         rows = StudentRows(
             states.student.hidden, student, states.student.labels, memory, weights[CROSS_ENTROPY]
         )
         in_student = _student_space(states, projected, rows, options, weights, memory)
-        in_teacher = _teacher_space(both, carried, options, weights, memory)
+        in_teacher = _teacher_space(both, to_teacher, options, weights, memory)
         sums = {CROSS_ENTROPY: rows.cross_entropy, **in_student.sums, "s2t_kd": in_teacher.sum}
         loss = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
     counts = {**_counted(both), **in_student.counts}
     if options.gate is None:
         del counts["gated"]
-    return LossParts(with_gradients(loss, [*rows.made(), projected.made(), carried.made()]), sums, counts)
+    return LossParts(with_gradients(loss, [*rows.made(), projected.made(), in_teacher.made()]), sums, counts)
 
 
 def _added(states: AttendedStates, options: CrossModelAttentionOptions, memory: ChunkMemory) -> Tensor | None:
@@ -136,20 +136,23 @@ def _student_space(
 
 def _teacher_space(
     states: AttendedStates,
-    carried: ReadStates,
+    to_teacher: Tensor,
     options: CrossModelAttentionOptions,
     weights: Mapping[str, float],
     memory: ChunkMemory,
-) -> TeacherSpace:
+) -> TeacherSpace | KnownTeacherSpace:
     """All of the teacher's positions that attend to something."""
-    name, teacher = options.of_teacher_space, states.teacher
+    name, teacher, weight = options.of_teacher_space, states.teacher, weights["s2t_kd"]
     how = Comparison(divergence=name, mix=options.mix_of(name), temperature=options.temperature)
-    space = TeacherSpace(carried, how, weights["s2t_kd"], memory, states.statistics)
+    everything = torch.ones(len(teacher.row), dtype=torch.bool, device=teacher.row.device)
+    if (known := how.known_from(states.statistics)) is not None:
+        by_blocks = KnownTeacherSpace(to_teacher, teacher.head, how, weight, known, memory=memory)
+        by_blocks.add(everything)
+        return by_blocks
+    space = TeacherSpace(ReadStates(to_teacher, teacher.head, memory), how, weight, memory)
     read = ReadHead(0, teacher.head.detached(), memory)
     for rows in memory.chunks(len(teacher.row)):
-        hidden = teacher.hidden[rows]
-        logits = read.reachable_(read.logits(hidden)) if space.needs_teacher else hidden[:0]
-        space.add(rows, logits, torch.ones(len(hidden), dtype=torch.bool, device=hidden.device))
+        space.add(rows, read.reachable_(read.logits(teacher.hidden[rows])), everything[rows])
     return space
 
 

@@ -188,7 +188,10 @@ class DualSpaceLoss(nn.Module):
     def forward(self, states: AlignedStates, reduction: Reduction) -> LossParts:
         """The loss of a micro-batch."""
         to_student = self.projectors.to_student(states.teacher_hidden.detach())
-        to_teacher = self.projectors.to_teacher(states.student_hidden[states.paired])
+        in_student, projector = states.student_hidden[states.paired], self.projectors.settled_to_teacher
+        to_teacher = (
+            in_student if self.fused and projector is not None else self.projectors.to_teacher(in_student)
+        )
         maps = VocabularyMaps(to_student=self.to_student, overlap=self.overlap)
         if self.fused:
             return fused_dual_space(
@@ -198,6 +201,7 @@ class DualSpaceLoss(nn.Module):
                 maps,
                 self.options,
                 reduction=reduction,
+                projector=projector,
                 chunk_memory=self.chunk_memory,
             )
         terms = dual_space(states, to_student, to_teacher, maps, self.options)

@@ -16,10 +16,12 @@ from dskd.nn.linear import (
     ReadHead,
     chunk_memory_of,
     computing,
+    multiplied_in,
     with_gradients,
     zeros_for,
 )
 from dskd.nn.losses.cross_entropy import StudentRows
+from dskd.nn.losses.known_teacher import KnownTeacherSpace
 from dskd.nn.losses.spaces import (
     STUDENT_MATRICES,
     TEACHER_MATRICES,
@@ -28,6 +30,7 @@ from dskd.nn.losses.spaces import (
     StudentSpace,
     TeacherSpace,
 )
+from dskd.nn.projectors import carried
 from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 
 if TYPE_CHECKING:
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from dskd.nn.losses.dual_space_options import DualSpaceOptions, VocabularyMaps
     from dskd.nn.positions import AlignedStates
     from dskd.nn.reduction import Reduction
-    from dskd.nn.teacher_statistics import TeacherStatistics
 
 __all__ = ["fused_dual_space"]
 
@@ -53,18 +55,23 @@ def fused_dual_space(
     options: DualSpaceOptions,
     *,
     reduction: Reduction,
+    projector: Tensor | None = None,
     chunk_memory: int = CHUNK_MEMORY,
 ) -> LossParts:
     """`weighted(dual_space(states, ...))`, value and every gradient, computed in the forward.
 
+    Where P_st is given, it may be multiplied into the teacher's head instead of the states,
+    `h_s (P_st W_t^T)`: a head of the student's width takes less time, once there are rows enough for it.
+
     Args:
         states: as of `dual_space`.
         to_student: `[pairs, d]`.
-        to_teacher: `[pairs, D]`.
+        to_teacher: `[pairs, D]`; with a projector `[pairs, d]`, the student's states themselves.
         maps: of the two vocabularies.
         options: those of `dual_space`.
         reduction: of the step.
-        chunk_memory: bytes for the logits of one chunk.
+        projector: P_st `[d, D]`, without a bias, which gets no gradient; None: `to_teacher` is carried.
+        chunk_memory: bytes for the logits of one chunk, and for a head that is made as above.
 
     Returns:
         The loss, whose backward can run once; it reaches the student's states and head, `to_student` and
@@ -72,16 +79,19 @@ def fused_dual_space(
     """
     options.require(maps)
     of_teacher = _in_teacher_space(options, maps)
+    is_known = of_teacher.known_from(states.statistics) is not None
     memory = chunk_memory_of(
         [
             (states.student_head, STUDENT_MATRICES + (options.speaks_of_overlap and _COPIES)),
-            (states.teacher_head, _teacher_matrices(of_teacher, states.statistics)),
+            (states.teacher_head, _teacher_matrices(of_teacher, options, is_known=is_known)),
         ],
         budget=chunk_memory,
         most=len(states.labels),
     )
+    if projector is not None and not _is_worth_reading_through(projector, states, memory, is_known):
+        to_teacher, projector = carried(to_teacher, projector), None
     with computing(memory):
-        fused = _Fused(states, to_student, to_teacher, maps, options, memory)
+        fused = _Fused(states, to_student, to_teacher, maps, options, memory=memory, projector=projector)
         parts = fused.run(reduction)
     return parts._replace(loss=with_gradients(parts.loss, fused.made()))
 
@@ -90,10 +100,24 @@ _COPIES = 2
 """Of columns, of both sides, where only some are compared."""
 
 
-def _teacher_matrices(how: Comparison, statistics: TeacherStatistics | None) -> int:
-    if how.is_known_by(statistics):
-        return 1
+def _teacher_matrices(how: Comparison, options: DualSpaceOptions, *, is_known: bool) -> int:
+    """That are there at once; where it is known, at most the logits of which the student's space has O."""
+    if is_known:
+        return int(options.needs_teacher)
     return TEACHER_MATRICES + (how.columns is not None and _COPIES)
+
+
+def _is_worth_reading_through(
+    projector: Tensor, states: AlignedStates, memory: ChunkMemory, is_known: bool
+) -> bool:
+    """Whether products are saved by a head of the student's width, and where it must be whole, it fits.
+
+    That head takes `d D` a token, and saves `D - d` twice a row: in the forward and the backward.
+    """
+    narrow, wide = projector.shape
+    head = states.teacher_head
+    fits = is_known or len(head.weight) * narrow * multiplied_in(head, memory).itemsize <= memory.budget
+    return fits and narrow * wide < 2 * len(states.paired) * (wide - narrow)
 
 
 def _in_teacher_space(options: DualSpaceOptions, maps: VocabularyMaps) -> Comparison:
@@ -111,6 +135,10 @@ def _comparison(options: DualSpaceOptions, divergence: Divergence, columns: Tens
     )
 
 
+def _unread(states: Tensor) -> Made:
+    return states, zeros_for(states)
+
+
 class _Fused:
     """One call: the gate, both spaces over the same pairs, and the chunks."""
 
@@ -121,15 +149,16 @@ class _Fused:
         to_teacher: Tensor,
         maps: VocabularyMaps,
         options: DualSpaceOptions,
+        *,
         memory: ChunkMemory,
+        projector: Tensor | None,
     ) -> None:
         self.states, self.maps, self.options, self.memory = states, maps, options, memory
         # The two spaces are worked on one after the other, in the same memory.
         self.projected = ReadStates(to_student, states.student_head, memory) if options.projects else None
-        self.unprojected = (to_student, zeros_for(to_student))
         self.of_teacher = _in_teacher_space(options, maps)
-        place = 0 if self.of_teacher.is_known_by(states.statistics) else 1
-        self.carried = ReadStates(to_teacher, states.teacher_head, memory, place)
+        self.to_student, self.to_teacher, self.projector = to_student, to_teacher, projector
+        self.carried = _unread(to_teacher)
         self.teacher = ReadHead(0, states.teacher_head.detached(), memory)
         self.unmapped = torch.zeros((), dtype=torch.int64, device=memory.device)
 
@@ -145,8 +174,9 @@ class _Fused:
         )
         in_student = None if options.spaces == "teacher" else self._student_space(weights)
         in_teacher = None if options.spaces == "student" else self._teacher_space(weights)
+        by_rows = in_teacher if isinstance(in_teacher, TeacherSpace) else None
         for rows in self.memory.chunks(pairs):
-            self._pairs(rows, in_student, in_teacher, None if passed is None else passed[rows])
+            self._pairs(rows, in_student, by_rows, None if passed is None else passed[rows])
         self.student.take(states.unpaired)
         sums, counts = {CROSS_ENTROPY: self.student.cross_entropy}, {"unmapped": self.unmapped}
         if in_student is not None:
@@ -156,13 +186,14 @@ class _Fused:
                 del counts["gated"]
         if in_teacher is not None:
             sums["s2t_kd"] = in_teacher.sum
+            self.carried = in_teacher.made()
         loss = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
         return LossParts(loss, sums, counts)
 
     def made(self) -> list[Made]:
         """What the loss is a function of, each with its gradient."""
-        projected = self.unprojected if self.projected is None else self.projected.made()
-        return [*self.student.made(), projected, self.carried.made()]
+        projected = _unread(self.to_student) if self.projected is None else self.projected.made()
+        return [*self.student.made(), projected, self.carried]
 
     def _student_space(self, weights: Mapping[str, float]) -> StudentSpace:
         options = self.options
@@ -178,9 +209,18 @@ class _Fused:
             exact=options.target == "exact",
         )
 
-    def _teacher_space(self, weights: Mapping[str, float]) -> TeacherSpace:
-        weight, statistics = weights["s2t_kd"], self.states.statistics
-        return TeacherSpace(self.carried, self.of_teacher, weight, self.memory, statistics)
+    def _teacher_space(self, weights: Mapping[str, float]) -> TeacherSpace | KnownTeacherSpace:
+        """Done, where the teacher is known; else for one chunk after the other."""
+        head, how, weight = self.states.teacher_head, self.of_teacher, weights["s2t_kd"]
+        if (known := how.known_from(self.states.statistics)) is not None:
+            space = KnownTeacherSpace(
+                self.to_teacher, head, how, weight, known, memory=self.memory, projector=self.projector
+            )
+            space.add(self.options.kept(self.maps.to_student[known.predicted]))
+            return space
+        if self.projector is not None:
+            head = head.through(self.projector, multiplied_in(head, self.memory))
+        return TeacherSpace(ReadStates(self.to_teacher, head, self.memory), how, weight, self.memory)
 
     # ---- The gate, and what is dropped -------------------------------------------------------------------
 
@@ -222,8 +262,7 @@ class _Fused:
     ) -> None:
         """The pairs of these rows, in both spaces."""
         needs_overlap = in_student is not None and in_student.needs_teacher
-        needs_logits = needs_overlap or (in_teacher is not None and in_teacher.needs_teacher)
-        teacher, predicted = self._teacher(rows, needs_logits=needs_logits)
+        teacher, predicted = self._teacher(rows, needs_logits=needs_overlap or in_teacher is not None)
         self.unmapped += (predicted < 0).sum()
         kept = self.options.kept(predicted)
         on_overlap = teacher[:, self.maps.shared()[0]] if needs_overlap else None

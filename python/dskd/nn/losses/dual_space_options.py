@@ -165,6 +165,11 @@ class DualSpaceOptions:
         return self.target == "exact" or self.t2s_target == "distribution" or self.columns == "overlap"
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether the student's space needs the teacher's own logits on O."""
+        return self.spaces != "teacher" and (self.target == "exact" or self.t2s_target == "distribution")
+
+    @property
     def needs_overlap(self) -> bool:
         """Whether an option speaks of O."""
         teacher = self.spaces != "student" and self.s2t_columns == "overlap"

@@ -67,11 +67,6 @@ class ReadStates:
         self._read = ReadHead(place, head.detached(), memory)
         self._gradient = zeros_for(states)
 
-    @property
-    def scale(self) -> float:
-        """Of the head."""
-        return self._read.scale
-
     def logits(self, rows: slice) -> Tensor:
         """Of reachable ids `[m, V]`, in the memory of the head."""
         return self._read.reachable_(self._read.logits(self.states[rows]))
@@ -79,15 +74,8 @@ class ReadStates:
     def backward(self, rows: slice, gradient: Tensor) -> None:
         """From the gradient of the logits, which is lost, to that of the states."""
         if self.states.requires_grad:
-            self.set(rows, self._read.backward(self.states[rows], gradient))
-
-    def multiplied(self, columns: Tensor) -> Tensor:
-        """`columns W`, `[m, V] -> [m, width]`, and nothing else."""
-        return self._read.multiplied(columns)
-
-    def set(self, rows: slice, gradient: Tensor) -> None:
-        """The gradient of these states."""
-        self._gradient[rows] = gradient.to(self._gradient.dtype)
+            made = self._read.backward(self.states[rows], gradient)
+            self._gradient[rows] = made.to(self._gradient.dtype)
 
     def made(self) -> Made:
         """The states, and their gradient."""
@@ -114,10 +102,11 @@ class Comparison:
     factor: float = 1.0
     columns: Tensor | None = None
 
-    def is_known_by(self, statistics: TeacherStatistics | None) -> bool:
-        """Whether the statistics are all that it needs of the teacher."""
+    def known_from(self, statistics: TeacherStatistics | None) -> TeacherStatistics | None:
+        """The statistics, where they are all that it needs of the teacher."""
         is_linear = self.divergence == "kl" and self.columns is None
-        return statistics is not None and is_linear and statistics.temperature == self.temperature
+        fits = statistics is not None and is_linear and statistics.temperature == self.temperature
+        return statistics if fits else None
 
     @property
     def is_plain(self) -> bool:
@@ -308,14 +297,13 @@ class StudentSpace:
 
 
 class TeacherSpace:
-    """s2t_kd.
+    """s2t_kd; where statistics of the teacher are enough, `KnownTeacherSpace` is.
 
     Args:
         carried: the student's rows in the teacher's space, read by the teacher's head.
         how: they are compared; its `columns` are ids of the teacher.
         weight: of `s2t_kd`.
         memory: of the chunks.
-        statistics: of the teacher at all rows; used where they are enough.
 
     Attributes:
         sum: of the term.
@@ -327,30 +315,20 @@ class TeacherSpace:
         how: Comparison,
         weight: float,
         memory: ChunkMemory,
-        statistics: TeacherStatistics | None = None,
     ) -> None:
         """See the class."""
         self._carried, self._how, self._weight = carried, how, weight
-        self._statistics = statistics if how.is_known_by(statistics) else None
         self.sum = torch.zeros((), dtype=memory.dtype, device=memory.device)
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether `add` is to be given the teacher's logits."""
-        return self._statistics is None
 
     def add(self, rows: slice, teacher: Tensor, kept: Tensor) -> None:
         """One chunk.
 
         Args:
             rows: of the carried states.
-            teacher: `[m, V_t]`, its logits of reachable ids, which are lost; looked at where `needs_teacher`.
+            teacher: `[m, V_t]`, its logits of reachable ids, which are lost.
             kept: bool `[m]`, the rows that take part.
         """
         logits = self._carried.logits(rows)
-        if self._statistics is not None:
-            self._add_by_statistics(rows, self._statistics[rows], logits, kept)
-            return
         selected = self._how.selected(teacher), self._how.selected(logits)
         total, gradient = self._how.of_logits(*selected, kept, self._weight)
         self.sum += total
@@ -358,19 +336,6 @@ class TeacherSpace:
             gradient = logits.zero_().index_copy_(1, self._how.columns, gradient)
         self._carried.backward(rows, gradient)
 
-    def _add_by_statistics(
-        self, rows: slice, statistics: TeacherStatistics, logits: Tensor, kept: Tensor
-    ) -> None:
-        """KL from what is kept of the teacher, see `TeacherStatistics`."""
-        states, scale, tau = self._carried.states[rows], self._carried.scale, self._how.temperature
-        highest = logits.amax(-1, keepdim=True)
-        logits.sub_(highest).div_(tau).exp_()
-        total = logits.sum(-1)
-        log_total = highest[:, 0] / tau + total.log()
-        mean = (states.to(total.dtype) * statistics.mean_row).sum(-1) + statistics.mean_bias
-        items = statistics.negative_entropy - scale / tau * mean + log_total
-        self.sum += self._how.summed(items, kept)
-        if states.requires_grad:
-            # logits / total is the softmax; its rows are divided where they are short.
-            made = self._carried.multiplied(logits) / total[:, None] - statistics.mean_row
-            self._carried.set(rows, scale * self._how.slopes(kept, self._weight, made.dtype) * made)
+    def made(self) -> Made:
+        """The carried states, and their gradient."""
+        return self._carried.made()

@@ -1,0 +1,149 @@
+"""KL in the teacher's space from what is kept of the teacher, a block of its vocabulary at a time.
+
+With `TeacherStatistics` nothing is needed of a row of the student's logits but its logsumexp and the mean row
+of the head under its softmax. Both add up over blocks of tokens, rescaled where a block has a higher maximum
+(the online softmax, arXiv 1805.02867): no row of logits is ever whole, many rows share a block, and a P_st
+that is frozen is multiplied into the block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dskd.nn.heads import UNREACHABLE
+from dskd.nn.linear import multiplied_in, zeros_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from dskd.nn.heads import Head
+    from dskd.nn.linear import ChunkMemory, Made
+    from dskd.nn.losses.spaces import Comparison
+    from dskd.nn.teacher_statistics import TeacherStatistics
+
+__all__ = ["KnownTeacherSpace"]
+
+_FEWEST = 16
+"""Rows, or tokens, that are worth a product."""
+
+_ROWS = 2048
+"""At once on a CPU, where what is made of a block is to stay in its cache."""
+
+_TOKENS = 256
+"""Of a block there; elsewhere a block is what the memory holds."""
+
+
+class KnownTeacherSpace:
+    """s2t_kd where the divergence is KL and the statistics are those of its temperature.
+
+    Args:
+        states: `[m, D]`, the student's in the teacher's space; `[m, d]` with a projector.
+        head: the teacher's.
+        how: they are compared, see `Comparison.known_from`.
+        weight: of `s2t_kd`.
+        statistics: of the teacher at these rows.
+        memory: of the chunks, of which only the dtypes and the budget are used.
+        projector: P_st `[d, D]`, which no gradient moves; None: the states are carried already.
+
+    Attributes:
+        sum: of the term.
+    """
+
+    def __init__(
+        self,
+        states: Tensor,
+        head: Head,
+        how: Comparison,
+        weight: float,
+        statistics: TeacherStatistics,
+        *,
+        memory: ChunkMemory,
+        projector: Tensor | None = None,
+    ) -> None:
+        """See the class."""
+        self._states, self._head, self._how, self._weight = states, head.detached(), how, weight
+        self._statistics, self._memory, self._projector = statistics, memory, projector
+        self._dtype = multiplied_in(head, memory)
+        self._gradient = zeros_for(states)
+        self.sum = torch.zeros((), dtype=memory.dtype, device=memory.device)
+
+    def add(self, kept: Tensor) -> None:
+        """All rows, of which those that are kept take part: bool `[m]`."""
+        rows, tokens = self._sizes()
+        for start in range(0, len(self._states), rows):
+            part = slice(start, start + rows)
+            self._add(part, kept[part], tokens)
+
+    def made(self) -> Made:
+        """The states, and their gradient."""
+        return self._states, self._gradient
+
+    def _sizes(self) -> tuple[int, int]:
+        """Of a block: states, and tokens."""
+        on_cpu, numbers = (
+            self._memory.device.type == "cpu",
+            self._memory.budget // self._memory.dtype.itemsize,
+        )
+        rows = min(max(_FEWEST, numbers // _TOKENS), _ROWS if on_cpu else len(self._states))
+        rows = max(min(rows, len(self._states)), 1)
+        return rows, max(_FEWEST, min(numbers // rows, _TOKENS if on_cpu else len(self._head.weight)))
+
+    def _add(self, rows: slice, kept: Tensor, tokens: int) -> None:
+        states, known, how, scale = self._states[rows], self._statistics[rows], self._how, self._head.scale
+        mean_row = known.mean_row
+        if self._projector is not None:
+            mean_row = mean_row @ self._projector.to(mean_row.dtype).T
+        log_total, of_student = self._softmax(states, tokens)
+        mean = (states.to(mean_row.dtype) * mean_row).sum(-1) + known.mean_bias
+        items = known.negative_entropy - scale / how.temperature * mean + log_total
+        self.sum += how.summed(items, kept)
+        if of_student is not None:
+            slopes = scale * how.slopes(kept, self._weight, mean_row.dtype)
+            self._gradient[rows] = (slopes * (of_student - mean_row)).to(self._gradient.dtype)
+
+    def _softmax(self, states: Tensor, tokens: int) -> tuple[Tensor, Tensor | None]:
+        """Logsumexp of the logits by the temperature `[m]`, and the head's mean row under their softmax."""
+        count, width = states.shape
+        highest = states.new_full((count,), -torch.inf, dtype=self._memory.dtype)
+        total = torch.zeros_like(highest)
+        mean = highest.new_zeros(count, width) if self._states.requires_grad else None
+        for weight, logits in self._blocks(states, tokens):
+            above = torch.maximum(highest, logits.amax(0))
+            shrink = torch.exp(highest - above)
+            exps, highest = logits.sub_(above).exp_(), above
+            total.mul_(shrink).add_(exps.sum(0))
+            if mean is None:
+                continue
+            mean.mul_(shrink[:, None])
+            if weight.dtype == mean.dtype:
+                mean.addmm_(exps.T, weight)
+            else:
+                mean.add_(exps.to(weight.dtype).T @ weight)
+        return highest + total.log(), None if mean is None else mean.div_(total[:, None])
+
+    def _blocks(self, states: Tensor, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows of the head `[tokens, width]`, and logits by the temperature `[tokens, m]`, to write on."""
+        head, tau = self._head, self._how.temperature
+        columns = states.to(self._dtype).T
+        kept = torch.empty(tokens, len(states), dtype=self._memory.dtype, device=states.device)
+        for start in range(0, len(head.weight), tokens):
+            part = head.rows(slice(start, start + tokens))
+            if self._projector is not None:
+                part = part.through(self._projector, self._dtype)
+            weight = part.weight.to(self._dtype)
+            logits = kept[: len(weight)]
+            if weight.dtype == logits.dtype:
+                torch.mm(weight, columns, out=logits)
+            else:
+                logits.copy_(weight @ columns)
+            if part.bias is not None:
+                logits.add_(part.bias[:, None].to(logits.dtype))
+            if part.scale != tau:
+                logits.mul_(part.scale / tau)
+            if part.unreachable is not None:
+                logits.masked_fill_(part.unreachable[:, None], UNREACHABLE)
+            yield weight, logits
