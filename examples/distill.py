@@ -41,14 +41,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "sft": {"objective": "sft"},
     "dual_space": {"objective": "dual_space"},
     "dual_space_published": {"objective": "dual_space", "preset": "dskd_v2"},
-    "dual_space_ungated": {
-        "objective": "dual_space",
-        "target": "projected",
-        "columns": "all",
-        "s2t_weight": 1.0,
-        "centre": False,
-        "refresh_every": 1,
-    },
+    "dual_space_ungated": {"objective": "dual_space", "preset": "dskd_ungated"},
     "sft_equal_time": {"objective": "sft"},
     "shared_vocabulary": {"objective": "shared_vocabulary"},
 }

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
-from dskd.nn import DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, DualSpaceOptions
+from dskd.nn import DSKD_UNGATED, DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, DualSpaceOptions
 from dskd.train.script import main, parse
 from tiny import ROWS
 
@@ -119,6 +119,7 @@ def test_the_options_of_dual_space_reach_the_loss(tmp_path: Path) -> None:
         ("dskd_v1", DSKD_V1),
         ("dskd_v2", DSKD_V2),
         ("dskd_v2_same_vocabulary", DSKD_V2_SAME_VOCABULARY),
+        ("dskd_ungated", DSKD_UNGATED),
     ],
 )
 def test_a_preset_is_that_of_the_publication_at_the_temperature_that_is_given(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformers import TrainingArguments
 
 from dskd.nn.losses import (
+    DSKD_UNGATED,
     DSKD_V1,
     DSKD_V1_ATTENTION,
     DSKD_V2,
@@ -48,10 +49,10 @@ class DistillationConfig(TrainingArguments):
         None, "Of the divergence: beta of js, lambda of the skewed ones, the threshold of adaptive_kl."
     )
     temperature: float = _option(1.0, "Of teacher and student alike in the divergences.")
-    preset: Literal["none", "dskd_v1", "dskd_v2", "dskd_v2_same_vocabulary"] = _option(
+    preset: Literal["none", "dskd_ungated", "dskd_v1", "dskd_v2", "dskd_v2_same_vocabulary"] = _option(
         "none",
-        "Dual space, cross-model attention: as published, normalisers included; the options of either below "
-        "are its own, matching excepted.",
+        "Dual space, cross-model attention: as published, normalisers included (dskd_ungated: but for the "
+        "gate, over the pairs of the step); the options of either below are its own, matching excepted.",
     )
     gate: Literal["prediction", "gold", "none"] = _option(
         "none",
@@ -237,6 +238,7 @@ class DistillationConfig(TrainingArguments):
 
 
 _PRESETS = {
+    "dskd_ungated": DSKD_UNGATED,
     "dskd_v1": DSKD_V1,
     "dskd_v2": DSKD_V2,
     "dskd_v2_same_vocabulary": DSKD_V2_SAME_VOCABULARY,
