@@ -154,6 +154,8 @@ def test_a_projector_that_nobody_asks_for_is_not_to_be_solved(tmp_path: Path) ->
         ValueError, match=r"^teacher_to_student='solved' .* there is none: set target='projected'"
     ):
         parsed(tmp_path, {"teacher_to_student": "solved"})
+    with pytest.raises(ValueError, match=r"^teacher_to_student='solved' .* spaces='teacher', there is none"):
+        parsed(tmp_path, {"teacher_to_student": "solved", "target": "projected", "spaces": "teacher"})
     config = parsed(tmp_path, {"teacher_to_student": "solved", "target": "projected"})[1]
     assert config.projector_options()["teacher_to_student"] == "solved"
 

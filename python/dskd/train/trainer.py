@@ -369,7 +369,7 @@ def _loss(
         return SharedVocabularyLoss(overlap, args.shared_vocabulary_options())
     projectors = Projectors(teacher.weight, student.weight, overlap, **args.projector_options())
     options = args.dual_space_options()
-    if options.spaces == "teacher" or not options.projects:
+    if not options.projects:
         projectors.teacher_to_student.requires_grad_(False)
     if options.spaces == "student":
         projectors.student_to_teacher.requires_grad_(False)

@@ -145,8 +145,8 @@ class DualSpaceOptions:
             raise ValueError(f"s2t_weight={self.s2t_weight}; it is a weight, from 0")
         if not self.projects and self.t2s_target != "prediction":
             raise ValueError(
-                f"t2s_target={self.t2s_target!r} trains P_ts, and with target='exact' and no gate there is "
-                "none: set target='projected', or leave t2s_target out"
+                f"t2s_target={self.t2s_target!r} trains P_ts, and with target='exact' and no gate, or with "
+                "spaces='teacher', there is none: set target='projected', or leave t2s_target out"
             )
         if self.target == "exact" and self.columns == "all" and self.divergence in _UNBOUNDED:
             raise ValueError(
@@ -157,7 +157,7 @@ class DualSpaceOptions:
     @property
     def projects(self) -> bool:
         """Whether the student's space has the projected teacher z_ts: as the target, or for the gate."""
-        return self.target == "projected" or self.gate is not None
+        return self.spaces != "teacher" and (self.target == "projected" or self.gate is not None)
 
     @property
     def speaks_of_overlap(self) -> bool:
