@@ -26,6 +26,9 @@ from dskd.nn import (
     teacher_statistics,
     weighted,
 )
+from dskd.nn.linear import ChunkMemory
+from dskd.nn.losses.known_teacher import KnownTeacherSpace, block_sizes
+from dskd.nn.losses.spaces import Comparison
 from dskd.nn.projectors import carried
 from leaves import PLAIN, TRANSFORMS, Leaves, Transforms, backward, gradients, random_leaves
 from test_dual_space import OPTIONS, TABLE, ungated, with_projectors
@@ -404,13 +407,50 @@ def test_where_it_does_not_fit_the_states_are_looked_at(
     assert_equal(case, options, **statistics_of(case, temperature))
 
 
-def test_blocks_are_what_the_memory_holds_and_logits_far_apart_overflow_nowhere() -> None:
-    case = random_leaves(10, labels=40, pairs=37, sizes=(2_500, 61))
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (16, 100), (20, 7), (37, 2_500), (2_048, 256)])
+def test_how_a_known_teacher_is_cut_into_blocks_changes_nothing(
+    rows: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do logits that are far apart overflow."""
+    monkeypatch.setattr("dskd.nn.losses.known_teacher._ROWS", rows)
+    monkeypatch.setattr("dskd.nn.losses.known_teacher._TOKENS", tokens)
+    case = random_leaves(10, labels=40, pairs=37, sizes=(250, 61))
     for name in ("to_teacher", "teacher_weight"):
         case.by_name[name].detach().mul_(30)
-    kept = statistics_of(case, 1.0)
-    for chunk_memory in (0, 8 * 1_024 * 20, 10**7):
-        assert_equal(case, ungated(), chunk_memory=chunk_memory, **kept)
+    assert_equal(case, ungated(), chunk_memory=10**7, **statistics_of(case, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "numbers", "expected"),
+    [
+        (0, "cpu", 10**6, (1, 256)),
+        (37, "cpu", 10**6, (37, 256)),
+        (2_049, "cpu", 10**6, (1_025, 256)),
+        (6_000, "cpu", 10**6, (2_000, 256)),
+        (6_000, "cpu", 100_000, (375, 256)),
+        (37, "cpu", 100, (1, 100)),
+        (8_192, "cuda", 40_000_000, (8_192, 4_882)),
+        (200, "cuda", 40_000_000, (200, 50_000)),
+    ],
+)
+def test_a_block_fits_in_the_memory_of_a_chunk(
+    count: int, device: str, numbers: int, expected: tuple[int, int]
+) -> None:
+    """Where there is no GPU, the numbers of one are worked out all the same."""
+    memory = ChunkMemory(1, torch.float32, torch.device("cpu"), budget=0, most=1)
+    memory.device, memory.numbers = torch.device(device), numbers
+    rows, tokens = block_sizes(count, 50_000, memory)
+    assert (rows, tokens) == expected
+    assert rows * tokens <= numbers
+
+
+def test_statistics_kept_in_half_precision_are_computed_with_in_full() -> None:
+    case = random_leaves(10, labels=40, pairs=37, dtype=torch.float32)
+    kept = statistics_of(case, 1.0)["statistics"]
+    halved = replace(kept, mean_row=kept.mean_row.bfloat16())
+    widened = replace(halved, mean_row=halved.mean_row.float())
+    found, expected = (all_of(by_fused(case, ungated(), statistics=one), case) for one in (halved, widened))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("options", FITTING.values(), ids=FITTING)
@@ -453,21 +493,28 @@ class Uncarried:
         return {**used, "states": self.states}
 
 
-def uncarried(pairs: int = 37, widths: tuple[int, int] = (7, 3), **more: Any) -> Uncarried:
-    case = random_leaves(16, labels=pairs + 3, pairs=pairs, widths=widths, **more)
+def uncarried(
+    pairs: int = 37, widths: tuple[int, int] = (7, 3), device: str = "cpu", **more: Any
+) -> Uncarried:
+    case = random_leaves(16, labels=pairs + 3, pairs=pairs, widths=widths, device=device, **more)
     generator = torch.Generator().manual_seed(16)
-    states = torch.randn(pairs, widths[1], generator=generator, dtype=torch.float64).requires_grad_()
-    projector = torch.randn(*widths[::-1], generator=generator, dtype=torch.float64)
-    return Uncarried(case, states, projector * widths[1] ** -0.5)
+    states = torch.randn(pairs, widths[1], generator=generator, dtype=torch.float64)
+    projector = torch.randn(*widths[::-1], generator=generator, dtype=torch.float64) * widths[1] ** -0.5
+    return Uncarried(case, states.to(device).requires_grad_(), projector.to(device))
 
 
 @pytest.mark.parametrize("chunk_memory", [0, 10**6])
 @pytest.mark.parametrize("options", EITHER.values(), ids=EITHER)
 @pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_read_through_a_projector_or_carried_by_it_is_the_same(
-    transforms: tuple[Transforms, Transforms], options: DualSpaceOptions, chunk_memory: int
+    transforms: tuple[Transforms, Transforms],
+    options: DualSpaceOptions,
+    chunk_memory: int,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = uncarried(transforms=transforms)
+    monkeypatch.setattr("dskd.nn.losses.known_teacher._TOKENS", 16)
+    given = uncarried(transforms=transforms, sizes=(70, 61), device=device)
     known = {} if transforms[0].softcap else statistics_of(given.case, options.temperature)
     expected = given.by_definition(options)
     theirs = gradients(expected.loss, given.leaves)
@@ -513,6 +560,8 @@ def test_a_head_is_multiplied_by_a_projector_where_that_saves_products(
 
 def test_where_the_teacher_is_known_no_such_head_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     given = uncarried(sizes=(70, 61))
+    monkeypatch.setattr("dskd.nn.losses.known_teacher._TOKENS", 16)
+    monkeypatch.setattr("dskd.nn.losses.known_teacher._ROWS", 20)
     through, sizes = Head.through, list[int]()
 
     def noted(head: Head, *more: Any) -> Head:
@@ -521,7 +570,32 @@ def test_where_the_teacher_is_known_no_such_head_is_whole(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Head, "through", noted)
     given.by_fused(ungated(), 0, **statistics_of(given.case, 1.0))
-    assert sizes == 3 * [16, 16, 16, 16, 6]
+    assert sizes == 2 * [16, 16, 16, 16, 6]
+
+
+def test_a_projector_gets_no_gradient_whichever_way_it_is_taken() -> None:
+    for given in (uncarried(), uncarried(pairs=2)):
+        given.projector.requires_grad_()
+        backward(given.by_fused(ungated(), 10**6).loss)
+        assert given.projector.grad is None
+        assert given.states.grad is not None
+        given.projector.requires_grad_(False)
+
+
+def test_a_sharded_teacher_is_refused_by_name_where_it_is_known_too() -> None:
+    class Sharded(torch.Tensor):
+        def full_tensor(self) -> None: ...
+
+    case = random_leaves(11)
+    kept = statistics_of(case, 1.0)["statistics"]
+    head = Head(case.by_name["teacher_weight"].detach().as_subclass(Sharded))
+    message = r"^the head is sharded \(Sharded\): compute the loss inside the forward"
+    with pytest.raises(TypeError, match=message):
+        by_fused(case, ungated(), statistics=kept, teacher_head=head)
+    memory = ChunkMemory(10, torch.float64, torch.device("cpu"), budget=0, most=10)
+    to_teacher, how = case.by_name["to_teacher"], Comparison(divergence="kl")
+    with pytest.raises(TypeError, match=message):
+        KnownTeacherSpace(to_teacher, head, how, 1.0, kept, memory=memory)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

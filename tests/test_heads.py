@@ -227,3 +227,11 @@ def test_the_head_of_some_tokens_has_their_logits_and_through_a_projector_those_
     assert not narrow.weight.requires_grad
     torch.testing.assert_close(narrow.logits(states), head.logits(states @ projector))
     assert head.through(projector, torch.bfloat16).weight.dtype == torch.bfloat16
+
+
+def test_a_head_in_half_precision_is_multiplied_in_float32_by_a_projector_in_half_precision() -> None:
+    case = random_leaves(sizes=(500, 5), widths=(64, 48))
+    head, projector = Head(case.by_name["teacher_weight"].bfloat16()), torch.randn(48, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head.through(projector, torch.float32).weight
+    torch.testing.assert_close(found, head.weight.detach().float() @ projector.float().T)

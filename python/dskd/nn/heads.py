@@ -97,10 +97,11 @@ class Head:
         """
         projector = projector.detach().T
         weight = torch.empty(len(self.weight), projector.shape[1], dtype=dtype, device=self.weight.device)
-        wide = torch.promote_types(self.weight.dtype, projector.dtype)
-        for start in range(0, len(weight), _ROWS_AT_ONCE):
-            block = slice(start, start + _ROWS_AT_ONCE)
-            weight[block] = self.weight[block].detach().to(wide) @ projector.to(wide)
+        wide = torch.promote_types(torch.promote_types(self.weight.dtype, projector.dtype), torch.float32)
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            for start in range(0, len(weight), _ROWS_AT_ONCE):
+                block = slice(start, start + _ROWS_AT_ONCE)
+                weight[block] = self.weight[block].to(wide) @ projector.to(wide)
         return replace(self, weight=weight)
 
     def detached(self) -> Head:

@@ -52,7 +52,7 @@ CHUNK_MEMORY = 160 * 2**20
 """Bytes for the logits of one chunk and what is made of them."""
 
 _FEWEST_ROWS = 16
-"""Below this a product with the head is all reading of the head; on a CPU others than multiples are slow."""
+"""Below this a product with the head is all reading of the head; other than multiples are slow on a CPU."""
 
 _MOST_ROWS_ON_CPU = 112
 """Above this a product with the head is hardly faster there, and its logits need more memory."""
@@ -77,6 +77,7 @@ class ChunkMemory:
 
     Attributes:
         rows: of a chunk, at most.
+        numbers: that it holds.
         budget: bytes that it was given.
         autocast: the dtype that autocast multiplies in where this is made, or None.
     """
@@ -93,13 +94,14 @@ class ChunkMemory:
         rows = max(_FEWEST_ROWS, budget // max(columns * dtype.itemsize, 1))
         rows = rows if device.type != "cpu" else min(rows, _MOST_ROWS_ON_CPU)
         self.rows = min(rows // self._step * self._step, max(most, 1))
-        self._kept = torch.empty(self.rows * columns, dtype=dtype, device=device)
+        self.numbers = self.rows * columns
+        self._kept = torch.empty(self.numbers, dtype=dtype, device=device)
 
     def chunks(self, count: int) -> Iterator[slice]:
         """Slices that make up so many rows, as few as can be and of nearly the same size."""
-        size = -(-count // max(-(-count // self.rows), 1))
-        size = min(-(-size // self._step) * self._step, self.rows)
-        yield from (slice(start, min(start + size, count)) for start in range(0, count, size or 1))
+        pieces, steps = -(-count // self.rows), -(-count // self._step)
+        bounds = [self._step * (steps * piece // pieces) for piece in range(pieces)]
+        yield from map(slice, bounds, [*bounds[1:], count])
 
     def take(self, place: int, rows: int, columns: int) -> Tensor:
         """`[rows, columns]` in this place, from 0; what was there is there still."""
@@ -161,7 +163,6 @@ class ReadHead:
         """See the class."""
         refuse_sharded(head)
         dtype = multiplied_in(head, memory)
-        self.scale = head.scale
         self._place = place
         self._head = head
         self._memory = memory

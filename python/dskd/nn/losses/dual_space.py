@@ -157,7 +157,7 @@ class DualSpaceLoss(nn.Module):
         maps: of the two vocabularies.
         options: None: the defaults.
         fused: keep no logits, see `fused_dual_space`; False: the definition.
-        chunk_memory: bytes for the logits of one chunk of the fused form.
+        chunk_memory: bytes for the logits of one chunk of the fused form, see `fused_dual_space`.
 
     Raises:
         ValueError: the options need an overlap that is not there.

@@ -7,6 +7,7 @@ hidden states. The student's logits serve the cross-entropy and t2s_kd at once, 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,11 +18,12 @@ from dskd.nn.linear import (
     chunk_memory_of,
     computing,
     multiplied_in,
+    refuse_sharded,
     with_gradients,
     zeros_for,
 )
 from dskd.nn.losses.cross_entropy import StudentRows
-from dskd.nn.losses.known_teacher import KnownTeacherSpace
+from dskd.nn.losses.known_teacher import KnownTeacherSpace, block_sizes
 from dskd.nn.losses.spaces import (
     STUDENT_MATRICES,
     TEACHER_MATRICES,
@@ -78,6 +80,7 @@ def fused_dual_space(
         `to_teacher`, with zeros where nothing is to be summed.
     """
     options.require(maps)
+    refuse_sharded(states.teacher_head)
     of_teacher = _in_teacher_space(options, maps)
     is_known = of_teacher.known_from(states.statistics) is not None
     memory = chunk_memory_of(
@@ -88,6 +91,7 @@ def fused_dual_space(
         budget=chunk_memory,
         most=len(states.labels),
     )
+    projector = None if projector is None else projector.detach()
     if projector is not None and not _is_worth_reading_through(projector, states, memory, is_known):
         to_teacher, projector = carried(to_teacher, projector), None
     with computing(memory):
@@ -112,12 +116,15 @@ def _is_worth_reading_through(
 ) -> bool:
     """Whether products are saved by a head of the student's width, and where it must be whole, it fits.
 
-    That head takes `d D` a token, and saves `D - d` twice a row: in the forward and the backward.
+    That head takes `d D` a token each time that it is made, and saves `D - d` twice a row: in the forward and
+    the backward.
     """
     narrow, wide = projector.shape
-    head = states.teacher_head
+    head, pairs, times = states.teacher_head, len(states.paired), 1
     fits = is_known or len(head.weight) * narrow * multiplied_in(head, memory).itemsize <= memory.budget
-    return fits and narrow * wide < 2 * len(states.paired) * (wide - narrow)
+    if is_known:
+        times = -(-pairs // block_sizes(pairs, len(head.weight), memory)[0])
+    return fits and times * narrow * wide < 2 * pairs * (wide - narrow)
 
 
 def _in_teacher_space(options: DualSpaceOptions, maps: VocabularyMaps) -> Comparison:
@@ -158,8 +165,7 @@ class _Fused:
         self.projected = ReadStates(to_student, states.student_head, memory) if options.projects else None
         self.of_teacher = _in_teacher_space(options, maps)
         self.to_student, self.to_teacher, self.projector = to_student, to_teacher, projector
-        self.carried = _unread(to_teacher)
-        self.teacher = ReadHead(0, states.teacher_head.detached(), memory)
+        self.in_teacher: TeacherSpace | KnownTeacherSpace | None = None
         self.unmapped = torch.zeros((), dtype=torch.int64, device=memory.device)
 
     def run(self, reduction: Reduction) -> LossParts:
@@ -173,8 +179,9 @@ class _Fused:
             states.student_hidden, states.student_head, states.labels, self.memory, reduction.cross_entropy
         )
         in_student = None if options.spaces == "teacher" else self._student_space(weights)
-        in_teacher = None if options.spaces == "student" else self._teacher_space(weights)
-        by_rows = in_teacher if isinstance(in_teacher, TeacherSpace) else None
+        if options.spaces != "student":
+            self.in_teacher = self._teacher_space(weights)
+        by_rows = self.in_teacher if isinstance(self.in_teacher, TeacherSpace) else None
         for rows in self.memory.chunks(pairs):
             self._pairs(rows, in_student, by_rows, None if passed is None else passed[rows])
         self.student.take(states.unpaired)
@@ -184,16 +191,16 @@ class _Fused:
             counts |= in_student.counts
             if options.gate is None:
                 del counts["gated"]
-        if in_teacher is not None:
-            sums["s2t_kd"] = in_teacher.sum
-            self.carried = in_teacher.made()
+        if self.in_teacher is not None:
+            sums["s2t_kd"] = self.in_teacher.sum
         loss = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
         return LossParts(loss, sums, counts)
 
     def made(self) -> list[Made]:
         """What the loss is a function of, each with its gradient."""
         projected = _unread(self.to_student) if self.projected is None else self.projected.made()
-        return [*self.student.made(), projected, self.carried]
+        carried = _unread(self.to_teacher) if self.in_teacher is None else self.in_teacher.made()
+        return [*self.student.made(), projected, carried]
 
     def _student_space(self, weights: Mapping[str, float]) -> StudentSpace:
         options = self.options
@@ -279,11 +286,16 @@ class _Fused:
 
         in_student.add(rows, positions, y, kept, gate, on_overlap)
 
+    @functools.cached_property
+    def _read_teacher(self) -> ReadHead:
+        """Its head: where all is known of it, nobody reads it, and no copy in another dtype is made."""
+        return ReadHead(0, self.states.teacher_head.detached(), self.memory)
+
     def _teacher(self, rows: slice, *, needs_logits: bool) -> tuple[Tensor, Tensor]:
         """Its logits, none where nobody needs them, and its predictions in the student's vocabulary."""
         statistics, hidden = self.states.statistics, self.states.teacher_hidden[rows]
         if statistics is not None and not needs_logits:
             return hidden[:0], self.maps.to_student[statistics.predicted[rows]]
-        logits = self.teacher.reachable_(self.teacher.logits(hidden))
+        logits = self._read_teacher.reachable_(self._read_teacher.logits(hidden))
         predicted = logits.argmax(-1) if statistics is None else statistics.predicted[rows]
         return logits, self.maps.to_student[predicted]

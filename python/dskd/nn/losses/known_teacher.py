@@ -2,8 +2,8 @@
 
 With `TeacherStatistics` nothing is needed of a row of the student's logits but its logsumexp and the mean row
 of the head under its softmax. Both add up over blocks of tokens, rescaled where a block has a higher maximum
-(the online softmax, arXiv 1805.02867): no row of logits is ever whole, many rows share a block, and a P_st
-that is frozen is multiplied into the block.
+(the online softmax, arXiv 1805.02867). So many rows share a block, none needs to be whole, and a P_st that
+is frozen is multiplied into the block.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd.nn.heads import UNREACHABLE
-from dskd.nn.linear import multiplied_in, zeros_for
+from dskd.nn.linear import multiplied_in, refuse_sharded, zeros_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,16 +25,22 @@ if TYPE_CHECKING:
     from dskd.nn.losses.spaces import Comparison
     from dskd.nn.teacher_statistics import TeacherStatistics
 
-__all__ = ["KnownTeacherSpace"]
-
-_FEWEST = 16
-"""Rows, or tokens, that are worth a product."""
+__all__ = ["KnownTeacherSpace", "block_sizes"]
 
 _ROWS = 2048
 """At once on a CPU, where what is made of a block is to stay in its cache."""
 
 _TOKENS = 256
 """Of a block there; elsewhere a block is what the memory holds."""
+
+
+def block_sizes(count: int, tokens: int, memory: ChunkMemory) -> tuple[int, int]:
+    """How many states are worked on at once, of so many, and with how many tokens of the vocabulary."""
+    on_cpu = memory.device.type == "cpu"
+    most = min(max(memory.numbers // _TOKENS, 1), _ROWS if on_cpu else count)
+    groups = max(-(-count // max(most, 1)), 1)
+    rows = max(-(-count // groups), 1)
+    return rows, max(min(memory.numbers // rows, _TOKENS if on_cpu else tokens), 1)
 
 
 class KnownTeacherSpace:
@@ -46,7 +52,7 @@ class KnownTeacherSpace:
         how: they are compared, see `Comparison.known_from`.
         weight: of `s2t_kd`.
         statistics: of the teacher at these rows.
-        memory: of the chunks, of which only the dtypes and the budget are used.
+        memory: of the chunks, in which a block lies.
         projector: P_st `[d, D]`, which no gradient moves; None: the states are carried already.
 
     Attributes:
@@ -64,7 +70,12 @@ class KnownTeacherSpace:
         memory: ChunkMemory,
         projector: Tensor | None = None,
     ) -> None:
-        """See the class."""
+        """See the class.
+
+        Raises:
+            TypeError: the head is sharded.
+        """
+        refuse_sharded(head)
         self._states, self._head, self._how, self._weight = states, head.detached(), how, weight
         self._statistics, self._memory, self._projector = statistics, memory, projector
         self._dtype = multiplied_in(head, memory)
@@ -73,7 +84,7 @@ class KnownTeacherSpace:
 
     def add(self, kept: Tensor) -> None:
         """All rows, of which those that are kept take part: bool `[m]`."""
-        rows, tokens = self._sizes()
+        rows, tokens = block_sizes(len(self._states), len(self._head.weight), self._memory)
         for start in range(0, len(self._states), rows):
             part = slice(start, start + rows)
             self._add(part, kept[part], tokens)
@@ -82,27 +93,18 @@ class KnownTeacherSpace:
         """The states, and their gradient."""
         return self._states, self._gradient
 
-    def _sizes(self) -> tuple[int, int]:
-        """Of a block: states, and tokens."""
-        on_cpu, numbers = (
-            self._memory.device.type == "cpu",
-            self._memory.budget // self._memory.dtype.itemsize,
-        )
-        rows = min(max(_FEWEST, numbers // _TOKENS), _ROWS if on_cpu else len(self._states))
-        rows = max(min(rows, len(self._states)), 1)
-        return rows, max(_FEWEST, min(numbers // rows, _TOKENS if on_cpu else len(self._head.weight)))
-
     def _add(self, rows: slice, kept: Tensor, tokens: int) -> None:
         states, known, how, scale = self._states[rows], self._statistics[rows], self._how, self._head.scale
-        mean_row = known.mean_row
+        dtype = self._memory.dtype
+        mean_row = known.mean_row.to(dtype)
         if self._projector is not None:
-            mean_row = mean_row @ self._projector.to(mean_row.dtype).T
+            mean_row = mean_row @ self._projector.to(dtype).T
         log_total, of_student = self._softmax(states, tokens)
-        mean = (states.to(mean_row.dtype) * mean_row).sum(-1) + known.mean_bias
+        mean = (states.to(dtype) * mean_row).sum(-1) + known.mean_bias
         items = known.negative_entropy - scale / how.temperature * mean + log_total
         self.sum += how.summed(items, kept)
         if of_student is not None:
-            slopes = scale * how.slopes(kept, self._weight, mean_row.dtype)
+            slopes = scale * how.slopes(kept, self._weight, dtype)
             self._gradient[rows] = (slopes * (of_student - mean_row)).to(self._gradient.dtype)
 
     def _softmax(self, states: Tensor, tokens: int) -> tuple[Tensor, Tensor | None]:
@@ -129,7 +131,7 @@ class KnownTeacherSpace:
         """Rows of the head `[tokens, width]`, and logits by the temperature `[tokens, m]`, to write on."""
         head, tau = self._head, self._how.temperature
         columns = states.to(self._dtype).T
-        kept = torch.empty(tokens, len(states), dtype=self._memory.dtype, device=states.device)
+        kept = self._memory.take(0, tokens, len(states))
         for start in range(0, len(head.weight), tokens):
             part = head.rows(slice(start, start + tokens))
             if self._projector is not None:

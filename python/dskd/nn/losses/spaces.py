@@ -297,7 +297,7 @@ class StudentSpace:
 
 
 class TeacherSpace:
-    """s2t_kd; where statistics of the teacher are enough, `KnownTeacherSpace` is.
+    """s2t_kd of the teacher's logits; of its statistics, where these are enough, see `KnownTeacherSpace`.
 
     Args:
         carried: the student's rows in the teacher's space, read by the teacher's head.
