@@ -82,6 +82,7 @@ class Arm:
     refresh_every: int = REFRESH_EVERY
 
 
+SHARED = "shared vocabulary"
 PLAIN = {"centre": False}
 CENTRED = {"centre": True}
 SOLVED = {"teacher_to_student": "solved", **CENTRED}
@@ -94,7 +95,7 @@ def _repaired(projectors: Mapping[str, Any] = PLAIN, **options: Any) -> Arm:
 
 ARMS: dict[str, Arm] = {
     "SFT": Arm(),
-    "shared vocabulary": Arm(),
+    SHARED: Arm(),
     "dual space, as published (v2)": Arm(DSKD_V2, PLAIN, refresh_every=1),
     "no gate": _repaired(),
     "overlap": _repaired(columns="overlap"),
@@ -108,13 +109,13 @@ ARMS: dict[str, Arm] = {
 }
 OF_NARROW = (
     "SFT",
-    "shared vocabulary",
+    SHARED,
     "dual space, as published (v2)",
     "overlap + distribution",
     "overlap + solved",
     "overlap + exact, s2t / 4",
 )
-SMOKE = ("SFT", "shared vocabulary", "overlap + distribution", "overlap + solved", "overlap + exact")
+SMOKE = ("SFT", SHARED, "overlap + distribution", "overlap + solved", "overlap + exact")
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def model_of(arm: str, start: Path, shared: Setting) -> DistillationModel:
     mapped = shared.collator.aligner.vocabulary_map
     overlap, to_student = torch.tensor(mapped.overlap), torch.tensor(mapped.teacher_to_student)
     loss: torch.nn.Module | None = None
-    if arm == "shared vocabulary":
+    if arm == SHARED:
         loss = SharedVocabularyLoss(overlap)
     elif (options := ARMS[arm].options) is not None:
         projectors = Projectors(heads[0].weight, heads[1].weight, overlap, **ARMS[arm].projectors)
@@ -391,23 +392,27 @@ def _of_arms(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, 
 
 def _results_table(lines: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
     by_arm = _of_arms(lines)
-    sft = {line["seed"]: line for line in by_arm["SFT"]}
+    sft, shared = ({line["seed"]: _last(line) for line in by_arm.get(arm, ())} for arm in ("SFT", SHARED))
     steps, seeds = lines[0]["curve"][-1]["step"], len(sft)
     head = [f"mean of {seeds} (lowest to highest)", f"bits a byte, {steps} steps", "at SFT's time"]
-    head += ["against SFT", "end of turn, bits", "a step, of SFT's"]
+    head += ["against SFT", "against the shared vocabulary", "end of turn, bits", "a step, of SFT's"]
     body = []
     for arm, found in by_arm.items():
         name = arm if len(found) == seeds else f"{arm} ({len(found)} of them)"
-        bits = [line["curve"][-1]["bits_per_byte"] for line in found]
-        of_sft = [sft[line["seed"]]["curve"][-1]["bits_per_byte"] for line in found]
+        bits = [_last(line) for line in found]
+        beyond_sft, beyond_shared = (
+            [_last(line) - other[line["seed"]] for line in found if line["seed"] in other]
+            for other in (sft, shared)
+        )
         ends = [line["curve"][-1]["end_of_turn_bits"] for line in found]
         timed = slower = ""
         if arm in seconds:
             ratio = seconds[arm] / seconds["SFT"]
             slower = f"{ratio:.2f}"
             timed = f"{_mean([at_equal_time(line['curve'], ratio) for line in found]):.3f}"
-        cells = [name, f"{_mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f})", timed]
-        body.append([*cells, f"{_mean(bits) - _mean(of_sft):+.3f}", f"{_mean(ends):.2f}", slower])
+        cells = [name, _spread(bits, "{:.3f}"), timed]
+        cells += [f"{_mean(beyond_sft):+.3f}", _spread(beyond_shared, "{:+.3f}") if beyond_shared else ""]
+        body.append([*cells, f"{_mean(ends):.2f}", slower])
     return table(head, body, names=1)
 
 
@@ -427,6 +432,16 @@ def _diagnosis_table(lines: Sequence[Mapping[str, Any]]) -> str:
                 cells.append(form.format(_mean(values)))
         body.append(cells)
     return table(["z_ts", *head], body, names=1)
+
+
+def _last(line: Mapping[str, Any]) -> float:
+    bits: float = line["curve"][-1]["bits_per_byte"]
+    return bits
+
+
+def _spread(numbers: Sequence[float], form: str) -> str:
+    mean, low, high = map(form.format, (_mean(numbers), min(numbers), max(numbers)))
+    return f"{mean} ({low} to {high})"
 
 
 def _mean(numbers: Sequence[float]) -> float:

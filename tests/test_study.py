@@ -85,13 +85,16 @@ def test_the_tables_are_means_over_seeds_and_differences_to_sft() -> None:
         "seconds": {"cut": {"SFT": 2.0, "overlap": 3.0}},
     }
     made = study.tables(results)
-    assert "| SFT | 2.100 (2.000 to 2.200) | 2.100 | +0.000 | 4.00 | 1.00 |" in made
+    assert "| SFT | 2.100 (2.000 to 2.200) | 2.100 | +0.000 |  | 4.00 | 1.00 |" in made
     # 10 steps of 2 s are 6.67 of 3 s: 4 - 2/3 2.2 and 4 - 2/3 2.1
-    assert "| overlap | 1.850 (1.800 to 1.900) | 2.567 | -0.250 | 4.00 | 1.50 |" in made
+    assert "| overlap | 1.850 (1.800 to 1.900) | 2.567 | -0.250 |  | 4.00 | 1.50 |" in made
     assert "| overlap | 0.250 | 0.250 | 0.250 | 12.5% |" in made
     assert made.endswith("\n\na processor, 2 cores; revision r0, r1.")
     some = study.tables({**results, "lines": lines[:3], "seconds": {}})
-    assert "| overlap (1 of them) | 1.800 (1.800 to 1.800) |  | -0.200 | 4.00 |  |" in some
+    assert "| overlap (1 of them) | 1.800 (1.800 to 1.800) |  | -0.200 |  | 4.00 |  |" in some
+    shared = [line(study.SHARED, 4.0, 1.7), line(study.SHARED, 4.0, 2.0, seed=1)]
+    beside = study.tables({**results, "lines": [*lines, *shared]})
+    assert "| 2.567 | -0.250 | +0.000 (-0.100 to +0.100) | 4.00 | 1.50 |" in beside
     assert "z_ts" not in study.tables({**results, "lines": lines[:2]})
 
 
