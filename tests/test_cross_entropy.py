@@ -131,21 +131,33 @@ def test_the_gradient_is_the_slope_of_the_value() -> None:
             assert found[name].view(-1)[index].item() == pytest.approx(slope, rel=1e-6, abs=1e-9), name
 
 
-def test_what_others_add_to_the_gradient_is_carried_along() -> None:
-    """The cross-entropy of some positions and the sum of all logits of others."""
+@pytest.mark.parametrize("at_once", [1, 10, 1000])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_what_others_add_to_the_gradient_is_carried_along(
+    normalise: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cross-entropy of some positions and, of others, the sum of all logits, each times its row."""
+    monkeypatch.setattr("dskd.nn.divergences._AT_ONCE", at_once)
     made = random_leaves(labels=9, pairs=0, transforms=TRANSFORMS["bias and scale"])
     hidden, head = made.by_name["student_hidden"], made.head("student")
     memory = chunk_memory_of([(head, 3)], budget=0, most=9)
-    first, rest = torch.tensor([7, 2]), torch.tensor([0, 1, 3, 4, 5, 6, 8])
+    first, rest = torch.tensor([7, 2, 5]), torch.tensor([0, 1, 3, 4, 6, 8])
+    times = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)[:, None]
+    seen = head.logits(hidden)[first]
+
+    def add(some: slice, logits: torch.Tensor, gradient: torch.Tensor) -> None:
+        expected = seen[some].log_softmax(-1) if normalise else seen[some]
+        torch.testing.assert_close(logits, expected.detach())
+        logits.fill_(torch.nan)  # nobody looks at them again
+        gradient.add_(times[some])
+
     with computing(memory):
         rows = StudentRows(hidden, head, made.labels, memory, 0.5)
-        logits, gradient = rows.logits(first)
-        torch.testing.assert_close(logits, head.logits(hidden)[first])
-        rows.backward(first, gradient + 1)
+        rows.compare(first, add, normalise=normalise)
         rows.take(rest)
     expected = (
         definition(hidden, head, made.labels, reduction=Reduction(1, 0, 0.5))
-        + head.logits(hidden)[first].sum()
+        + (times * head.logits(hidden)[first]).sum()
     )
     leaves = {name: leaf for name, leaf in made.trained.items() if name.startswith("student")}
     found = dict(zip(leaves, [made_of for _, made_of in rows.made()], strict=True))

@@ -175,6 +175,16 @@ def test_how_rows_are_cut_into_chunks_changes_nothing(
     assert_equal(case, MORE[options])
 
 
+@pytest.mark.parametrize("at_once", [1, 11, 31])
+@pytest.mark.parametrize("options", MORE.values(), ids=MORE)
+@pytest.mark.parametrize("transforms", ["plain", "all of these"])
+def test_how_many_rows_of_a_chunk_are_looked_at_together_changes_nothing(
+    transforms: str, options: DualSpaceOptions, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dskd.nn.divergences._AT_ONCE", at_once)
+    assert_equal(random_leaves(4, labels=50, pairs=37, transforms=TRANSFORMS[transforms]), options)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("options", ["ungated", "v2", "distribution"])
 def test_the_shares(options: str, alpha: float) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "js",
     "kl",
     "reverse_kl",
+    "row_blocks",
     "skew_kl",
     "skew_reverse_kl",
     "tvd",
@@ -191,9 +192,8 @@ def divergence_and_gradient(
     """
     options = _options(name, mix).values()
     teacher, student = teacher_log_probs.detach(), student_log_probs.detach()
-    rows = _rows_at_once(student)
-    blocks = zip(torch.split(teacher, rows), torch.split(student, rows), strict=True)
-    return torch.cat([_IN_PLACE[name](*block, *options) for block in blocks]), student
+    items = [_IN_PLACE[name](teacher[rows], student[rows], *options) for rows in row_blocks(student)]
+    return torch.cat(items), student
 
 
 def _options(name: Divergence, mix: float | None) -> dict[str, float]:
@@ -207,10 +207,11 @@ def _options(name: Divergence, mix: float | None) -> dict[str, float]:
     return {}
 
 
-def _rows_at_once(log_probs: Tensor) -> int:
-    """On a CPU, some rows at once, so that what is made beside the two arguments stays in the cache."""
-    rows, columns = log_probs.shape
-    return max(1, _AT_ONCE // max(1, columns) if log_probs.device.type == "cpu" else rows)
+def row_blocks(matrix: Tensor) -> list[slice]:
+    """All rows of `[n, V]`; on a CPU some at once, so that what is made of them stays in its cache."""
+    rows, columns = matrix.shape
+    size = max(1, _AT_ONCE // max(1, columns) if matrix.device.type == "cpu" else rows)
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)] or [slice(0, 0)]
 
 
 def _checked(name: str, mix: float | None) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd.nn.divergences import row_blocks
 from dskd.nn.linear import (
     CHUNK_MEMORY,
     ReadHead,
@@ -17,16 +18,15 @@ from dskd.nn.linear import (
 from dskd.nn.reduction import CROSS_ENTROPY, LossParts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from dskd.nn.heads import Head
     from dskd.nn.linear import ChunkMemory, Made
     from dskd.nn.reduction import Reduction
 
-__all__ = ["GRADIENT", "StudentRows", "cross_entropy_and_gradient", "fused_cross_entropy"]
-
-GRADIENT = 2
-"""The place in which the gradient of the student's logits is, behind those of both sides."""
+__all__ = ["StudentRows", "cross_entropy_and_gradient", "fused_cross_entropy"]
 
 
 def fused_cross_entropy(
@@ -59,7 +59,7 @@ class StudentRows:
         hidden: `[labels, d]`, its states at the supervised positions.
         head: its head, live.
         labels: int64 `[labels]`.
-        memory: of the chunks; takes places 0 and, for others to add to, 2.
+        memory: of the chunks; takes place 0.
         weight: of the cross-entropy.
     """
 
@@ -74,21 +74,33 @@ class StudentRows:
         self._gradient = zeros_for(hidden)
         self.cross_entropy = torch.zeros((), dtype=memory.dtype, device=hidden.device)
 
-    def logits(self, positions: Tensor, *, normalise: bool = False) -> tuple[Tensor, Tensor]:
-        """The logits there, and the gradient of the weighted cross-entropy by them; its sum is added up.
+    def compare(
+        self,
+        positions: Tensor,
+        add: Callable[[slice, Tensor, Tensor], None],
+        *,
+        normalise: bool = False,
+    ) -> None:
+        """The cross-entropy there, and what others say of the same logits; one gradient for all of them.
 
         Args:
-            positions: int64 `[m]`, of the states.
-            normalise: return log-probabilities in place of logits, which are there anyway.
-
-        Returns:
-            Both `[m, V]`. Others add to the gradient, and give it to `backward`.
+            positions: int64 `[m]`, of the states, as many as a chunk has at most.
+            add: is given which of them, their logits, which are lost, and the gradient of the weighted
+                cross-entropy by these, to which it adds its own: both `[rows, V]`. On a CPU it is given some
+                rows at once, which stay in a cache.
+            normalise: give log-probabilities in place of logits, which are there anyway.
         """
         logits = self._read.logits(self._hidden[positions])
-        gradient = self._memory.take(GRADIENT, *logits.shape)
-        log_probs = torch.log_softmax(logits, -1, out=logits if normalise else gradient)
-        self._add(positions, log_probs, gradient)
-        return logits, gradient
+        blocks = row_blocks(logits)
+        kept = torch.empty_like(logits[blocks[0]])
+        for rows in blocks:
+            some = logits[rows]
+            gradient = kept[: len(some)]
+            log_probs = torch.log_softmax(some, -1, out=some if normalise else gradient)
+            self._add(positions[rows], log_probs, gradient)
+            add(rows, some, gradient)
+            some.copy_(gradient)
+        self.backward(positions, logits)
 
     def _add(self, positions: Tensor, log_probs: Tensor, gradient: Tensor) -> None:
         items = cross_entropy_and_gradient(log_probs, self._labels[positions], self._weight, gradient)

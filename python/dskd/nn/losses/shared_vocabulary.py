@@ -131,11 +131,15 @@ def fused_shared_vocabulary(
             positions = states.paired[rows]
             # A copy: the student's logits come to lie where the teacher's are.
             of_teacher = teacher.logits(states.teacher_hidden[rows])[:, overlap[:, 0]]
-            logits, gradient = student.logits(positions)
-            total += _add_gradient(
-                of_teacher, logits, gradient, overlap[:, 1], options, reduction.distillation
-            )
-            student.backward(positions, gradient)
+
+            def add(some: slice, logits: Tensor, gradient: Tensor, of_teacher: Tensor = of_teacher) -> None:
+                total.add_(
+                    _add_gradient(
+                        of_teacher[some], logits, gradient, overlap[:, 1], options, reduction.distillation
+                    )
+                )
+
+            student.compare(positions, add)
         student.take(states.unpaired)
         loss = reduction.cross_entropy * student.cross_entropy + reduction.distillation * total
     sums = {CROSS_ENTROPY: student.cross_entropy, SHARED: total}
@@ -172,8 +176,8 @@ def _add_gradient(
     return items.sum()
 
 
-_MATRICES = 5
-"""Of a vocabulary's width that are there at once: three places, and both sides on the overlap."""
+_MATRICES = 2
+"""Of a vocabulary's width that are there at once: the logits, and the teacher's on the overlap."""
 
 
 class SharedVocabularyLoss(nn.Module):

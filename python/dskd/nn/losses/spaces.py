@@ -16,7 +16,7 @@ import torch
 from dskd.nn.divergences import divergence_and_gradient
 from dskd.nn.heads import UNREACHABLE
 from dskd.nn.linear import ReadHead, zeros_for
-from dskd.nn.losses.cross_entropy import GRADIENT, cross_entropy_and_gradient
+from dskd.nn.losses.cross_entropy import cross_entropy_and_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,8 +40,11 @@ __all__ = [
     "TeacherSpace",
 ]
 
-STUDENT_MATRICES = 3
-"""Of the width of the student's vocabulary that are there at once: logits of both sides, and a gradient."""
+STUDENT_MATRICES = 2
+"""Of the width of the student's vocabulary that are there at once: logits of both sides.
+
+Their gradient is made some rows at once, see `StudentRows.compare`; where that is all rows, it is a third.
+"""
 
 TEACHER_MATRICES = 2
 """Of the width of the teacher's: logits of both sides; one becomes the gradient."""
@@ -49,6 +52,9 @@ TEACHER_MATRICES = 2
 
 _PROJECTED = 1
 """The place of the logits of the teacher's side."""
+
+_GRADIENT = 0
+"""The place of their gradient, where the logits of the student's side come to lie afterwards."""
 
 
 class ReadStates:
@@ -226,10 +232,12 @@ class StudentSpace:
         projected, passed = None, kept
         if self._projected is not None:
             projected, passed = self._project(self._projected, rows, y, kept, gate, teacher)
-        # The gradient lies where that of the projected logits was.
-        logits, gradient = self._student.logits(positions, normalise=self._as_they_are)
-        self._t2s_kd(self._target(teacher, projected), logits, gradient, passed)
-        self._student.backward(positions, gradient)
+        target = self._target(teacher, projected)
+
+        def add_t2s_kd(some: slice, logits: Tensor, gradient: Tensor) -> None:
+            self._t2s_kd(target[some], logits, gradient, passed[some])
+
+        self._student.compare(positions, add_t2s_kd, normalise=self._as_they_are)
 
     def _project(
         self,
@@ -265,7 +273,7 @@ class StudentSpace:
 
     def _train_by_label(self, read: ReadStates, rows: slice, projected: Tensor, y: Tensor) -> None:
         """t2s_ce; the projected logits, or log-probabilities, stay."""
-        gradient = self._memory.take(GRADIENT, *projected.shape)
+        gradient = self._memory.take(_GRADIENT, *projected.shape)
         log_probs = projected if self._as_they_are else torch.log_softmax(projected, -1, out=gradient)
         items = cross_entropy_and_gradient(log_probs, y, self._weights["t2s_ce"], gradient)
         self.sums["t2s_ce"] += items.sum()
@@ -279,11 +287,11 @@ class StudentSpace:
         log_p, log_q = teacher.log_softmax(-1), projected[:, self._overlap].log_softmax(-1)
         total, of_shared = on_overlap.of_log_probs(log_p, log_q, kept, self._weights["t2s_kl"])
         self.sums["t2s_kl"] += total
-        gradient = self._memory.take(GRADIENT, *projected.shape).zero_()
+        gradient = self._memory.take(_GRADIENT, *projected.shape).zero_()
         read.backward(rows, gradient.index_copy_(1, self._overlap, of_shared))
 
     def _t2s_kd(self, target: Tensor, logits: Tensor, gradient: Tensor, passed: Tensor) -> None:
-        """The divergence of the student's logits, which are lost as the target is."""
+        """The divergence of some of the student's logits, which are lost as the target is."""
         if self._as_they_are:
             total, made = self._how.of_log_probs(target, logits, passed, self._weights["t2s_kd"])
         else:
