@@ -478,6 +478,9 @@ def measure_products(file: Path, _: str, settings: Mapping[str, Any]) -> dict[st
     }
 
 
+_TOKENS_AT_ONCE = 1024
+
+
 def _logits_in_blocks(hidden: Tensor, weight: Tensor, logits: Tensor) -> None:
     """Transposed, and no more of them at once than stays in a cache."""
     made = logits.view(-1)[: _TOKENS_AT_ONCE * len(hidden)].view(-1, len(hidden))
@@ -485,8 +488,6 @@ def _logits_in_blocks(hidden: Tensor, weight: Tensor, logits: Tensor) -> None:
         block = weight[start : start + len(made)]
         torch.mm(block, hidden.T, out=made[: len(block)])
 
-
-_TOKENS_AT_ONCE = 1024
 
 _PRODUCTS: Mapping[str, Sequence[Callable[[Tensor, Tensor, Tensor], object]]] = {
     "logits": (lambda hidden, weight, logits: torch.mm(hidden, weight.T, out=logits), _logits_in_blocks),
@@ -809,13 +810,12 @@ def products_of(shape: Shape, chunk_memory: int, *, cached: bool) -> dict[str, d
 
     Where it reads through P_st, that head `[V_t, d]` is made first, which takes D / n of a product with it.
     """
-    counts: dict[str, dict[str, float]] = {"student": {"logits": 2, "states": 2, "weights": 1}}
-    in_teacher: dict[str, float] = {"logits": 1, "states": 1}
+    student = {"logits": 2.0, "states": 2.0, "weights": 1.0}
+    own = {"logits": 0.0 if cached else 1.0}
     if shape.reads_through(chunk_memory, cached=cached):
-        counts["through"] = {**in_teacher, "logits": 1 + shape.teacher_d / shape.n}
-        in_teacher = {}
-    counts["teacher"] = in_teacher if cached else {**in_teacher, "logits": in_teacher.get("logits", 0) + 1}
-    return counts
+        through = {"logits": 1 + shape.teacher_d / shape.n, "states": 1.0}
+        return {"student": student, "through": through, "teacher": own}
+    return {"student": student, "teacher": {"logits": own["logits"] + 1, "states": 1.0}}
 
 
 def _lines_of_products(

@@ -614,7 +614,7 @@ def test_a_sharded_teacher_is_refused_by_name_where_it_is_known_too() -> None:
 def test_a_head_that_is_multiplied_loses_no_more_either(
     known: bool, dtype: torch.dtype, autocast: bool
 ) -> None:
-    """The gradients; how far the loss itself is off is chance: over 12 seeds it is as far in both forms."""
+    """The gradients; how far the loss itself, one number, is off is chance in both forms."""
     exact = uncarried(pairs=250, widths=(48, 32), sizes=(120, 101))
     case, states = exact.case.cast(dtype), exact.states.detach().to(dtype)
     given = Uncarried(case, states.clone().requires_grad_(), exact.projector.float())

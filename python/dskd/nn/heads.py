@@ -95,13 +95,13 @@ class Head:
             projector: `[width, d]`, of states `[n, width]` to `[n, d]`.
             dtype: of its weight `[V, width]`, which is multiplied in float32 or wider.
         """
-        projector = projector.detach().T
-        weight = torch.empty(len(self.weight), projector.shape[1], dtype=dtype, device=self.weight.device)
         wide = torch.promote_types(torch.promote_types(self.weight.dtype, projector.dtype), torch.float32)
+        columns = projector.detach().to(wide).T
+        weight = torch.empty(len(self.weight), len(projector), dtype=dtype, device=self.weight.device)
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             for start in range(0, len(weight), _ROWS_AT_ONCE):
                 block = slice(start, start + _ROWS_AT_ONCE)
-                weight[block] = self.weight[block].to(wide) @ projector.to(wide)
+                weight[block] = self.weight[block].to(wide) @ columns
         return replace(self, weight=weight)
 
     def detached(self) -> Head:

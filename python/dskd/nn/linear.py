@@ -98,7 +98,7 @@ class ChunkMemory:
         self._kept = torch.empty(self.numbers, dtype=dtype, device=device)
 
     def chunks(self, count: int) -> Iterator[slice]:
-        """Slices that make up so many rows, as few as can be and of nearly the same size."""
+        """Slices that make up so many rows, as few as can be; on a CPU in sixteens but for the last rows."""
         pieces, steps = -(-count // self.rows), -(-count // self._step)
         bounds = [self._step * (steps * piece // pieces) for piece in range(pieces)]
         yield from map(slice, bounds, [*bounds[1:], count])

@@ -188,10 +188,9 @@ class DualSpaceLoss(nn.Module):
     def forward(self, states: AlignedStates, reduction: Reduction) -> LossParts:
         """The loss of a micro-batch."""
         to_student = self.projectors.to_student(states.teacher_hidden.detach())
-        in_student, projector = states.student_hidden[states.paired], self.projectors.settled_to_teacher
-        to_teacher = (
-            in_student if self.fused and projector is not None else self.projectors.to_teacher(in_student)
-        )
+        projector = self.projectors.settled_to_teacher if self.fused else None
+        student = states.student_hidden[states.paired]
+        to_teacher = self.projectors.to_teacher(student) if projector is None else student
         maps = VocabularyMaps(to_student=self.to_student, overlap=self.overlap)
         if self.fused:
             return fused_dual_space(

@@ -78,6 +78,10 @@ def fused_dual_space(
     Returns:
         The loss, whose backward can run once; it reaches the student's states and head, `to_student` and
         `to_teacher`, with zeros where nothing is to be summed.
+
+    Raises:
+        ValueError: the options need an overlap that is not there.
+        TypeError: a head is sharded.
     """
     options.require(maps)
     refuse_sharded(states.teacher_head)
@@ -199,8 +203,8 @@ class _Fused:
     def made(self) -> list[Made]:
         """What the loss is a function of, each with its gradient."""
         projected = _unread(self.to_student) if self.projected is None else self.projected.made()
-        carried = _unread(self.to_teacher) if self.in_teacher is None else self.in_teacher.made()
-        return [*self.student.made(), projected, carried]
+        in_teacher = _unread(self.to_teacher) if self.in_teacher is None else self.in_teacher.made()
+        return [*self.student.made(), projected, in_teacher]
 
     def _student_space(self, weights: Mapping[str, float]) -> StudentSpace:
         options = self.options
@@ -268,7 +272,7 @@ class _Fused:
         passed: Tensor | None,
     ) -> None:
         """The pairs of these rows, in both spaces."""
-        needs_overlap = in_student is not None and in_student.needs_teacher
+        needs_overlap = self.options.needs_teacher
         teacher, predicted = self._teacher(rows, needs_logits=needs_overlap or in_teacher is not None)
         self.unmapped += (predicted < 0).sum()
         kept = self.options.kept(predicted)

@@ -204,11 +204,6 @@ class StudentSpace:
         self.sums = ({} if projected is None else {trained: zero}) | {"t2s_kd": zero.clone()}
         self.counts = ({} if projected is None else {"agreed": none}) | {"gated": none.clone()}
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether `add` is to be given the teacher's logits on O."""
-        return self._by_distribution or self._exact
-
     def add(
         self,
         rows: slice,
@@ -226,7 +221,7 @@ class StudentSpace:
             y: int64 `[m]`, what the projected teacher is to say.
             kept: bool `[m]`, the rows whose y trains the projector.
             gate: which rows take part in t2s_kd, of what the projected teacher says, int64 `[m]`.
-            teacher: `[m, overlap]`, its logits on O, where `needs_teacher`.
+            teacher: `[m, overlap]`, its logits on O, where these train the projector or are the target.
         """
         teacher = torch.zeros(len(kept), 0, device=kept.device) if teacher is None else teacher
         projected, passed = None, kept
