@@ -137,7 +137,7 @@ def test_what_others_add_to_the_gradient_is_carried_along(
     normalise: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cross-entropy of some positions and, of others, the sum of all logits, each times its row."""
-    monkeypatch.setattr("dskd.nn.divergences._AT_ONCE", at_once)
+    monkeypatch.setattr("dskd.nn.elementwise._AT_ONCE", at_once)
     made = random_leaves(labels=9, pairs=0, transforms=TRANSFORMS["bias and scale"])
     hidden, head = made.by_name["student_hidden"], made.head("student")
     memory = chunk_memory_of([(head, 3)], budget=0, most=9)

@@ -586,7 +586,7 @@ def test_in_place_in_float32_it_loses_no_more_than_the_definition(
 def test_in_place_it_is_the_same_in_blocks_of_any_size(
     name: Divergence, mix: float | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dskd.nn.divergences._AT_ONCE", at_once)
+    monkeypatch.setattr("dskd.nn.elementwise._AT_ONCE", at_once)
     assert_in_place_equals(name, *random_logits(37, 7, 13), mix)
 
 

@@ -181,7 +181,7 @@ def test_how_rows_are_cut_into_chunks_changes_nothing(
 def test_how_many_rows_of_a_chunk_are_looked_at_together_changes_nothing(
     transforms: str, options: DualSpaceOptions, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dskd.nn.divergences._AT_ONCE", at_once)
+    monkeypatch.setattr("dskd.nn.elementwise._AT_ONCE", at_once)
     assert_equal(random_leaves(4, labels=50, pairs=37, transforms=TRANSFORMS[transforms]), options)
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
+from dskd.nn.elementwise import probabilities, row_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -27,7 +29,6 @@ __all__ = [
     "js",
     "kl",
     "reverse_kl",
-    "row_blocks",
     "skew_kl",
     "skew_reverse_kl",
     "tvd",
@@ -37,9 +38,6 @@ Divergence: TypeAlias = Literal["kl", "reverse_kl", "js", "skew_kl", "skew_rever
 
 _MIX: Mapping[str, float] = {"js": 0.5, "skew_kl": 0.1, "skew_reverse_kl": 0.1, "adaptive_kl": 0.5}
 """The defaults of `mix`, of the divergences that have one."""
-
-_AT_ONCE = 1 << 19
-"""Numbers of a side that a CPU works on at once, so that they stay in its cache."""
 
 _LARGEST = 1024
 """In so many of a row's largest probabilities the head of `adaptive_kl` is looked for before it is sorted."""
@@ -192,7 +190,12 @@ def divergence_and_gradient(
     """
     options = _options(name, mix).values()
     teacher, student = teacher_log_probs.detach(), student_log_probs.detach()
-    items = [_IN_PLACE[name](teacher[rows], student[rows], *options) for rows in row_blocks(student)]
+    blocks = row_blocks(student)
+    room = torch.empty_like(student[blocks[0]])
+    items = [
+        _IN_PLACE[name](teacher[rows], student[rows], room[: rows.stop - rows.start], *options)
+        for rows in blocks
+    ]
     return torch.cat(items), student
 
 
@@ -205,13 +208,6 @@ def _options(name: Divergence, mix: float | None) -> dict[str, float]:
     if mix is not None:
         raise ValueError(f"mix is {mix}, but {name} has none; leave it None, or take {', '.join(_MIX)}")
     return {}
-
-
-def row_blocks(matrix: Tensor) -> list[slice]:
-    """All rows of `[n, V]`; on a CPU some at once, so that what is made of them stays in its cache."""
-    rows, columns = matrix.shape
-    size = max(1, _AT_ONCE // max(1, columns) if matrix.device.type == "cpu" else rows)
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)] or [slice(0, 0)]
 
 
 def _checked(name: str, mix: float | None) -> float:
@@ -277,31 +273,31 @@ def _drop_ties(head: Tensor, probs: Tensor, least: Tensor, size: Tensor) -> None
 
 
 # The closed forms, `[n, V] -> [n]`; the gradient takes the place of the student's log probabilities. In each,
-# p and q take the place of their logarithms first, by one exp a side. Products are written, then summed: a
-# batched dot product would be in TF32 where that is on, and sums a row less exactly. So does a norm: a row of
-# 50,000 lost 4e-5 of its 1 in float32.
+# p and q take the place of their logarithms first, by one exp a side; `room` is as large as a side. Products
+# are written, then summed: a batched dot product would be in TF32 where that is on, and sums a row less
+# exactly. So does a norm: a row of 50,000 lost 4e-5 of its 1 in float32.
 
 
-def _kl(teacher: Tensor, student: Tensor) -> Tensor:
+def _kl(teacher: Tensor, student: Tensor, room: Tensor) -> Tensor:
     """`q - p`."""
-    terms = teacher - student
-    p, q = teacher.exp_(), student.exp_()
+    terms = torch.sub(teacher, student, out=room)
+    p, q = _probabilities_(teacher), _probabilities_(student)
     q.sub_(p)
     return terms.mul_(p).sum(-1)
 
 
-def _reverse_kl(teacher: Tensor, student: Tensor) -> Tensor:
+def _reverse_kl(teacher: Tensor, student: Tensor, _: Tensor) -> Tensor:
     """`q (log q - log p - KL(q, p))`."""
     terms = torch.sub(student, teacher, out=teacher)
-    q = student.exp_()
+    q = _probabilities_(student)
     items = terms.mul_(q).sum(-1, keepdim=True)
     torch.addcmul(terms, q, items, value=-1, out=q)
     return items.squeeze(-1)
 
 
-def _js(teacher: Tensor, student: Tensor, beta: float) -> Tensor:
-    """`(1 - beta) q (log q - log m - KL(q, m))`."""
-    p, q = teacher.exp(), student.exp()
+def _js(teacher: Tensor, student: Tensor, room: Tensor, beta: float) -> Tensor:
+    """`(1 - beta) q (log q - log m - KL(q, m))`; what a row's logarithms are off is to be in m too."""
+    p, q = torch.exp(teacher, out=room), student.exp()
     log_m = _log_(torch.lerp(q, p, beta))
     of_p = teacher.sub_(log_m).mul_(p).sum(-1, keepdim=True)
     of_q = student.sub_(log_m).mul_(q).sum(-1, keepdim=True)
@@ -309,20 +305,20 @@ def _js(teacher: Tensor, student: Tensor, beta: float) -> Tensor:
     return torch.lerp(of_q, of_p, beta).squeeze(-1)
 
 
-def _skew_kl(teacher: Tensor, student: Tensor, skew: float) -> Tensor:
+def _skew_kl(teacher: Tensor, student: Tensor, room: Tensor, skew: float) -> Tensor:
     """`(1 - lambda) q (sum of (q p / m) - p / m)`."""
-    p, q = teacher.exp_(), student.exp_()
+    p, q = _probabilities_(teacher), _probabilities_(student)
     ratio = _over_mixture(p, q, skew)
-    products = q * ratio
+    products = torch.mul(q, ratio, out=room)
     q.mul_(products.sum(-1, keepdim=True)).sub_(products).mul_(1 - skew)
     return _log_(ratio).mul_(p).sum(-1)
 
 
-def _skew_reverse_kl(teacher: Tensor, student: Tensor, skew: float) -> Tensor:
+def _skew_reverse_kl(teacher: Tensor, student: Tensor, room: Tensor, skew: float) -> Tensor:
     """`q (h - sum of (q h))`, `h = log(q / m) - lambda (q / m - 1)`, in which a rounded ratio cancels."""
-    p, q = teacher.exp_(), student.exp_()
+    p, q = _probabilities_(teacher), _probabilities_(student)
     ratio = _over_mixture(q, p, skew)
-    excess = (ratio - 1).mul_(q)
+    excess = torch.sub(ratio, 1, out=room).mul_(q)
     terms = _log_(ratio).mul_(q)
     items = terms.sum(-1)
     terms.sub_(excess, alpha=skew)
@@ -330,10 +326,10 @@ def _skew_reverse_kl(teacher: Tensor, student: Tensor, skew: float) -> Tensor:
     return items
 
 
-def _adaptive_kl(teacher: Tensor, student: Tensor, threshold: float) -> Tensor:
+def _adaptive_kl(teacher: Tensor, student: Tensor, room: Tensor, threshold: float) -> Tensor:
     """`a (q - p) + (1 - a) q (log q - log p - KL(q, p))`."""
-    terms = student - teacher
-    p, q = teacher.exp_(), student.exp_()
+    terms = torch.sub(student, teacher, out=room)
+    p, q = _probabilities_(teacher), _probabilities_(student)
     head = _head_by_largest(p, threshold)
     forward = (p * terms).sum(-1, keepdim=True).neg_()
     reverse = terms.mul_(q).sum(-1, keepdim=True)
@@ -345,11 +341,11 @@ def _adaptive_kl(teacher: Tensor, student: Tensor, threshold: float) -> Tensor:
     return torch.lerp(reverse, forward, share).squeeze(-1)
 
 
-def _tvd(teacher: Tensor, student: Tensor) -> Tensor:
+def _tvd(teacher: Tensor, student: Tensor, room: Tensor) -> Tensor:
     """`q (s - sum of (q s)) / 2`, s the sign of `q - p`."""
-    p, q = teacher.exp_(), student.exp_()
+    p, q = _probabilities_(teacher), _probabilities_(student)
     difference = torch.sub(q, p, out=p)
-    items = difference.abs().sum(-1).div_(2)
+    items = torch.abs(difference, out=room).sum(-1).div_(2)
     terms = difference.sign_().mul_(q).div_(2)
     torch.addcmul(terms, q, terms.sum(-1, keepdim=True), value=-1, out=q)
     return items
@@ -364,6 +360,10 @@ _IN_PLACE: Mapping[Divergence, Callable[..., Tensor]] = {
     "adaptive_kl": _adaptive_kl,
     "tvd": _tvd,
 }
+
+
+def _probabilities_(log_probs: Tensor) -> Tensor:
+    return probabilities(log_probs, out=log_probs)
 
 
 def _over_mixture(left: Tensor, right: Tensor, weight: float) -> Tensor:

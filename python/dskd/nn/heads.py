@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from dskd.nn.products import linear
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -96,12 +98,12 @@ class Head:
             dtype: of its weight `[V, width]`, which is multiplied in float32 or wider.
         """
         wide = torch.promote_types(torch.promote_types(self.weight.dtype, projector.dtype), torch.float32)
-        columns = projector.detach().to(wide).T
+        rows = projector.detach().to(wide)
         weight = torch.empty(len(self.weight), len(projector), dtype=dtype, device=self.weight.device)
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             for start in range(0, len(weight), _ROWS_AT_ONCE):
                 block = slice(start, start + _ROWS_AT_ONCE)
-                weight[block] = self.weight[block].to(wide) @ columns
+                weight[block] = linear(self.weight[block].to(wide), rows)
         return replace(self, weight=weight)
 
     def detached(self) -> Head:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
+
+from dskd.nn.products import linear, linear_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,9 +57,6 @@ _FEWEST_ROWS = 16
 
 _MOST_ROWS_ON_CPU = 112
 """Above this a product with the head is hardly faster there, and its logits need more memory."""
-
-_TOKENS_AT_ONCE = 1024
-"""Rows of a head that are multiplied at once on a CPU, see `ReadHead._multiply_in_blocks`."""
 
 
 class ChunkMemory:
@@ -179,7 +177,7 @@ class ReadHead:
     def logits(self, hidden: Tensor) -> Tensor:
         """`Head.logits` of `[m, d]`, in the memory of this head: `[m, V]`."""
         logits = self._memory.take(self._place, len(hidden), self.size)
-        self._multiply(hidden.to(self._weight.dtype), logits)
+        linear_into(logits, hidden.to(self._weight.dtype), self._weight, self._bias)
         if self._head.scale != 1:
             logits.mul_(self._head.scale)
         if self._head.softcap is not None:
@@ -187,34 +185,6 @@ class ReadHead:
             torch.mul(logits, logits, out=self._slope(logits)).neg_().add_(1)
             logits.mul_(self._head.softcap)
         return logits
-
-    def _multiply(self, hidden: Tensor, logits: Tensor) -> None:
-        """The product, and the bias."""
-        if self._weight.dtype != logits.dtype:
-            logits.copy_(functional.linear(hidden, self._weight, self._bias))
-        elif logits.device.type == "cpu":
-            self._multiply_in_blocks(hidden, logits)
-        elif self._bias is None:
-            torch.mm(hidden, self._weight.T, out=logits)
-        else:
-            torch.addmm(self._bias, hidden, self._weight.T, out=logits)
-
-    def _multiply_in_blocks(self, hidden: Tensor, logits: Tensor) -> None:
-        """A block of tokens at a time, which stays in the cache, and the block transposed.
-
-        So few rows times so many columns are what MKL is slow at; transposed and copied back, they take much
-        less time.
-        """
-        block = torch.empty(min(_TOKENS_AT_ONCE, self.size), len(hidden), dtype=logits.dtype)
-        for start in range(0, self.size, _TOKENS_AT_ONCE):
-            tokens = slice(start, start + _TOKENS_AT_ONCE)
-            weight = self._weight[tokens]
-            made = block[: len(weight)]
-            if self._bias is None:
-                torch.mm(weight, hidden.T, out=made)
-            else:
-                torch.addmm(self._bias[tokens, None], weight, hidden.T, out=made)
-            logits[:, tokens].copy_(made.T)
 
     def _slope(self, logits: Tensor) -> Tensor:
         return self._memory.take(self._place + _SLOPES, *logits.shape)
@@ -245,12 +215,12 @@ class ReadHead:
             else:
                 made = (gradient.T @ hidden).to(self.weight_gradient.dtype)
                 self.weight_gradient.add_(made if magnified is None else made / magnified)
-        made = gradient @ self._weight
+        made = linear(gradient, self._weight.T)
         return made if magnified is None else made.float() / magnified
 
     def multiplied(self, columns: Tensor) -> Tensor:
         """`columns W`, `[m, V] -> [m, d]`, and nothing else."""
-        return columns.to(self._weight.dtype) @ self._weight
+        return linear(columns.to(self._weight.dtype), self._weight.T)
 
 
 def multiplied_in(head: Head, memory: ChunkMemory) -> torch.dtype:

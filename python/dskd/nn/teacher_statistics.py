@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd.nn.elementwise import argmax, probabilities
 from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def teacher_statistics(
     )
     for rows in memory.chunks(len(hidden)):
         logits = read.reachable_(read.logits(hidden[rows]))
-        found.predicted[rows] = logits.argmax(-1)
+        found.predicted[rows] = argmax(logits)
         log_p = torch.log_softmax(logits.div_(temperature), -1, out=logits)
-        p = torch.exp(log_p, out=memory.take(1, *log_p.shape))
+        p = probabilities(log_p, out=memory.take(1, *log_p.shape))
         found.negative_entropy[rows] = log_p.mul_(p).sum(-1)
         found.mean_row[rows] = read.multiplied(p).to(dtype)
         if head.bias is not None:

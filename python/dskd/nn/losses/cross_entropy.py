@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd.nn.divergences import row_blocks
+from dskd.nn.elementwise import probabilities, row_blocks
 from dskd.nn.linear import (
     CHUNK_MEMORY,
     ReadHead,
@@ -149,7 +149,7 @@ def cross_entropy_and_gradient(log_probs: Tensor, labels: Tensor, weight: float,
     valid = labels >= 0
     column = labels.clamp(min=0)[:, None]
     items = torch.where(valid, -log_probs.gather(1, column)[:, 0], 0)
-    torch.exp(log_probs, out=out)
+    probabilities(log_probs, out=out)
     out.scatter_add_(1, column, out.new_full(column.shape, -1.0))
     out.mul_(weight * valid.to(out.dtype)[:, None])
     return items

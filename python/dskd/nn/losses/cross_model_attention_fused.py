@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd.nn.elementwise import argmax
 from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of, computing, with_gradients
 from dskd.nn.losses.attention import attended
 from dskd.nn.losses.cross_entropy import StudentRows
@@ -98,7 +99,7 @@ def _added(states: AttendedStates, options: CrossModelAttentionOptions, memory: 
     read = ReadHead(0, teacher.head.detached(), memory)
     with computing(memory):
         said = [
-            read.reachable_(read.logits(teacher.hidden[rows])).argmax(-1)
+            argmax(read.reachable_(read.logits(teacher.hidden[rows])))
             for rows in memory.chunks(len(teacher.row))
         ]
     return torch.cat([teacher.labels[:0], *said])

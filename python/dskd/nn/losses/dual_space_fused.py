@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd.nn.elementwise import argmax
 from dskd.nn.linear import (
     CHUNK_MEMORY,
     ReadHead,
@@ -253,7 +254,7 @@ class _Fused:
         if self.options.gate is None or self.options.spaces == "teacher" or self.projected is None:
             return kept, kept
         projected = self.projected
-        said = torch.cat([none, *(projected.logits(rows).argmax(-1) for rows in chunks)])
+        said = torch.cat([none, *(argmax(projected.logits(rows)) for rows in chunks)])
         return kept, self._let_through(said, predicted, slice(None))
 
     def _let_through(self, said: Tensor, predicted: Tensor, rows: slice) -> Tensor:
@@ -301,5 +302,5 @@ class _Fused:
         if statistics is not None and not needs_logits:
             return hidden[:0], self.maps.to_student[statistics.predicted[rows]]
         logits = self._read_teacher.reachable_(self._read_teacher.logits(hidden))
-        predicted = logits.argmax(-1) if statistics is None else statistics.predicted[rows]
+        predicted = argmax(logits) if statistics is None else statistics.predicted[rows]
         return logits, self.maps.to_student[predicted]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd.nn.elementwise import exp_
 from dskd.nn.heads import UNREACHABLE
 from dskd.nn.linear import multiplied_in, refuse_sharded, zeros_for
+from dskd.nn.products import linear_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,38 +116,34 @@ class KnownTeacherSpace:
         total = torch.zeros_like(highest)
         mean = highest.new_zeros(count, width) if self._states.requires_grad else None
         for weight, logits in self._blocks(states, tokens):
-            above = torch.maximum(highest, logits.amax(0))
+            above = torch.maximum(highest, logits.amax(-1))
             shrink = torch.exp(highest - above)
-            exps, highest = logits.sub_(above).exp_(), above
-            total.mul_(shrink).add_(exps.sum(0))
+            exps, highest = exp_(logits.sub_(above[:, None])), above
+            total.mul_(shrink).add_(exps.sum(-1))
             if mean is None:
                 continue
             mean.mul_(shrink[:, None])
             if weight.dtype == mean.dtype:
-                mean.addmm_(exps.T, weight)
+                mean.addmm_(exps, weight)
             else:
-                mean.add_(exps.to(weight.dtype).T @ weight)
+                mean.add_(exps.to(weight.dtype) @ weight)
         return highest + total.log(), None if mean is None else mean.div_(total[:, None])
 
     def _blocks(self, states: Tensor, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of the head `[tokens, width]`, and logits by the temperature `[tokens, m]`, to write on."""
+        """Rows of the head `[tokens, width]`, and logits by the temperature `[m, tokens]`, to write on."""
         head, tau = self._head, self._how.temperature
-        columns = states.to(self._dtype).T
-        kept = self._memory.take(0, tokens, len(states))
+        columns = states.to(self._dtype)
+        kept = self._memory.take(0, len(states), tokens)
         for start in range(0, len(head.weight), tokens):
             part = head.rows(slice(start, start + tokens))
             if self._projector is not None:
                 part = part.through(self._projector, self._dtype)
             weight = part.weight.to(self._dtype)
-            logits = kept[: len(weight)]
-            if weight.dtype == logits.dtype:
-                torch.mm(weight, columns, out=logits)
-            else:
-                logits.copy_(weight @ columns)
-            if part.bias is not None:
-                logits.add_(part.bias[:, None].to(logits.dtype))
+            bias = None if part.bias is None else part.bias.to(self._dtype)
+            logits = kept.view(-1)[: len(states) * len(weight)].view(len(states), len(weight))
+            linear_into(logits, columns, weight, bias)
             if part.scale != tau:
                 logits.mul_(part.scale / tau)
             if part.unreachable is not None:
-                logits.masked_fill_(part.unreachable[:, None], UNREACHABLE)
+                logits.masked_fill_(part.unreachable, UNREACHABLE)
             yield weight, logits

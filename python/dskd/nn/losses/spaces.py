@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from dskd.nn.divergences import divergence_and_gradient
+from dskd.nn.elementwise import argmax, row_blocks
 from dskd.nn.heads import UNREACHABLE
 from dskd.nn.linear import ReadHead, zeros_for
 from dskd.nn.losses.cross_entropy import cross_entropy_and_gradient
@@ -125,8 +126,7 @@ class Comparison:
 
     def of_logits(self, target: Tensor, logits: Tensor, kept: Tensor, weight: float) -> Compared:
         """`of_log_probs` of logits that are selected; both are lost."""
-        log_p = _log_probs(target, self.temperature * self.teacher_temperature)
-        return self.of_log_probs(log_p, _log_probs(logits, self.temperature), kept, weight)
+        return self._compared(target, logits, kept, weight, normalise=True)
 
     def of_log_probs(self, log_p: Tensor, log_q: Tensor, kept: Tensor, weight: float) -> Compared:
         """The sum over rows, and its weighted gradient by the student's logits.
@@ -140,9 +140,22 @@ class Comparison:
         Returns:
             A scalar, and `[m, columns]`.
         """
-        items, gradient = divergence_and_gradient(self.divergence, log_p, log_q, mix=self.mix)
-        gradient.mul_(self.slopes(kept, weight, gradient.dtype))
-        return self.summed(items, kept), gradient
+        return self._compared(log_p, log_q, kept, weight, normalise=False)
+
+    def _compared(
+        self, target: Tensor, given: Tensor, kept: Tensor, weight: float, *, normalise: bool
+    ) -> Compared:
+        """Some rows at once, from beginning to end; the gradient lies where the student's side was."""
+        slopes, items = self.slopes(kept, weight, given.dtype), []
+        for rows in row_blocks(given):
+            log_p, log_q = target[rows], given[rows]
+            if normalise:
+                log_p = _log_probs(log_p, self.temperature * self.teacher_temperature)
+                log_q = _log_probs(log_q, self.temperature)
+            found, gradient = divergence_and_gradient(self.divergence, log_p, log_q, mix=self.mix)
+            gradient.mul_(slopes[rows])
+            items.append(found)
+        return self.summed(torch.cat(items), kept), given
 
     def summed(self, items: Tensor, kept: Tensor) -> Tensor:
         """The sum of what takes part."""
@@ -245,7 +258,7 @@ class StudentSpace:
     ) -> tuple[Tensor, Tensor]:
         """Trains the projector. Its logits, or log-probabilities, and what the gate lets through."""
         projected = read.logits(rows)
-        said = projected.argmax(-1)
+        said = argmax(projected)
         passed = gate(said)
         self.counts["agreed"] += (said == y).sum()
         self.counts["gated"] += passed.sum()
