@@ -427,6 +427,7 @@ def warm_up() -> None:
     """Threads, and what libraries take once."""
     left = torch.ones(256, 256, requires_grad=True)
     torch.autograd.backward((left @ left).log_softmax(-1).sum())
+    linear(left.detach(), left.detach())
 
 
 def settle() -> int | None:

@@ -42,12 +42,11 @@ def test_chunks_are_all_rows_in_order_in_sixteens_and_of_nearly_the_same_size(
 
 @pytest.mark.parametrize(
     ("budget", "dtype", "rows"),
-    # 100 columns: 800 bytes a row in float64, 400 in float32; 16 rows at least, 112 at most on a CPU,
-    # and there in sixteens
+    # 100 columns: 800 bytes a row in float64, 400 in float32; 16 rows at least, on a CPU in sixteens
     [
         (80_000, torch.float64, 96),
         (40_000, torch.float32, 96),
-        (80_000, torch.float32, 112),
+        (80_000, torch.float32, 192),
         (76_799, torch.float64, 80),
         (1, torch.float64, 16),
     ],
@@ -65,9 +64,9 @@ def test_the_rows_of_two_heads_are_those_of_the_one_that_needs_more_in_the_wider
 
     # three matrices of 50 float32: 600 bytes a row; sixteen of 10: 640
     for matrices in (((small, 3), (large, 3)), ((large, 3), (small, 3))):
-        memory = memory_of(*matrices)
-        assert (memory.rows, memory.dtype) == (96, torch.float32)
-    assert memory_of((large, 3), (small, 16), budget=64_000).rows == 96
+        memory = memory_of(*matrices, budget=30_000)
+        assert (memory.rows, memory.dtype) == (48, torch.float32)
+    assert memory_of((large, 3), (small, 16), budget=32_000).rows == 48
     assert memory_of((small, 1)).dtype == torch.float32
     wide = Head(torch.zeros(10, 2, dtype=torch.float64))
     assert memory_of((small, 1), (wide, 1)).dtype == torch.float64
@@ -77,7 +76,30 @@ def test_a_head_that_caps_its_logits_needs_two_matrices_more_than_the_most() -> 
     capped = Head(torch.zeros(10, 2), softcap=30.0)
     # five matrices of 10 float32: 200 bytes a row
     for count in (1, 2, 3):
-        assert chunk_memory_of([(capped, count)], budget=20_000, most=1000).rows == 96
+        assert chunk_memory_of([(capped, count)], budget=10_000, most=1000).rows == 48
+
+
+@pytest.mark.parametrize(
+    ("widths", "counts", "rows"),
+    # three quarters of the width by the matrices of that head, the fewest of all heads; 64 to 128
+    [
+        ((256,), (2,), 96),
+        ((256, 512), (2, 2), 96),
+        ((512, 256), (2, 2), 96),
+        ((256, 512), (1, 4), 96),
+        ((256, 300), (0, 2), 112),
+        ((576, 896), (2, 0), 128),
+        ((2048,), (2,), 128),
+        ((8,), (1,), 64),
+        ((8,), (0,), 64),
+    ],
+)
+def test_on_a_cpu_a_chunk_is_small_beside_a_head(
+    widths: tuple[int, ...], counts: tuple[int, ...], rows: int
+) -> None:
+    matrices = [(Head(torch.zeros(3, width)), count) for width, count in zip(widths, counts, strict=True)]
+    assert chunk_memory_of(matrices, budget=10**9, most=1000).rows == rows
+    assert chunk_memory_of(matrices, budget=10**9, most=50).rows == 50
 
 
 def test_places_of_one_width_are_apart_and_keep_what_they_hold(device: str) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["argmax", "exp_", "probabilities", "row_blocks"]
 
-_AT_ONCE = 1 << 19
+_AT_ONCE = 1 << 18
 """Numbers of a side that a CPU works on at once, so that they stay in its cache."""
 
 _GROUP = 256

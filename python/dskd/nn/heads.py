@@ -18,7 +18,7 @@ __all__ = ["UNREACHABLE", "Head"]
 UNREACHABLE = -1e30
 """A logit without probability: finite, so that 0 times it is 0."""
 
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 1024
 """That are multiplied at once where they need not stay."""
 
 

@@ -55,8 +55,14 @@ CHUNK_MEMORY = 160 * 2**20
 _FEWEST_ROWS = 16
 """Below this a product with the head is all reading of the head; other than multiples are slow on a CPU."""
 
-_MOST_ROWS_ON_CPU = 112
+_FEW_ROWS_ON_CPU = 64
+"""Below this a product with a head is much slower there."""
+
+_MOST_ROWS_ON_CPU = 128
 """Above this a product with the head is hardly faster there, and its logits need more memory."""
+
+_SHARE_OF_HEAD = 0.75
+"""What a chunk takes there of the memory of a head and so of its gradient, beside which it is small."""
 
 
 class ChunkMemory:
@@ -90,7 +96,6 @@ class ChunkMemory:
         self.budget = budget
         self._step = _FEWEST_ROWS if device.type == "cpu" else 1
         rows = max(_FEWEST_ROWS, budget // max(columns * dtype.itemsize, 1))
-        rows = rows if device.type != "cpu" else min(rows, _MOST_ROWS_ON_CPU)
         self.rows = min(rows // self._step * self._step, max(most, 1))
         self.numbers = self.rows * columns
         self._kept = torch.empty(self.numbers, dtype=dtype, device=device)
@@ -125,13 +130,22 @@ def chunk_memory_of(matrices: Sequence[tuple[Head, int]], *, budget: int, most: 
         matrices: heads, and how many of their width are there at once. One that caps its logits needs two
             more, for slopes.
         budget: bytes.
-        most: rows that there are.
+        most: rows that there are; on a CPU there are fewer in a chunk, 64 to 128.
     """
     dtype = torch.float32
     for head, _ in matrices:
         dtype = torch.promote_types(dtype, head.weight.dtype)
     columns = max(len(head.weight) * _places(head, count) for head, count in matrices)
-    return ChunkMemory(columns, dtype, matrices[0][0].weight.device, budget=budget, most=most)
+    device = matrices[0][0].weight.device
+    if device.type == "cpu":
+        most = min(most, _most_rows_on_cpu(matrices))
+    return ChunkMemory(columns, dtype, device, budget=budget, most=most)
+
+
+def _most_rows_on_cpu(matrices: Sequence[tuple[Head, int]]) -> int:
+    widths = [head.weight.shape[1] / _places(head, count) for head, count in matrices if count]
+    rows = int(_SHARE_OF_HEAD * min(widths, default=0)) // _FEWEST_ROWS * _FEWEST_ROWS
+    return min(max(rows, _FEW_ROWS_ON_CPU), _MOST_ROWS_ON_CPU)
 
 
 def _places(head: Head, count: int) -> int:
