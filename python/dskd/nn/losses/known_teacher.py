@@ -32,7 +32,7 @@ __all__ = ["KnownTeacherSpace", "block_sizes"]
 _ROWS = 2048
 """At once on a CPU, where what is made of a block is to stay in its cache."""
 
-_TOKENS = 256
+_TOKENS = 512
 """Of a block there; elsewhere a block is what the memory holds."""
 
 
