@@ -109,12 +109,13 @@ def test_exp_in_place_is_close_where_it_counts(dtype: torch.dtype, device: str) 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 12])
 @pytest.mark.parametrize("at_once", [1, 10, 35, 1000])
-def test_blocks_are_all_rows_in_order_and_as_many_as_fit(
+def test_blocks_are_all_rows_in_order_and_as_many_for_each_thread_as_fit(
     rows: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dskd.nn.elementwise._AT_ONCE", at_once)
     blocks = row_blocks(torch.zeros(rows, 10))
     assert [row for block in blocks for row in range(rows)[block]] == list(range(rows))
-    most = max(1, at_once // 10)
+    assert row_blocks(torch.zeros(rows, 10, device="meta")) == [slice(0, rows)]
+    most = min(torch.get_num_threads(), 16) * max(1, at_once // 10)
     assert all(len(range(rows)[block]) == most for block in blocks[:-1])
     assert len(range(rows)[blocks[-1]]) <= most

@@ -94,12 +94,20 @@ def test_a_head_that_caps_its_logits_needs_two_matrices_more_than_the_most() -> 
         ((8,), (0,), 64),
     ],
 )
-def test_on_a_cpu_a_chunk_is_small_beside_a_head(
+def test_on_a_cpu_a_chunk_has_rows_by_the_width_of_the_heads(
     widths: tuple[int, ...], counts: tuple[int, ...], rows: int
 ) -> None:
     matrices = [(Head(torch.zeros(3, width)), count) for width, count in zip(widths, counts, strict=True)]
     assert chunk_memory_of(matrices, budget=10**9, most=1000).rows == rows
     assert chunk_memory_of(matrices, budget=10**9, most=50).rows == 50
+
+
+def test_the_slopes_of_a_cap_are_matrices_too() -> None:
+    weight = torch.zeros(3, 512)
+    rows = [
+        chunk_memory_of([(Head(weight, softcap=cap), 2)], budget=10**9, most=1000).rows for cap in (None, 9.0)
+    ]
+    assert rows == [128, 64]  # 3/4 of 512 by 2, and by 5
 
 
 def test_places_of_one_width_are_apart_and_keep_what_they_hold(device: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch.nn import functional
 
+from dskd.nn import products
 from dskd.nn.products import linear, linear_into
 
 if TYPE_CHECKING:
@@ -78,16 +80,42 @@ def test_in_memory_that_is_there_it_is_the_same_however_it_is_cut(
         assert_close(out, rows, weight, used)
 
 
-def test_nothing_is_recorded_for_autograd_where_nothing_is_to_be(device: str) -> None:
-    rows, weight, _ = matrices(3, 4, 5, torch.float32, device)
-    with torch.no_grad():
-        assert not linear(rows.requires_grad_(), weight.requires_grad_()).requires_grad
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_is_recorded_for_autograd(dtype: torch.dtype, device: str) -> None:
+    rows, weight, _ = matrices(3, 4, 5, dtype, device)
+    assert not linear(rows.requires_grad_(), weight.requires_grad_()).requires_grad
 
 
-def test_a_build_without_the_operator_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, weight, bias = matrices(3, 4, 5, torch.float32, "cpu")
-    monkeypatch.setattr("dskd.nn.products._OPERATOR", False)
-    out = torch.empty(3, 4)
-    linear_into(out, rows, weight, bias)
-    for found in (out, linear(rows, weight, bias)):
-        assert_close(found, rows, weight, bias)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_product_is_made_where_there_is_room_or_beside_it(dtype: torch.dtype, device: str) -> None:
+    rows, weight, bias = matrices(5, 20, 8, dtype, device)
+    for room_dtype in (dtype, torch.promote_types(dtype, torch.float32)):
+        room = torch.empty(5, 20, dtype=room_dtype, device=device)
+        for used in (None, bias):
+            found = linear(rows, weight, used, room=room)
+            assert found.dtype == room_dtype
+            assert_close(found, rows, weight, used)
+
+
+class Called(Exception):  # noqa: N818, it is no error
+    """An operator was."""
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_which_library_makes_it(is_there: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN where it is built in and switched on, for float32 on a CPU; nothing calls it elsewhere."""
+
+    def operator(*_: object) -> Tensor:
+        raise Called
+
+    if not products._OPERATOR:  # noqa: SLF001, what is asked is whether it is there
+        pytest.skip("this build of PyTorch has no such operator, or the processor is another")
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", operator)
+    monkeypatch.setattr(products, "_OPERATOR", is_there)
+    for dtype in DTYPES:
+        rows, weight, bias = matrices(3, 4, 5, dtype, device)
+        is_called = is_there and torch.backends.mkldnn.enabled and dtype == torch.float32 and device == "cpu"
+        with pytest.raises(Called) if is_called else contextlib.nullcontext():
+            linear(rows, weight, bias)
+        with pytest.raises(Called) if is_called else contextlib.nullcontext():
+            linear_into(torch.empty(3, 4, dtype=dtype, device=device), rows, weight, bias)
