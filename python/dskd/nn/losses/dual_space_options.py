@@ -91,7 +91,8 @@ class DualSpaceOptions:
         gate: which pairs take part in t2s_kd: those where argmax z_ts is the teacher's `prediction` in the
             student's vocabulary, or the `gold` token; None: all.
         gate_threshold: the share of such pairs in the micro-batch above which the gate is lifted; 1: never.
-        spaces: `student` has the terms of the student's space, `teacher` those of the teacher's.
+        spaces: `student` has the terms of the student's space, `teacher` those of the teacher's, which has
+            no gate.
         t2s_target: what trains P_ts. A cross-entropy `t2s_ce` with y, the teacher's `prediction` (its argmax,
             the lowest id of several) in the student's vocabulary, or the `gold` token; or the `distribution`:
             `t2s_kl = KL(p_t on O, softmax(z_ts on O))`, which keeps z_ts close as the student's head moves.
