@@ -268,9 +268,9 @@ def _drop_ties(head: Tensor, probs: Tensor, least: Tensor, size: Tensor) -> None
 
 
 # The closed forms, `[n, V] -> [n]`; the gradient takes the place of the student's log probabilities. In each,
-# p and q take the place of their logarithms first, by one exp a side. Products
-# are written, then summed: a batched dot product would be in TF32 where that is on, and sums a row less
-# exactly. So does a norm: a row of 50,000 lost 4e-5 of its 1 in float32.
+# p and q take the place of their logarithms first, once a side. Products are written, then summed: a batched
+# dot product would be in TF32 where that is on, and sums a row less exactly. So does a norm: a row of 50,000
+# lost 4e-5 of its 1 in float32.
 
 
 def _kl(teacher: Tensor, student: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Passes over logits, as a CPU does them fast; elsewhere they are what PyTorch has."""
+"""Passes over logits, as a CPU does them fast; elsewhere they are what PyTorch has.
+
+The figures here were taken by hand, in two threads of the AMD machine of benches/README.md; what they come to
+in a loss is in the table there.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ _AT_ONCE = 1 << 17
 """Numbers of a side that a thread of a CPU works on at once, so that they stay in its cache.
 
 A softmax is a thread's for each row: a block has rows for all of them, which halves the time of KL over
-151,936 tokens beside one row at once, in two threads. From 2^16 to 2^19 numbers all take about as long.
+151,936 tokens beside one row at once. From 2^17 to 2^19 numbers take about as long.
 """
 
 _MOST_THREADS = 16
@@ -39,8 +43,8 @@ def row_blocks(matrix: Tensor) -> list[slice]:
 def probabilities(log_probs: Tensor, *, out: Tensor) -> Tensor:
     """`torch.exp(log_probs, out=out)` of `[n, V]`, of a softmax; `out` may be `log_probs`.
 
-    On a CPU that may be MKL's, which on an AMD machine takes 0.49 ns a number in two threads; a whole
-    softmax, whose exp is another, takes 0.32.
+    On a CPU that may be MKL's, which takes 0.49 ns a number; a whole softmax, whose exp is another, takes
+    0.32.
     """
     if log_probs.device.type != "cpu":
         return torch.exp(log_probs, out=out)

@@ -1,9 +1,9 @@
 """Products of few rows with a head, as a CPU does them fast.
 
 torch.mm takes MKL there, torch.compile takes oneDNN: of 112 rows times 49,152 tokens of 576 numbers the
-second makes 174 GFLOP a second in two threads of the AMD machine of benches/README.md, and the first 155. It
-is called by the operator that torch.compile calls; where a build of PyTorch has it not, on other processors
-than x86, or where `torch.backends.mkldnn` is switched off, PyTorch's own product does the same.
+second makes 174 GFLOP a second in two threads of the AMD machine of benches/README.md, and the first 155 (by
+hand). It is called by the operator that torch.compile calls; where a build of PyTorch has it not, on other
+processors than x86, or where `torch.backends.mkldnn` is switched off, PyTorch's own product does the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["linear", "linear_into"]
 _TOKENS_AT_ONCE = 2048
 """Columns of a product that are made before they are copied to where they belong, see `linear_into`.
 
-With 1,024 a dual-space loss takes 1 to 4 % longer.
+With 1,024 a dual-space loss took 1 to 4 % longer, by hand.
 """
 
 
@@ -32,8 +32,11 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, room: Te
         weight: `[n, k]`, of the same dtype; a transposed view costs nothing: `linear(rows, weight.T)` is
             `rows @ weight`.
         bias: `[n]`.
-        room: `[m, n]`, where the product may be made, and is wherever it would be rounded otherwise; None:
-            it is made anew.
+        room: `[m, n]`, contiguous or a part of its columns: memory in which the product may be made, of the
+            dtype that it is to have; oneDNN makes it beside that. None: it is made anew, in that of `rows`.
+
+    Returns:
+        `[m, n]`: `room`, or new memory.
     """
     if _has_onednn(rows) and (room is None or room.dtype == rows.dtype):
         made: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001, what the compiler emits

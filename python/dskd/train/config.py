@@ -220,8 +220,8 @@ class DistillationConfig(TrainingArguments):
         if self.teacher_to_student == "solved" and not options.projects:
             raise ValueError(
                 "teacher_to_student='solved' is of the projected teacher, and with target='exact' and no "
-                "gate, or with spaces='teacher', there is none: set target='projected' and "
-                "spaces='both', or leave teacher_to_student out"
+                "gate, or with spaces='teacher', there is none: set target='projected' and spaces='both', or "
+                "leave teacher_to_student out"
             )
         return {
             "teacher_to_student": self.teacher_to_student,

@@ -147,8 +147,8 @@ class DualSpaceOptions:
         if not self.projects and self.t2s_target != "prediction":
             raise ValueError(
                 f"t2s_target={self.t2s_target!r} trains P_ts, and with target='exact' and no gate, or with "
-                "spaces='teacher', there is none: set target='projected' and "
-                "spaces='both', or leave t2s_target out"
+                "spaces='teacher', there is none: set target='projected' and spaces='both', or leave "
+                "t2s_target out"
             )
         if self.target == "exact" and self.columns == "all" and self.divergence in _UNBOUNDED:
             raise ValueError(

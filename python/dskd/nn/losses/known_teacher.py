@@ -33,7 +33,7 @@ _ROWS = 2048
 """At once on a CPU, where what is made of a block is to stay in its cache."""
 
 _TOKENS = 512
-"""Of a block there, 3 % less time than with 256; elsewhere a block is what the memory holds."""
+"""Of a block there, 3 % less time than with 256, by hand; elsewhere a block is what the memory holds."""
 
 
 def block_sizes(count: int, tokens: int, memory: ChunkMemory) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class KnownTeacherSpace:
         how: they are compared, see `Comparison.known_from`.
         weight: of `s2t_kd`.
         statistics: of the teacher at these rows.
-        memory: of the chunks, in which a block lies.
+        memory: of the chunks, in which a block lies; by oneDNN it lies beside, and is no larger.
         projector: P_st `[d, D]`, which no gradient moves; None: the states are carried already.
 
     Attributes:
