@@ -1,0 +1,128 @@
+//! Where two texts differ: the next place from which they agree again.
+
+mod anchors;
+mod choice;
+mod places;
+mod run;
+mod script;
+mod text;
+mod trust;
+mod walk;
+
+pub use text::Text;
+
+use crate::stop::Stop;
+use run::Run;
+use script::Section;
+use text::{Line, agree_before, agree_from};
+
+/// What may be looked at in vain behind all differences, for each byte and each token.
+const VAIN_A_BYTE: usize = 32;
+
+/// The search in one segment.
+#[derive(Debug)]
+pub struct Search {
+    sides: [Text; 2],
+    /// Whether the teacher's text is the second of the sides.
+    swapped: bool,
+    /// The runs ahead, the nearest last.
+    runs: Vec<Run>,
+    /// How much more may be looked at in vain.
+    patience: usize,
+}
+
+impl Search {
+    /// A search in these texts, which begin with a difference.
+    #[must_use]
+    pub fn new(teacher: Text, student: Text, stop: &Stop) -> Self {
+        let swapped = teacher > student;
+        let sides = if swapped { [student, teacher] } else { [teacher, student] };
+        let looked_at: usize = sides.iter().map(|side| side.line.len() + side.starts.len()).sum();
+        let lines = [&sides[0].line, &sides[1].line];
+        let mut runs = if lines[0] == lines[1] { known(lines[0]) } else { correspondence(lines, stop) };
+        runs.reverse();
+        Self { sides, swapped, runs, patience: VAIN_A_BYTE * looked_at }
+    }
+
+    /// The teacher's text.
+    #[must_use]
+    pub fn teacher(&self) -> &Text {
+        &self.sides[usize::from(self.swapped)]
+    }
+
+    /// The student's text.
+    #[must_use]
+    pub fn student(&self) -> &Text {
+        &self.sides[usize::from(!self.swapped)]
+    }
+
+    /// Says that so much was looked at in vain; where it was too much, no place is found any more.
+    pub fn spend(&mut self, looked_at: usize) {
+        self.patience = self.patience.saturating_sub(looked_at);
+    }
+
+    /// The next place behind this one, in offsets, where alignment can resume: a token of each side.
+    pub fn next(&mut self, place: [usize; 2]) -> Option<[usize; 2]> {
+        if self.patience == 0 {
+            return None;
+        }
+        let place = self.named(place);
+        while let Some(run) = self.runs.last() {
+            let resumes = if run.is_before(place) { None } else { places::resume_in(&self.sides, *run, place) };
+            if let Some([tokens, behind]) = resumes {
+                // Where there is no chunk at this place, all this is looked at again.
+                self.spend(behind[0] - tokens[0] + behind[1] - tokens[1]);
+                return Some(self.named(tokens));
+            }
+            self.runs.pop();
+        }
+        None
+    }
+
+    /// From the order of names to that of content, and back.
+    fn named(&self, both: [usize; 2]) -> [usize; 2] {
+        if self.swapped { [both[1], both[0]] } else { both }
+    }
+}
+
+/// All known bytes of two texts that are the same: they agree wherever they are known.
+fn known(line: &Line) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut start = 0;
+    for end in line.unknown_in(0..line.len()).chain([line.len()]) {
+        if end > start {
+            runs.push(Run { at: [start, start], length: end - start });
+        }
+        start = end + 1;
+    }
+    runs
+}
+
+/// What corresponds in two texts, in order.
+fn correspondence(lines: [&Line; 2], stop: &Stop) -> Vec<Run> {
+    let ends = lines.map(Line::len);
+    let beginning = Run { at: [0, 0], length: agree_from(lines, [0, 0], ends) };
+    let length = agree_before(lines, ends, beginning.end());
+    let ending = Run { at: ends.map(|end| end - length), length };
+    let middle = Section { from: beginning.end(), to: ending.at };
+    let runs = script::best_runs(lines, middle).unwrap_or_else(|| walk::walk(lines, middle, stop));
+    let mut runs = trust::believed(lines[0], &runs, beginning.end(), Some(ending.at));
+    runs.insert(0, beginning);
+    runs.push(ending);
+    runs.retain(|run| run.length > 0);
+    grow(lines, &mut runs, ends);
+    runs
+}
+
+/// Lets each run begin and end where the texts no longer agree: what was not believed may have been in between.
+fn grow(lines: [&Line; 2], runs: &mut [Run], ends: [usize; 2]) {
+    let mut end = [0, 0];
+    for index in 0..runs.len() {
+        let behind = runs.get(index + 1).map_or(ends, |next| next.at);
+        let run = &mut runs[index];
+        let back = agree_before(lines, run.at, end);
+        *run = Run { at: run.at.map(|at| at - back), length: run.length + back };
+        run.length += agree_from(lines, run.end(), behind);
+        end = run.end();
+    }
+}
