@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
-from itertools import accumulate, groupby, pairwise, product, takewhile, zip_longest
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, count, groupby, pairwise, product, takewhile, zip_longest
 from typing import TYPE_CHECKING
 
 from dskd.columns import PairKind
@@ -49,9 +49,9 @@ def align(
     """Aligns one row by the definition: settle the one spaces, compute all spans, intersect them.
 
     The k-th segment of one side is aligned with the k-th of the other; what one side has more is a
-    difference each. Where two texts differ, alignment resumes at the nearest place from which they agree
-    again (`_next_place`). The core looks for such places in another way: the two are equal wherever the texts
-    are, up to the first difference where they are not, and behind it the core finds about as much.
+    difference each. Where two texts differ, alignment resumes at the next place in what corresponds in them
+    (`_correspondence`). Time and memory grow with the product of the two lengths; the core finds the same in
+    texts of up to some 8,192 bytes a side, and in longer ones what it can in linear time.
     """
     row = Row()
     teacher_segments = _segments(teacher_ids, teacher_mask)
@@ -127,6 +127,10 @@ class _Side:
         """The side from this token on."""
         return _Side(self.tokens[start:], self.column + start)
 
+    def copy(self) -> _Side:
+        """The same, so that setting spaces aside leaves this one as it is."""
+        return _Side([replace(token) for token in self.tokens], self.column)
+
     def last_place(self) -> int:
         """The first of the tokens without text with which the side ends."""
         text = [index for index, token in enumerate(self.tokens) if token.text or token.opaque]
@@ -190,6 +194,7 @@ def _token(vocabulary: Vocabulary, token_id: int) -> _Token:
 
 def _align_segment(teacher: _Side, student: _Side, row: Row) -> None:
     """Aligns what agrees, passes a difference, goes on behind it."""
+    search: _Search | None = None
     while True:
         _settle_one_spaces(teacher, student)
         start = _intersect(teacher, student, row)
@@ -198,9 +203,11 @@ def _align_segment(teacher: _Side, student: _Side, row: Row) -> None:
         teacher.take_space_back(start[0])
         student.take_space_back(start[1])
         unpaired = (_unpaired(teacher, start[0], 0, row), _unpaired(student, start[1], 1, row))
-        ahead = _next_place(teacher.rest(start[0]), student.rest(start[1]))
+        rests = (teacher.rest(start[0]), student.rest(start[1]))
+        search = search or _Search(*rests)
+        ahead = search.next_place(*rests)
         if ahead is None:
-            ahead = teacher.rest(start[0]).last_place(), student.rest(start[1]).last_place()
+            ahead = rests[0].last_place(), rests[1].last_place()
         # Where a text stands still, the specials without a partner stand behind the difference as well.
         places = zip(start, ahead, unpaired, strict=True)
         ends = [at + skipped if skipped else without for at, skipped, without in places]
@@ -222,56 +229,182 @@ def _unpaired(side: _Side, start: int, index: int, row: Row) -> int:
     return start
 
 
-_NEAR = (64, 8)
-"""So many bytes may be skipped on a side if so many agree behind them ..."""
-_FAR = 32
-"""... and any number if so many do, or all to the end of both texts."""
+_Run = tuple[int, int, int]
+"""A stretch of text that both sides have: where it begins on each, and its length."""
 
 
-def _next_place(teacher: _Side, student: _Side) -> tuple[int, int] | None:
-    """The tokens with which alignment resumes: the nearest place behind which the texts agree long enough.
+class _Search:
+    """The places at which alignment can resume, of a segment from its first difference on."""
 
-    Of all places where at least one chunk follows the one before which least is skipped. A space before one
-    of the two is the one space that will be set aside. None where one text goes on exactly as the other
-    does until it ends: it was cut.
+    def __init__(self, teacher: _Side, student: _Side) -> None:
+        self.columns = (teacher.column, student.column)
+        self.starts = (_starts(teacher), _starts(student))
+        texts = (_units(teacher), _units(student))
+        self.places = [
+            place for run in _correspondence(texts, self.starts) for place in self._places_in(run, texts)
+        ]
+
+    def next_place(self, teacher: _Side, student: _Side) -> tuple[int, int] | None:
+        """The tokens of these rests with which alignment resumes: the next place with a chunk behind it."""
+        at = (teacher.column - self.columns[0], student.column - self.columns[1])
+        here = (self.starts[0][at[0]], self.starts[1][at[1]])
+        for place in self.places:
+            if place != here and place[0] >= here[0] and place[1] >= here[1]:
+                ahead = (
+                    max(self.starts[0].index(place[0]) - at[0], 0),
+                    max(self.starts[1].index(place[1]) - at[1], 0),
+                )
+                sides = (teacher.rest(ahead[0]).copy(), student.rest(ahead[1]).copy())
+                _settle_one_spaces(*sides)
+                if len(_sync_points(*sides)) > 1:
+                    return ahead
+        return None
+
+    def _places_in(self, run: _Run, texts: tuple[list[int], list[int]]) -> list[tuple[int, int]]:
+        """The places in a run that are boundaries on both sides, or would be but for a space before one.
+
+        Only those that have behind them, in the run, one that is a boundary on both sides as it is.
+        """
+        found: list[tuple[int, int]] = []
+        last_exact = 0
+        for place in ((run[0] + offset, run[1] + offset) for offset in range(run[2] + 1)):
+            begins = [at in starts for at, starts in zip(place, self.starts, strict=True)]
+            spaced = [
+                at > 0 and text[at - 1] == _SPACE and at - 1 in starts
+                for at, text, starts in zip(place, texts, self.starts, strict=True)
+            ]
+            if all(begins):
+                last_exact = len(found)
+                found.append(place)
+            elif begins[0] and spaced[1]:
+                found.append((place[0], place[1] - 1))
+            elif begins[1] and spaced[0]:
+                found.append((place[0] - 1, place[1]))
+        return found[:last_exact]
+
+
+_SPACE = 0x20
+
+
+def _units(side: _Side) -> list[int]:
+    """The bytes of a text, and -1 for each opaque token."""
+    return [unit for token in side.tokens for unit in ([-1] if token.opaque else token.text)]
+
+
+def _starts(side: _Side) -> list[int]:
+    """Where in these units each token begins, and where the last one ends."""
+    return list(accumulate((1 if token.opaque else len(token.text) for token in side.tokens), initial=0))
+
+
+def _correspondence(texts: tuple[list[int], list[int]], starts: tuple[list[int], list[int]]) -> list[_Run]:
+    """What corresponds in two texts, in order.
+
+    What both begin with and what both end with does. Between them lies the sequence of common runs in which
+    most neighbours stay neighbours (`_best_runs`), as far as it can be believed (`_believed`). The two texts
+    are told apart by what they say, not by their names, so that swapping them swaps the result.
     """
-    texts = _units(teacher, -1), _units(student, -2)
-    if _agreement(*texts) == min(map(len, texts)):
-        return None  # one of them was cut here
-    starts = [_token_starts(side) for side in (teacher, student)]
-    places = sorted(product(*starts), key=lambda place: (sum(place), abs(place[0] - place[1]), place))
-    for place in places[1:]:
-        for space in ((0, 0), (1, 0), (0, 1)):
-            if all(texts[side][at : at + 1] == [0x20] for side, at in enumerate(place) if space[side]):
-                behind = (place[0] + space[0], place[1] + space[1])
-                agreed = _agreement(texts[0][behind[0] :], texts[1][behind[1] :])
-                ends = {start - behind[0] for start in starts[0]} & {start - behind[1] for start in starts[1]}
-                to_end = (behind[0] + agreed, behind[1] + agreed) == (len(texts[0]), len(texts[1]))
-                near = agreed >= _NEAR[1] and max(place) <= _NEAR[0]
-                if (near or agreed >= _FAR or to_end) and any(0 < end <= agreed for end in ends):
-                    return starts[0][place[0]], starts[1][place[1]]
-    return None
+    if texts[0] == texts[1]:
+        return [(start, start, end - start) for start, end in _known(texts[0])]
+    if _content(texts[0], starts[0]) > _content(texts[1], starts[1]):
+        return [(x, y, length) for y, x, length in _correspondence(texts[::-1], starts[::-1])]
+    one, other = texts
+    beginning = _agreement(one, other)
+    ending = _agreement(one[beginning:][::-1], other[beginning:][::-1])
+    ends = (len(one) - ending, len(other) - ending)
+    runs = _best_runs(one[beginning : ends[0]], other[beginning : ends[1]])
+    runs = [(x + beginning, y + beginning, length) for x, y, length in runs]
+    runs = _believed(one, runs, (beginning, beginning), ends)
+    runs = [(0, 0, beginning), *runs, (*ends, ending)]
+    return _grown(one, other, [run for run in runs if run[2]])
 
 
-def _units(side: _Side, unknown: int) -> list[int]:
-    """The bytes of a text, and for each opaque token one number that is no byte."""
-    return [unit for token in side.tokens for unit in ([unknown] if token.opaque else token.text)]
+def _known(text: list[int]) -> list[tuple[int, int]]:
+    """The stretches that are known."""
+    borders = [-1, *(at for at, unit in enumerate(text) if unit < 0), len(text)]
+    return [(before + 1, behind) for before, behind in pairwise(borders) if before + 1 < behind]
 
 
-def _token_starts(side: _Side) -> dict[int, int]:
-    """For every place between two tokens the first token that stands there."""
-    starts: dict[int, int] = {}
-    at = 0
-    for index, token in enumerate(side.tokens):
-        starts.setdefault(at, index)
-        at += 1 if token.opaque else len(token.text)
-    starts.setdefault(at, len(side.tokens))
-    return starts
+def _content(text: list[int], starts: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """By what two texts are told apart: bytes, 255 for an unknown one, which those are, boundaries."""
+    unknown = [at for at, unit in enumerate(text) if unit < 0]
+    return [unit & 0xFF for unit in text], unknown, starts
 
 
-def _agreement(teacher: list[int], student: list[int]) -> int:
-    """How many units the two have in common at their beginning."""
-    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(teacher, student, strict=False)))
+def _agreement(one: list[int], other: list[int]) -> int:
+    """How many units the two have in common at their beginning; an unknown one is like no other."""
+    both = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda units: units[0] == units[1] >= 0, both))
+
+
+def _best_runs(one: list[int], other: list[int]) -> list[_Run]:
+    """The sequence of common runs in which most neighbours stay neighbours: a run of n bytes keeps n - 1.
+
+    Of several that are as good, the one whose last run ends latest on the second side, then on the first; and
+    of those the one whose run before it ends latest, and so on. Each begins as early as the bytes agree.
+    """
+    score = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    ends: dict[tuple[int, int], int] = {}  # what the best sequence has whose last run ends here
+    for x, y in product(range(1, len(one) + 1), range(1, len(other) + 1)):
+        if one[x - 1] == other[y - 1] >= 0:
+            ends[x, y] = max(score[x - 1][y - 1], ends.get((x - 1, y - 1), -1) + 1)
+        score[x][y] = max(score[x - 1][y], score[x][y - 1], ends.get((x, y), 0))
+    runs: list[_Run] = []
+    x, y = len(one), len(other)
+    while x > 0 and y > 0:
+        if ends.get((x, y)) == score[x][y]:
+            length = next(back for back in count(1) if (x - back, y - back) not in ends)
+            x, y = x - length, y - length
+            runs.append((x, y, length))
+        elif score[x][y - 1] == score[x][y]:
+            y -= 1
+        else:
+            x -= 1
+    return runs[::-1]
+
+
+_BITS_A_BYTE = 2
+"""What a byte of text says, given what stands before it ..."""
+_JUMP = 2
+"""... and what it takes to say that there is a jump, in bits."""
+
+
+def _believed(text: list[int], runs: list[_Run], start: tuple[int, int], end: tuple[int, int]) -> list[_Run]:
+    """Of these runs those that save most bits together: a byte that agrees saves some, and each jump costs.
+
+    Of several that save as much, the one whose last run comes latest, and so on. Of spaces that follow each
+    other only the first counts: in source code they agree by chance.
+    """
+    best: list[tuple[int, list[_Run]]] = [(0, [])]
+    stops = [(*start, 0), *runs]
+    for index, (x, y, length) in enumerate([*runs, (*end, 0)], start=1):
+        spent = [
+            (saved - _cost(stop, (x, y)), before, chain)
+            for before, ((saved, chain), stop) in enumerate(zip(best, stops[:index], strict=True))
+        ]
+        saved, _, chain = max(spent, key=lambda way: way[:2])
+        bytes_of = text[x : x + length]
+        repeated = sum(both == (_SPACE, _SPACE) for both in pairwise(bytes_of))
+        best.append((saved + _BITS_A_BYTE * (length - repeated), [*chain, (x, y, length)]))
+    return best[-1][1][:-1]
+
+
+def _cost(run: _Run, place: tuple[int, int]) -> int:
+    """The bits that say where the next run begins, from the end of this one."""
+    skipped = (place[0] - run[0] - run[2], place[1] - run[1] - run[2])
+    return _JUMP + sum((bytes_skipped + 1).bit_length() - 1 for bytes_skipped in skipped)
+
+
+def _grown(one: list[int], other: list[int], runs: list[_Run]) -> list[_Run]:
+    """Each run as long as the bytes agree, back to the end of the one before and on to the one behind."""
+    grown: list[_Run] = []
+    end = (0, 0)
+    for (x, y, length), behind in zip(runs, [*runs, (len(one), len(other), 0)][1:], strict=True):
+        back = _agreement(one[end[0] : x][::-1], other[end[1] : y][::-1])
+        stop = (x + length, y + length)
+        on = _agreement(one[stop[0] : behind[0]], other[stop[1] : behind[1]])
+        grown.append((x - back, y - back, back + length + on))
+        end = (stop[0] + on, stop[1] + on)
+    return grown
 
 
 def _sync_points(teacher: _Side, student: _Side) -> list[int]:

@@ -13,7 +13,7 @@ pub use text::Text;
 
 use crate::stop::Stop;
 use run::Run;
-use script::Section;
+use script::{End, Section};
 use text::{Line, agree_before, agree_from};
 
 /// What may be looked at in vain behind all differences, for each byte and each token.
@@ -105,7 +105,7 @@ fn correspondence(lines: [&Line; 2], stop: &Stop) -> Vec<Run> {
     let length = agree_before(lines, ends, beginning.end());
     let ending = Run { at: ends.map(|end| end - length), length };
     let middle = Section { from: beginning.end(), to: ending.at };
-    let runs = script::best_runs(lines, middle).unwrap_or_else(|| walk::walk(lines, middle, stop));
+    let runs = script::best_runs(lines, middle, End::Late).unwrap_or_else(|| walk::walk(lines, middle, stop));
     let mut runs = trust::believed(lines[0], &runs, beginning.end(), Some(ending.at));
     runs.insert(0, beginning);
     runs.push(ending);

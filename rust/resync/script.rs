@@ -46,8 +46,9 @@ impl Section {
 
 /// The best sequence of runs in this section, in order; nothing if the table is too large.
 ///
-/// Of several that are as good, the one whose runs end as late as can be on the second side, then on the first.
-pub(super) fn best_runs(lines: [&Line; 2], section: Section) -> Option<Vec<Run>> {
+/// Of several that are as good, the one whose last run ends latest, or earliest, on the second side, then on the first;
+/// and of those the one whose run before it ends latest, and so on.
+pub(super) fn best_runs(lines: [&Line; 2], section: Section, end: End) -> Option<Vec<Run>> {
     let [rows, columns] = section.sizes();
     if rows == 0 || columns == 0 {
         return Some(Vec::new());
@@ -58,10 +59,19 @@ pub(super) fn best_runs(lines: [&Line; 2], section: Section) -> Option<Vec<Run>>
         let table = Table::new(lines, section, &masks, reach)?;
         let needed = rows.min(columns) - table.bonds;
         if needed <= reach || table.width == masks.words {
-            return Some(table.runs());
+            return Some(table.runs(end));
         }
         reach = needed.min(4 * reach);
     }
+}
+
+/// Where the last run is to end, if there is a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The texts end with the section, or go on from there in step.
+    Late,
+    /// The texts go on, who knows how.
+    Early,
 }
 
 /// For each byte value the columns at which it stands, a bit each.
@@ -114,6 +124,8 @@ struct Table<'a> {
     above: Vec<Cells>,
     /// The score of the best sequence.
     bonds: usize,
+    /// The row in which the score of the last column became that.
+    last_rise: usize,
 }
 
 impl<'a> Table<'a> {
@@ -124,7 +136,7 @@ impl<'a> Table<'a> {
         if rows.checked_mul(width)? > MOST_WORDS {
             return None;
         }
-        let mut table = Self { lines, section, masks, reach, width, above: Vec::new(), bonds: 0 };
+        let mut table = Self { lines, section, masks, reach, width, above: Vec::new(), bonds: 0, last_rise: 0 };
         table.fill();
         Some(table)
     }
@@ -143,13 +155,17 @@ impl<'a> Table<'a> {
         for number in 0..rows.div_ceil(BLOCK) {
             let first = self.first_word(number * BLOCK + 1);
             self.above.extend_from_slice(&row[first..first + self.width]);
-            self.make_block(number, &mut row, &mut block, self.masks.words);
+            if let Some(rise) = self.make_block(number, &mut row, &mut block, self.masks.words) {
+                self.last_rise = rise;
+            }
         }
         self.bonds = (0..columns).filter(|column| row[column / 64].level >> (column % 64) & 1 == 0).count();
     }
 
     /// Makes the rows of a block from the one above it, which becomes the last of them; only words before `end`.
-    fn make_block(&self, number: usize, row: &mut [Cells], block: &mut [Cells], end: usize) {
+    /// Says in which row the score of the last column rose last.
+    fn make_block(&self, number: usize, row: &mut [Cells], block: &mut [Cells], end: usize) -> Option<usize> {
+        let mut last_rise = None;
         let rows = number * BLOCK + 1..self.section.sizes()[0].min((number + 1) * BLOCK) + 1;
         let start = self.section.from[0] + rows.start - 1;
         let bytes = &self.lines[0].bytes[start..start + rows.len()];
@@ -170,23 +186,31 @@ impl<'a> Table<'a> {
                 break;
             }
             let agree = &agree[made..];
-            if together {
-                advance::<ROWS>(&mut row[words.clone()], std::array::from_fn(|row| &agree[row][words.clone()]), kept, self.width);
-                made += ROWS;
+            let row = &mut row[words.clone()];
+            let (rises, rows_made) = if together {
+                let agree = std::array::from_fn(|row| &agree[row][words.clone()]);
+                (advance::<ROWS>(row, agree, kept, self.width), ROWS)
             } else {
-                advance::<1>(&mut row[words.clone()], [&agree[0][words]], kept, self.width);
-                made += 1;
-            }
+                (advance::<1>(row, [&agree[0][words]], kept, self.width), 1)
+            };
+            last_rise = rises.map(|row| rows.start + made + row).or(last_rise);
+            made += rows_made;
         }
+        last_rise
     }
 
     /// The runs of the best sequence, in order: from the last to the first, and turned round.
-    fn runs(&self) -> Vec<Run> {
+    fn runs(&self, end: End) -> Vec<Run> {
         let mut runs = Vec::new();
         let mut block = vec![EDGE; BLOCK * self.width];
         let mut made = usize::MAX;
         let mut row = vec![EDGE; self.masks.words];
         let [mut i, mut j] = self.section.sizes();
+        // Of the last row that counts only the first cell that does.
+        let mut ends = u64::MAX;
+        if end == End::Early {
+            (i, ends) = (self.last_rise, 0);
+        }
         while i > 0 && j > 0 {
             let (word, bit) = ((j - 1) / 64, (j - 1) % 64);
             let number = (i - 1) / BLOCK;
@@ -209,13 +233,14 @@ impl<'a> Table<'a> {
             }
             let cells = block[(i - 1) % BLOCK * self.width + word - first];
             // What is nearest before: a run that ends, or a step of the score, which came from the row above.
-            let stops = (cells.ends | !cells.level) << (63 - bit);
+            let stops = (cells.ends & ends | !cells.level) << (63 - bit);
             let passed = stops.leading_zeros() as usize;
             if passed > bit {
                 j = 64 * word;
                 continue;
             }
             j -= passed;
+            ends = u64::MAX;
             if cells.ends >> (bit - passed) & 1 == 1 {
                 let at = [self.section.from[0] + i, self.section.from[1] + j];
                 let length = agree_before(self.lines, at, self.section.from);
@@ -232,7 +257,8 @@ impl<'a> Table<'a> {
 }
 
 /// Goes on from a row to the next ones, whose bytes stand at these columns; each is also put into its row of the block.
-fn advance<const ROWS: usize>(row: &mut [Cells], agree: [&[u64]; ROWS], block: &mut [Cells], width: usize) {
+/// Says in which of them the score rose last in all that is behind.
+fn advance<const ROWS: usize>(row: &mut [Cells], agree: [&[u64]; ROWS], block: &mut [Cells], width: usize) -> Option<usize> {
     let words = row.len();
     let agree = agree.map(|agree| &agree[..words]);
     let mut rest = block;
@@ -262,6 +288,7 @@ fn advance<const ROWS: usize>(row: &mut [Cells], agree: [&[u64]; ROWS], block: &
         }
         row[word] = cells;
     }
+    carry.iter().rposition(|rises| *rises)
 }
 
 #[cfg(test)]
@@ -333,7 +360,7 @@ mod tests {
             let ub: Vec<u32> = (0..b.len() as u32).filter(|_| round % 3 == 0 && next(9) == 0).collect();
             let (a, b) = (line(&a, &ua), line(&b, &ub));
             let (_, runs) = slow(&a, &b);
-            let found = best_runs([&a, &b], Section { from: [0, 0], to: [a.len(), b.len()] }).unwrap();
+            let found = best_runs([&a, &b], Section { from: [0, 0], to: [a.len(), b.len()] }, End::Late).unwrap();
             assert_eq!(found, runs, "{round} {:?} {:?}", a, b);
         }
     }
@@ -351,12 +378,12 @@ mod speed {
             let (a, b) = (Line { bytes: a, unknown: vec![] }, Line { bytes: b, unknown: vec![] });
             let s = Section { from: [0, 0], to: [n, n] };
             fn best(mut f: impl FnMut()) -> f64 { (0..40).map(|_| { let t = std::time::Instant::now(); f(); t.elapsed().as_nanos() as u64 }).min().unwrap() as f64 }
-            let all = best(|| { std::hint::black_box(best_runs([&a, &b], s)); });
+            let all = best(|| { std::hint::black_box(best_runs([&a, &b], s, End::Late)); });
             let masks = Masks::new(&b, 0..n);
             let m = best(|| { std::hint::black_box(Masks::new(&b, 0..n)); });
             let full = best(|| { std::hint::black_box(Table::new([&a, &b], s, &masks, n)); });
             let table = Table::new([&a, &b], s, &masks, n).unwrap();
-            let tr = best(|| { std::hint::black_box(table.runs()); });
+            let tr = best(|| { std::hint::black_box(table.runs(End::Late)); });
             eprintln!("{n}: all {:.0} us, masks {:.0}, full {:.0} = {:.2} ns/word, trace {:.0}", all / 1e3, m / 1e3, full / 1e3, full / (n * n / 64) as f64, tr / 1e3);
         }
     }

@@ -1,54 +1,58 @@
-//! Which runs are believed: those that agree on more than it takes to say where they lie.
+//! Which runs are believed: those that say more than it takes to say where they lie.
 //!
-//! In bits, as for a code: a byte that agrees saves [`BITS_A_BYTE`], and to go on with another run costs [`JUMP`] and
-//! the logarithms of how far it is on either side. A short run close by is believed so, far away a long one only, and
-//! many short ones that follow each other closely. Of the runs those are kept that save most together.
+//! In bits, as in a code: a byte that agrees saves [`BITS_A_BYTE`], and to jump to another run costs [`JUMP`] and the
+//! logarithms of how far it is on either side. So a short run is believed close by, a long one at any distance, and many
+//! short ones that follow each other closely. Of the runs those are kept that save most together.
 
 use super::run::{Run, signed};
 use super::text::Line;
 
-/// What a byte of natural text says, given what stands before it.
+/// What a byte of text says, given what stands before it: 1 to 2.5 bits are usual.
 const BITS_A_BYTE: i64 = 2;
 /// What it costs that there is a jump.
 const JUMP: i64 = 2;
-/// Among how many runs the one before is looked for, besides the best one so far.
-const LOOK_BACK: usize = 16;
+/// No jump costs more, since offsets have 32 bits.
+const MOST: i64 = JUMP + 64;
 
-/// Of these runs, in order, those that save most together; what comes before the first is known to agree up to `start`.
-pub(super) fn believed(line: &Line, runs: &[Run], start: [usize; 2], end: Option<[usize; 2]>) -> Vec<Run> {
-    let mut saved: Vec<i64> = Vec::with_capacity(runs.len());
+/// Where a sequence of believed runs can go on, and what it has saved.
+struct Stop {
+    end: [usize; 2],
+    saved: i64,
+    /// Its last run; none where nothing is believed yet.
+    last: Option<usize>,
+}
+
+/// Of these runs, in order, those that save most together, from a place before them to one behind them; where none
+/// is given, to wherever most is saved.
+pub(super) fn believed(line: &Line, runs: &[Run], from: [usize; 2], to: Option<[usize; 2]>) -> Vec<Run> {
     let mut before: Vec<Option<usize>> = Vec::with_capacity(runs.len());
-    let mut leader: Option<usize> = None;
-    let best_before = |saved: &[i64], leader: Option<usize>, index: usize, at: [usize; 2]| {
-        let mut best = (-cost(start, at), None);
-        for earlier in (index.saturating_sub(LOOK_BACK)..index).chain(leader) {
-            let all = saved[earlier] - cost(runs[earlier].end(), at);
-            if all > best.0 {
-                best = (all, Some(earlier));
-            }
-        }
-        best
-    };
+    let mut stops = vec![Stop { end: from, saved: 0, last: None }];
     for (index, run) in runs.iter().enumerate() {
-        let (all, from) = best_before(&saved, leader, index, run.at);
-        let all = all + BITS_A_BYTE * signed(without_repeated_spaces(line, run));
-        if leader.is_none_or(|leader| all > saved[leader]) {
-            leader = Some(index);
-        }
-        saved.push(all);
-        before.push(from);
+        let (saved, last) = best_before(&stops, run.at);
+        before.push(last);
+        let saved = saved + BITS_A_BYTE * signed(without_repeated_spaces(line, run));
+        add(&mut stops, Stop { end: run.end(), saved, last: Some(index) });
     }
-    let mut at = match end {
-        Some(end) => best_before(&saved, leader, runs.len(), end).1,
-        None => leader.filter(|leader| saved[*leader] > 0),
-    };
-    let mut kept = Vec::new();
-    while let Some(index) = at {
-        kept.push(runs[index]);
-        at = before[index];
-    }
+    let last = to.map_or(stops[0].last, |to| best_before(&stops, to).1);
+    let mut kept: Vec<Run> =
+        std::iter::successors(last, |index| before[*index]).map(|index| runs[index]).collect();
     kept.reverse();
     kept
+}
+
+/// What is saved at most when this place is reached, and the last run before it; of several the latest.
+fn best_before(stops: &[Stop], place: [usize; 2]) -> (i64, Option<usize>) {
+    let saved = stops.iter().map(|stop| (stop.saved - cost(stop.end, place), stop.last));
+    saved.max_by_key(|(saved, _)| *saved).expect("there is one where nothing is believed yet")
+}
+
+/// Keeps those from which a best sequence can go on: not one that has saved no more than a later one, and none that has
+/// saved so much less than another that the longest jump from there is better. So they are few.
+fn add(stops: &mut Vec<Stop>, stop: Stop) {
+    if stops[0].saved - stop.saved < MOST {
+        while stops.pop_if(|earlier| earlier.saved <= stop.saved).is_some() {}
+        stops.push(stop);
+    }
 }
 
 /// What it takes to say that the next run is there, from the end of the last one.
@@ -60,6 +64,5 @@ fn cost(end: [usize; 2], at: [usize; 2]) -> i64 {
 /// How many bytes a run has, of spaces that follow each other only the first: in source code they agree by chance.
 fn without_repeated_spaces(line: &Line, run: &Run) -> usize {
     let bytes = &line.bytes[run.at[0]..run.end()[0]];
-    let repeated = bytes.windows(2).filter(|both| **both == [b' ', b' ']).count();
-    bytes.len() - repeated
+    bytes.len() - bytes.windows(2).filter(|both| **both == [b' ', b' ']).count()
 }

@@ -11,7 +11,7 @@ use crate::stop::Stop;
 use super::anchors::anchors;
 use super::choice::better_of;
 use super::run::{Run, joined};
-use super::script::{Section, best_runs};
+use super::script::{End, Section, best_runs};
 use super::text::{Line, agree_from};
 use super::trust;
 
@@ -64,8 +64,9 @@ fn push(runs: &mut Vec<Run>, run: Run) -> [usize; 2] {
 
 /// What can be believed in the first half of a window; in all of it if the section ends there.
 fn first_half(lines: [&Line; 2], window: Section, end: [usize; 2]) -> Vec<Run> {
-    let mut runs = best_runs(lines, window).expect("a window is small");
-    if window.to != end {
+    let is_last = window.to == end;
+    let mut runs = best_runs(lines, window, if is_last { End::Late } else { End::Early }).expect("a window is small");
+    if !is_last {
         let half = [0, 1].map(|side| window.from[side].midpoint(window.to[side]));
         runs = runs.into_iter().map(|run| run.cut(half)).filter(|run| run.length > 0).collect();
     }
@@ -90,7 +91,7 @@ fn fill(lines: [&Line; 2], section: Section, anchors: &[Run], stop: &Stop) -> Ve
         let gap = Section { from, to: anchor.at };
         let [rows, columns] = gap.sizes();
         if rows.saturating_mul(columns) <= WINDOW * WINDOW && !stop.is_set() {
-            runs.extend(best_runs(lines, gap).unwrap_or_default());
+            runs.extend(best_runs(lines, gap, End::Late).unwrap_or_default());
         }
         from = push(&mut runs, anchor);
     }
