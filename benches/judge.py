@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 import oracle
+import slides
 from corpus import ragged
 from dskd import Aligner, PairKind
 from dskd.reference import published_eta
 from oracle import Ints, Piece, Score, share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from corpus import Tokenizer
     from dskd import Ragged
+    from oracle import Change
+    from slides import Box, Undecided
 
 HERE = Path(__file__).resolve().parent
 
@@ -35,11 +39,49 @@ class Row:
     teacher: str
     student: str
     same: list[Piece]
+    undecided: list[Box] = field(default_factory=list)
+
+    def swapped(self) -> Row:
+        """The same row with teacher and student exchanged."""
+        boxes = [box.swapped() for box in self.undecided]
+        return Row(self.student, self.teacher, oracle.swapped(self.same), boxes)
 
 
 def same_row(text: str) -> Row:
     """A row that both sides read."""
     return Row(text, text, oracle.pieces(text, []))
+
+
+def changed_row(text: str, changes: Sequence[Change], *, values: bool = False) -> Row:
+    """The teacher reads the text, the student the changed one.
+
+    Pairs are not judged where a change can slide; with `values`, inside of a change neither.
+    """
+    student, same = oracle.changed(text, changes), oracle.pieces(text, changes)
+    return Row(text, student, same, _undecided(text.encode(), student.encode(), same, values=values))
+
+
+def _undecided(teacher: bytes, student: bytes, same: list[Piece], *, values: bool) -> list[Box]:
+    boxes = slides.slides(teacher, student, same)
+    if values:
+        boxes += slides.gaps(same, (len(teacher), len(student)))
+    return slides.united(boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """Ids in place of a row's.
+
+    Attributes:
+        ids: the ids.
+        same: what their bytes share with the bytes of those that they replace.
+    """
+
+    ids: npt.NDArray[np.int32]
+    same: list[Piece]
+
+
+Rewrite = Callable[["Tokenizer", npt.NDArray[np.int32]], Rewritten]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +97,7 @@ class Batch:
         exact: numbers of the pairs of the oracle.
         allowed: numbers of pairs at one place of the text but for a leading space, which one of the two has,
             or both have and it belongs to what was changed.
+        undecided: where it is not known what corresponds to what.
     """
 
     sides: tuple[Tokenizer, Tokenizer]
@@ -63,6 +106,7 @@ class Batch:
     student: Ragged
     exact: Ints
     allowed: Ints
+    undecided: Undecided
 
     @property
     def students(self) -> int:
@@ -80,25 +124,37 @@ class Batch:
 
 
 def batch_of(
-    teacher: Tokenizer,
-    student: Tokenizer,
-    rows: Sequence[Row],
-    respell: Callable[[Tokenizer, Ids], Ids] | None = None,
+    teacher: Tokenizer, student: Tokenizer, rows: Sequence[Row], rewrite: Rewrite | None = None
 ) -> Batch:
-    """The rows in ids; `respell` replaces the student's by others of the same bytes."""
+    """The rows in ids; `rewrite` puts others in place of the student's."""
     teacher_ids = teacher.rows([row.teacher for row in rows])
     student_ids = student.rows([row.student for row in rows])
-    if respell:
-        student_ids = respell(student, student_ids)
     before = [
         (space_before(teacher, teacher_ids[index], row.teacher), space_before(student, ids, row.student))
         for index, (row, ids) in enumerate(zip(rows, student_ids, strict=True))
     ]
     kept = [index for index, spaces in enumerate(before) if None not in spaces]
-    ids = (ragged([teacher_ids[index] for index in kept]), ragged([student_ids[index] for index in kept]))
     spaces = np.array([before[index] for index in kept], dtype=np.bool_).reshape(-1, 2)
-    same = [rows[index].same for index in kept]
-    return Batch((teacher, student), kept, *ids, *_existing((teacher, student), ids, spaces, same))
+    known = [rows[index] for index in kept]
+    of_student = [student_ids[index] for index in kept]
+    if rewrite:
+        pairs = zip(known, of_student, spaces[:, 1].tolist(), strict=True)
+        rewritten = [_rewritten(student, *row, rewrite) for row in pairs]
+        known, of_student = [row for row, _ in rewritten], [ids for _, ids in rewritten]
+    ids = (ragged([teacher_ids[index] for index in kept]), ragged(of_student))
+    return Batch((teacher, student), kept, *ids, *_existing((teacher, student), ids, spaces, known))
+
+
+def _rewritten(
+    side: Tokenizer, row: Row, ids: npt.NDArray[np.int32], space: bool, rewrite: Rewrite
+) -> tuple[Row, npt.NDArray[np.int32]]:
+    """The row as it is with other ids of the student; its text stays what the student was given."""
+    new = rewrite(side, ids)
+    shift = int(space)
+    same = oracle.composed(row.same, [(old - shift, at - shift, length) for old, at, length in new.same])
+    said = side.text_of(new.ids)[shift:]
+    undecided = _undecided(row.teacher.encode(), said, same, values=False)
+    return Row(row.teacher, row.student, same, undecided), new.ids
 
 
 def space_before(side: Tokenizer, ids: npt.NDArray[np.int32], text: str) -> bool | None:
@@ -113,9 +169,11 @@ def _existing(
     sides: tuple[Tokenizer, Tokenizer],
     ids: tuple[Ragged, Ragged],
     spaces: npt.NDArray[np.bool_],
-    same: Sequence[list[Piece]],
-) -> tuple[Ints, Ints]:
-    """Numbers of the pairs that exist, and of those that are allowed; `spaces` are before a row's sides.
+    rows: Sequence[Row],
+) -> tuple[Ints, Ints, Undecided]:
+    """Numbers of the pairs that exist, and of those that are allowed, and what is undecided.
+
+    `spaces` are before a row's sides.
 
     A space that both sides have in front is text like any other; one that only one has is held back.
     """
@@ -124,8 +182,10 @@ def _existing(
     teacher, student = (
         oracle.spans(lengths[side], ids[side].offsets, spaces[:, side] & ~both) for side in (0, 1)
     )
-    row_bytes = [_row_bytes(teacher, ids[0]), _row_bytes(student, ids[1])]
-    pieces = [oracle.leading(row) if held else row for row, held in zip(same, both.tolist(), strict=True)]
+    row_bytes = (_row_bytes(teacher, ids[0]), _row_bytes(student, ids[1]))
+    with_space = list(zip(rows, both.tolist(), strict=True))
+    pieces = [oracle.leading(row.same) if held else row.same for row, held in with_space]
+    boxes = [[box.moved(held, held) for box in row.undecided] for row, held in with_space]
     laid_out = oracle.laid_out(pieces, *row_bytes)
     teacher_less, student_less = (
         oracle.without_space(spans, side.numbers_without_space[row_ids.values] >= 0)
@@ -137,11 +197,13 @@ def _existing(
         (teacher, student_less),
         (teacher_less, student_less),
     )
-    numbers = [
-        oracle.numbered(oracle.exact_pairs(one, other, laid_out), len(ids[1].values))
-        for one, other in combined
-    ]
-    return numbers[0], np.unique(np.concatenate(numbers))
+    exact, *but_a_space = (oracle.exact_pairs(one, other, laid_out) for one, other in combined)
+    undecided = slides.undecided(teacher, student, boxes, row_bytes)
+    unknown = undecided.among(exact)
+    students = len(ids[1].values)
+    decided = oracle.numbered((exact[0][~unknown], exact[1][~unknown]), students)
+    numbers = [oracle.numbered(pairs, students) for pairs in (exact, *but_a_space)]
+    return decided, np.unique(np.concatenate(numbers)), undecided
 
 
 def _row_bytes(spans: oracle.Spans, ids: Ragged) -> Ints:
@@ -160,6 +222,7 @@ class Found:
         ratio: pairs over student tokens that have bytes.
         false: pairs whose bytes differ by more than one leading space, or whose kind says otherwise.
         coverage: bytes in chunks over bytes of the text, teacher and student; None for the published rule.
+        undecided: pairs of which it is not known whether they are true; they are not in the score.
         missed: for each row of the batch, the pairs that exist and were not found.
         tokens_a_second: of both sides, in processor time; 0 for the published rule.
     """
@@ -169,6 +232,7 @@ class Found:
     false: int
     coverage: tuple[float, float] | None
     missed: Ints
+    undecided: int = 0
     tokens_a_second: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -177,8 +241,10 @@ class Found:
             "recall": self.score.recall,
             "precision": self.score.precision,
             "ratio": self.ratio,
-            "pairs": self.score.found,
+            "pairs": self.score.found + self.undecided,
+            "judged": self.score.found,
             "elsewhere": self.score.found - self.score.true,
+            "undecided": self.undecided,
             "false": self.false,
         }
         if self.coverage:
@@ -237,13 +303,15 @@ def _judged(
     numbers = oracle.numbered(tokens, batch.students)
     hit = np.isin(batch.exact, numbers, assume_unique=True)
     true = np.isin(numbers, batch.allowed, assume_unique=True)
+    undecided = batch.undecided.among(tokens)
     with_bytes = int((batch.sides[1].lengths[batch.student.values] > 0).sum())
     return Found(
-        score=Score(exist=len(hit), hit=int(hit.sum()), found=len(true), true=int(true.sum())),
+        score=Score(len(hit), int(hit.sum()), int((~undecided).sum()), int(true[~undecided].sum())),
         ratio=share(len(numbers), with_bytes),
         false=false_pairs(batch, tokens, kinds),
         coverage=coverage,
         missed=batch.count_by_row(batch.exact[~hit]),
+        undecided=int(undecided.sum()),
     )
 
 
