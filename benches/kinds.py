@@ -21,7 +21,7 @@ import oracle
 from oracle import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 FEWEST_LINES, MOST_LINES = 10, 300
 
@@ -64,6 +64,7 @@ def laid(written: Written) -> Version:
 NAMES = ("Bob", "Ann", "Dan", "Eve", "Joe", "Kim", "Maria", "Peter", "Liam", "Olivia", "Noah", "Zoë")
 THINGS = ("invoice", "contract", "delivery", "ticket", "report", "meeting", "budget", "order")
 DEEDS = ("call", "write to", "remind", "ask", "answer", "pay", "visit")
+VERBS = ("told", "asked", "wrote to", "called")
 STATES = ("open", "late", "new", "lost", "paid", "unclear")
 MODULES = ("db.pool", "http.server", "auth.session", "cache", "queue.worker", "scheduler")
 LEVELS = ("INFO", "WARNING", "ERROR", "DEBUG")
@@ -92,6 +93,11 @@ def line_count(rng: random.Random) -> int:
     return round(math.exp(rng.uniform(math.log(FEWEST_LINES), math.log(MOST_LINES))))
 
 
+def some(words: Sequence[str], rng: random.Random, least: int = 1) -> list[str]:
+    """Few of the words or all: how many there are says how much a text repeats itself."""
+    return rng.sample(words, max(least, min(len(words), rng.choice((1, 2, 4, 12)))))
+
+
 def other(values: Sequence[str], value: str, rng: random.Random) -> str:
     """One of the values, but not this one."""
     return rng.choice([one for one in values if one != value])
@@ -106,31 +112,38 @@ def number(rng: random.Random, digits: int = 6) -> str:
 
 
 def list_with_names(rng: random.Random) -> Written:
-    """A to-do list; another name in all lines, or in some."""
-    bullet, deed, state, thing = (rng.choice(words) for words in (BRACKETS, DEEDS, STATES, THINGS))
+    """A to-do list; another name in some lines, in half of them, or in all."""
+    bullet, state = rng.choice(BRACKETS), rng.choice(STATES)
+    deeds, things, names = some(DEEDS, rng), some(THINGS, rng), some(NAMES, rng, least=2)
     share = rng.choice((0.1, 0.5, 1.0))
     written: Written = []
     for _ in range(line_count(rng)):
-        name = rng.choice(NAMES)
-        new = other(NAMES, name, rng) if rng.random() < share else name
-        written += [f"{bullet}{deed} ", (name, new), f" about the {state} {thing}\n"]
+        name = rng.choice(names)
+        new = other(names, name, rng) if rng.random() < share else name
+        written += [f"{bullet}{rng.choice(deeds)} ", (name, new), f" about the {state} {rng.choice(things)}\n"]
     return written
 
 
 def list_with_numbers(rng: random.Random) -> Written:
     """A list of things; another number in each line."""
-    bullet = rng.choice(BRACKETS)
+    bullet, states, things = rng.choice(BRACKETS), some(STATES, rng), some(THINGS, rng)
     written: Written = []
-    for index in range(line_count(rng)):
-        line = f"{bullet or f'{index + 1}. '}{rng.choice(STATES)} {rng.choice(THINGS)} number "
+    for _ in range(line_count(rng)):
+        line = f"{bullet}{rng.choice(states)} {rng.choice(things)} number "
         written += [line, (number(rng, 4), number(rng, 4)), " for the weekly review\n"]
     return written
 
 
-def list_with_separators(rng: random.Random) -> Written:
-    """A list whose lines are joined by line ends in the one version and by spaces in the other."""
-    bullet, thing = rng.choice(BRACKETS[:-1]), rng.choice(THINGS)
-    lines = [f"{bullet}{rng.choice(DEEDS)} {rng.choice(NAMES)} about the {thing}" for _ in range(line_count(rng))]
+def lines_joined(rng: random.Random) -> Written:
+    """A list or a song whose lines are joined by line ends in the one version and by spaces in the other."""
+    deeds, names, things = some(DEEDS, rng), some(NAMES, rng), some(THINGS, rng)
+    bullet = rng.choice(BRACKETS[:-1])
+    lines = [
+        f"{bullet}{rng.choice(deeds)} {rng.choice(names)} about the open {rng.choice(things)}"
+        for _ in range(line_count(rng))
+    ]
+    if rng.random() < 0.5:  # noqa: PLR2004 - one or the other
+        lines = _song(rng)
     written: Written = [lines[0]]
     for line in lines[1:]:
         written += [("\n", " "), line]
@@ -139,7 +152,8 @@ def list_with_separators(rng: random.Random) -> Written:
 
 def _messages(rng: random.Random) -> list[str]:
     """What few sources have to say: a few sentences, again and again."""
-    return [f"{rng.choice(DEEDS)} {rng.choice(THINGS)}: {rng.choice(STATES)}" for _ in range(rng.randint(2, 8))]
+    pool = [f"{deed} {thing}: {rng.choice(STATES)}" for deed in DEEDS for thing in THINGS]
+    return some(pool, rng)
 
 
 def _clock(seconds: int) -> str:
@@ -148,46 +162,49 @@ def _clock(seconds: int) -> str:
 
 
 def log_with_times(rng: random.Random) -> Written:
-    """A log; each line at another time of the day."""
-    messages, seconds, shift = _messages(rng), rng.randrange(40_000), rng.randrange(1, 40_000)
+    """A log; each line at another time of the day, or on another day, too."""
+    messages, levels, modules = _messages(rng), some(LEVELS, rng), some(MODULES, rng)
+    seconds, shift, day = rng.randrange(40_000), rng.randrange(1, 40_000), rng.choice(("29", "30"))
     written: Written = []
     for _ in range(line_count(rng)):
         seconds += rng.randrange(1, 90)
-        clock = (_clock(seconds), _clock(seconds + shift))
-        line = f" {rng.choice(LEVELS):7} [{rng.choice(MODULES)}] {rng.choice(messages)}\n"
-        written += ["2026-11-29T", clock, line]
+        times = (f"29T{_clock(seconds)}", f"{day}T{_clock(seconds + shift)}")
+        written += ["2026-11-", times]
+        written += [f" {rng.choice(levels):7} [{rng.choice(modules)}] {rng.choice(messages)}\n"]
     return written
 
 
 def log_with_ids(rng: random.Random) -> Written:
     """A log; each line with another id of the request, some at another level."""
-    messages, seconds = _messages(rng), rng.randrange(80_000)
+    messages, modules, seconds = _messages(rng), some(MODULES, rng), rng.randrange(80_000)
     written: Written = []
     for _ in range(line_count(rng)):
         seconds += rng.randrange(1, 90)
         level = rng.choice(LEVELS)
         changed = other(LEVELS, level, rng) if rng.random() < 0.2 else level  # noqa: PLR2004
         ids = (f"{rng.getrandbits(32):08x}", f"{rng.getrandbits(32):08x}")
-        written += [f"{_clock(seconds)} ", (level, changed), f" {rng.choice(MODULES)} request=", ids]
+        written += [f"{_clock(seconds)} ", (level, changed), f" {rng.choice(modules)} request=", ids]
         written += [f" {rng.choice(messages)}\n"]
     return written
 
 
 def records_with_values(rng: random.Random) -> Written:
     """JSON, a record a line; another id and another amount in each."""
+    names, states, things = some(NAMES, rng), some(STATES, rng), some(THINGS, rng)
     written: Written = []
     for _ in range(line_count(rng)):
         ids, amounts = (number(rng), number(rng)), (number(rng, 3), number(rng, 3))
-        written += ['{"id": ', ids, f', "name": "{rng.choice(NAMES)}", "state": "{rng.choice(STATES)}", "amount": ']
-        written += [amounts, f', "tags": ["{rng.choice(THINGS)}", "{rng.choice(THINGS)}"]}}\n']
+        written += ['{"id": ', ids, f', "name": "{rng.choice(names)}", "state": "{rng.choice(states)}", ']
+        written += ['"amount": ', amounts, f', "tags": ["{rng.choice(things)}", "{rng.choice(things)}"]}}\n']
     return written
 
 
 def records_indented(rng: random.Random) -> Written:
     """One JSON document, indented and compact."""
+    names, deeds, things = some(NAMES, rng), some(DEEDS, rng), some(THINGS, rng)
     records = [
-        {"id": int(number(rng)), "name": rng.choice(NAMES), "tags": [rng.choice(THINGS), rng.choice(STATES)]}
-        | {"note": f"{rng.choice(DEEDS)} {rng.choice(NAMES)} about the {rng.choice(THINGS)} before the end of the week"}
+        {"id": int(number(rng)), "name": rng.choice(names), "tags": [rng.choice(things), rng.choice(STATES)]}
+        | {"note": f"{rng.choice(deeds)} {rng.choice(names)} about the {rng.choice(things)} before the weekend"}
         for _ in range(max(2, line_count(rng) // 5))
     ]
     indented = json.dumps(records, indent=rng.choice((1, 2, 4)), ensure_ascii=False)
@@ -201,112 +218,118 @@ def records_indented(rng: random.Random) -> Written:
 
 def statements(rng: random.Random) -> Written:
     """SQL; another id and another amount in each INSERT."""
+    names, states = some(NAMES, rng), some(STATES, rng)
     written: Written = []
     for _ in range(line_count(rng)):
         ids, amounts = (number(rng), number(rng)), (number(rng, 3), number(rng, 3))
         written += ["INSERT INTO orders (id, name, state, amount) VALUES (", ids]
-        written += [f", '{rng.choice(NAMES)}', '{rng.choice(STATES)}', ", amounts, ");\n"]
+        written += [f", '{rng.choice(names)}', '{rng.choice(states)}', ", amounts, ");\n"]
     return written
 
 
-def _cells(rng: random.Random) -> list[str]:
-    return [rng.choice(NAMES), rng.choice(STATES), rng.choice(THINGS), number(rng, 3)]
+COLUMNS = ("name", "state", "about", "amount")
 
 
-def _row(cells: Sequence[str], *, markdown: bool) -> str:
-    return f"| {' | '.join(cells)} |\n" if markdown else f"{','.join(cells)}\n"
+def _table(rng: random.Random) -> tuple[list[list[str]], tuple[str, str, str]]:
+    """A table's head and rows, and what stands before, between and behind the cells of a row."""
+    names, states, things = some(NAMES, rng, least=2), some(STATES, rng, least=2), some(THINGS, rng, least=2)
+    rows = [
+        [rng.choice(names), rng.choice(states), rng.choice(things), number(rng, rng.choice((1, 3)))]
+        for _ in range(line_count(rng))
+    ]
+    return [list(COLUMNS), *rows], rng.choice((("| ", " | ", " |\n"), ("", ",", "\n")))
 
 
 def table_with_values(rng: random.Random) -> Written:
     """A table; all values of one column are others."""
-    markdown, column = rng.random() < 0.5, rng.randrange(4)  # noqa: PLR2004 - one or the other
-    written: Written = [_row(["name", "state", "about", "amount"], markdown=markdown)]
-    for _ in range(line_count(rng)):
-        cells, new = _cells(rng), _cells(rng)
-        before = "| " if markdown else ""
-        for index, (old, value) in enumerate(zip(cells, new, strict=True)):
-            written += [before, (old, value) if index == column else old]
-            before = " | " if markdown else ","
-        written += [" |\n" if markdown else "\n"]
+    (head, *rows), (before, between, behind) = _table(rng)
+    column = rng.randrange(len(COLUMNS))
+    values = [row[column] for row in rows]
+    written: Written = [before, between.join(head), behind]
+    for row in rows:
+        cells: Written = [cell if at != column else (cell, rng.choice(values)) for at, cell in enumerate(row)]
+        written += [before, cells[0]]
+        for cell in cells[1:]:
+            written += [between, cell]
+        written += [behind]
     return written
 
 
 def table_without_rows(rng: random.Random) -> Written:
     """A table, and the same less up to a quarter of its rows, wherever they are."""
-    markdown, gone = rng.random() < 0.5, rng.choice((0.02, 0.1, 0.25))  # noqa: PLR2004
-    written: Written = [_row(["name", "state", "about", "amount"], markdown=markdown)]
-    for _ in range(line_count(rng)):
-        row = _row(_cells(rng), markdown=markdown)
-        written += [(row, "") if rng.random() < gone else row]
-    return written
+    rows, (before, between, behind) = _table(rng)
+    gone = rng.choice((0.02, 0.1, 0.25))
+    lines = [f"{before}{between.join(row)}{behind}" for row in rows]
+    return [(line, "") if at and rng.random() < gone else line for at, line in enumerate(lines)]
 
 
 def _song(rng: random.Random) -> list[str]:
-    lines = rng.sample(VERSES, rng.randint(3, 6))
-    return [rng.choice(lines).replace("{}", rng.choice(ANIMALS)) + "\n" for _ in range(line_count(rng))]
+    """Lines drawn from few."""
+    animals = some(ANIMALS, rng)
+    lines = [line.replace("{}", rng.choice(animals)) for line in rng.sample(VERSES, rng.randint(3, 6))]
+    return [rng.choice(lines) for _ in range(line_count(rng))]
 
 
 def song_with_words(rng: random.Random) -> Written:
-    """A song of a few lines, again and again; one word of every fourth line is another."""
+    """A song; in every verse of four lines one word is another."""
     written: Written = []
     for index, line in enumerate(_song(rng)):
         words = line.split(" ")
-        place = rng.randrange(len(words)) if index % 4 == 0 else len(words)
-        for at, word in enumerate(words):
-            end = "\n" if word.endswith("\n") else " "
-            kept = word.removesuffix("\n")
-            written += [(kept, other(ANIMALS, kept, rng)) if at == place else kept, end]
+        if index % 4 == 0:
+            place = rng.randrange(len(words))
+            before, behind = "".join(f"{word} " for word in words[:place]), words[place + 1 :]
+            written += [before, (words[place], other(ANIMALS, words[place], rng))]
+            written += ["".join(f" {word}" for word in behind), "\n"]
+        else:
+            written += [f"{line}\n"]
     return written
 
 
 def song_with_lines(rng: random.Random) -> Written:
-    """A song; here and there a line of it is sung once more, or left out."""
-    lines = _song(rng)
-    often = rng.choice((0.03, 0.1))
+    """A song; in some verses a line of it is sung once more, or left out, never in two that follow."""
+    lines = [f"{line}\n" for line in _song(rng)]
     written: Written = []
-    for line in lines:
-        kind = rng.random()
-        written += [("", rng.choice(lines))] if kind < often else []
-        written += [(line, "")] if kind > 1 - often else [line]
+    for start in range(0, len(lines), 4):
+        verse = lines[start : start + 4]
+        change = rng.choice(("insert", "leave out", "")) if start % 8 == 0 else ""
+        if change == "insert":
+            written += [("", rng.choice(lines)), *verse]
+        elif change == "leave out":
+            written += [(verse[0], ""), *verse[1:]]
+        else:
+            written += verse
     return written
 
 
-def _letter(rng: random.Random) -> list[str]:
-    """Sentences about people, again and again; names are lone words."""
-    sentences = [
-        f"NAME {rng.choice(('told', 'asked', 'wrote to', 'called'))} NAME about the {rng.choice(STATES)} "
-        f"{rng.choice(THINGS)}. "
-        for _ in range(rng.randint(2, 6))
-    ]
-    return [rng.choice(sentences) for _ in range(line_count(rng))]
-
-
-def _with_names(sentences: Iterable[str], named: Callable[[], tuple[str, str]]) -> Written:
+def _letter(rng: random.Random, named: Callable[[], tuple[str, str]]) -> Written:
+    """Sentences about two people, again and again."""
+    verbs, states, things = some(VERBS, rng), some(STATES, rng), some(THINGS, rng)
     written: Written = []
-    for part in re.split("(NAME)", "".join(sentences)):
-        written += [named() if part == "NAME" else part]
+    for _ in range(line_count(rng)):
+        written += [named(), f" {rng.choice(verbs)} ", named()]
+        written += [f" about the {rng.choice(states)} {rng.choice(things)} of last week.\n"]
     return written
 
 
 def names_masked(rng: random.Random) -> Written:
     """Every name a mask in the one version."""
-    return _with_names(_letter(rng), lambda: (rng.choice(NAMES), "[NAME]"))
+    names = some(NAMES, rng)
+    return _letter(rng, lambda: (rng.choice(names), "[NAME]"))
 
 
 def names_swapped(rng: random.Random) -> Written:
     """Two people's names exchanged."""
-    pairs = [("Bob", "Ann"), ("Ann", "Bob"), ("Eve", "Eve"), ("Maria", "Maria")]
-    return _with_names(_letter(rng), lambda: rng.choice(pairs))
+    pairs = [("Bob", "Ann"), ("Ann", "Bob"), ("Eve", "Eve"), ("Maria", "Maria")][: rng.randint(2, 4)]
+    return _letter(rng, lambda: rng.choice(pairs))
 
 
-def _function(rng: random.Random, name: str) -> list[str]:
-    field = rng.choice(THINGS)
+def _function(name: str, fields: Sequence[str], rng: random.Random) -> list[str]:
     return [
         f"def {name}(records: list[dict[str, str]]) -> int:\n",
-        f'    """Counts what is {rng.choice(STATES)}."""\n',
+        '    """Counts the records that are so."""\n',
         "    count = 0\n",
         "    for record in records:\n",
-        f'        if record["{field}"] == "{rng.choice(STATES)}":\n',
+        f'        if record["{rng.choice(fields)}"] == "{rng.choice(STATES)}":\n',
         "            count += 1\n",
         "    return count\n\n\n",
     ]
@@ -314,13 +337,14 @@ def _function(rng: random.Random, name: str) -> list[str]:
 
 def functions_changed(rng: random.Random) -> Written:
     """Functions that are much alike, of which every fourth has a line more."""
+    fields = some(THINGS, rng)
     written: Written = []
     for index in range(max(4, line_count(rng) // 7)):
-        lines = _function(rng, f"count_{rng.choice(STATES)}_{rng.choice(THINGS)}_{index}")
+        lines = _function(f"count_{rng.choice(STATES)}_{rng.choice(fields)}", fields, rng)
         if index % 4 == 1:
             place = rng.randrange(3, 6)
-            lines.insert(place, f"{'    ' * (place - 2)}log.debug('{rng.choice(STATES)}')\n")
-            written += [*lines[:place], ("", lines[place]), *lines[place + 1 :]]
+            new = f"{'    ' * (place - 2)}log.debug('{rng.choice(STATES)}')\n"
+            written += [*lines[:place], ("", new), *lines[place:]]
         else:
             written += lines
     return written
@@ -329,7 +353,7 @@ def functions_changed(rng: random.Random) -> Written:
 VALUES: Mapping[str, Callable[[random.Random], Written]] = {
     "lists, names changed": list_with_names,
     "lists, numbers changed": list_with_numbers,
-    "lists, line ends become spaces": list_with_separators,
+    "lists and songs, line ends become spaces": lines_joined,
     "logs, another time in each line": log_with_times,
     "logs, ids and levels changed": log_with_ids,
     "JSON records, ids and values changed": records_with_values,
