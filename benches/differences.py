@@ -1,14 +1,15 @@
 """Where two texts differ: the share of the pairs outside the differences that is found, and no false pair.
 
-    python benches/differences.py            # measures, prints, writes results/differences.json and proof.md
-    python benches/differences.py --table    # the same tables, from the results that are there
-    python benches/differences.py --rows 20  # a shorter run (1,000 rows of about 3,000 characters)
+    python benches/differences.py              # measures, prints, writes results/differences.json and proof.md
+    python benches/differences.py --table      # the same tables, from the results that are there
+    python benches/differences.py --rows 20    # a shorter run (1,000 rows of about 3,000 characters)
+    python benches/differences.py --part list  # only the parts with `list` in their name; the page stays
 
 What was done to a text is kept, so the true correspondence is known: a pair exists where both tokens are the
-same piece of unchanged text. Five parts: one edit a row; five edits a row; text in NFD that the student's
-tokenizer turns into NFC; source code whose white space one side collapses; a `<think>` block on one side, and
-ids replaced by non-canonical ones. The published rule beside dskd in each. Last, on a few rows, what the slow
-search of `dskd.reference` finds.
+same piece of unchanged text. `parts` lists what is measured: real text with edits, in NFD, with other white
+space, behind a `<think>` block, with other ids of the same bytes; and repetitive text with a small difference
+a line. The published rule beside dskd in each. Then what is paired by chance in two texts that have nothing
+to do with each other, and, on a few rows, what the slow search of `dskd.reference` finds.
 """
 
 from __future__ import annotations
@@ -21,27 +22,72 @@ import numpy as np
 
 import corpus
 import judge
+import slides
 from dskd import reference
 from judge import batch_of, by_dskd, by_published_rule
 from oracle import share, share_up
-from parts import TOKENIZER_PAIRS, parts, rows_with_edits
+from parts import KIND_PAIRS, TOKENIZER_PAIRS, parts
+from real_text import rows_with_edits, unrelated_rows
 from report import Report, machine, positive, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from judge import Batch, Found
+    from judge import Batch, Found, Row
     from parts import Part
 
 MOST_OF_REFERENCE = 1.001
 """How many pairs the reference may find for one of the core's."""
+REFERENCE, UNRELATED = "the reference", "unrelated texts"
+"""What is measured besides the parts, as `--part` has it."""
 
-def measure_pair(part: Part, teacher: str, student: str, examples: int) -> dict[str, Any]:
+
+# ---- Measuring -------------------------------------------------------------------------------------------
+
+
+def measure(rows: int, examples: int, names: Sequence[str]) -> dict[str, Any]:
+    """All that is measured, or what has one of these in its name, ready for JSON.
+
+    Prints what each part gave as soon as it is done.
+    """
+    started = time.monotonic()
+    results: dict[str, Any] = {"machine": machine("numpy", "tokenizers", "sentencepiece")}
+    results |= {"parts": [], "unrelated": None, "reference": None}
+    for part in parts(rows):
+        if _is_wanted(part.name, names):
+            results["parts"].append(measure_part(part, examples))
+            print(_line(results["parts"][-1]), f"({time.monotonic() - started:.0f} s)", flush=True)
+    if _is_wanted(UNRELATED, names):
+        results["unrelated"] = in_unrelated_texts(max(2, rows // 10))
+    if _is_wanted(REFERENCE, names):
+        results["reference"] = beside_the_reference(max(2, rows // 100))
+        print(_reference_line(results["reference"]), f"({time.monotonic() - started:.0f} s)", flush=True)
+    results["seconds"] = round(time.monotonic() - started)
+    return results
+
+
+def _is_wanted(name: str, names: Sequence[str]) -> bool:
+    return not names or any(wanted in name for wanted in names)
+
+
+def measure_part(part: Part, examples: int) -> dict[str, Any]:
+    """A part on all its tokenizer pairs."""
+    rows = part.rows()
+    measured = [measure_pair(part, rows, *sides, examples) for sides in part.pairs]
+    for name in {name for sides in part.pairs for name in sides}:
+        corpus.tokenizer(name).forget()
+    return _summed(part, len(rows), measured)
+
+
+def measure_pair(
+    part: Part, rows: Sequence[Row], teacher: str, student: str, examples: int
+) -> dict[str, Any]:
     """One pair of tokenizers on the rows of a part."""
-    batch = batch_of(corpus.tokenizer(teacher), corpus.tokenizer(student), part.rows, part.rewrite)
+    sides = corpus.tokenizer(teacher), corpus.tokenizer(student)
+    batch = batch_of(*sides, rows, part.rewrite, part.rewrite_teacher)
     ours, theirs = by_dskd(batch), by_published_rule(batch)
     for index in np.argsort(-ours.missed, kind="stable")[:examples].tolist():
-        print(f"  {_example(part, batch, ours, index)}", file=sys.stderr)
+        print(f"  {_example(rows, batch, ours, index)}", file=sys.stderr)
     return {
         "teacher": teacher,
         "student": student,
@@ -53,41 +99,71 @@ def measure_pair(part: Part, teacher: str, student: str, examples: int) -> dict[
     }
 
 
-def _example(part: Part, batch: Batch, found: Found, index: int) -> str:
+def _example(rows: Sequence[Row], batch: Batch, found: Found, index: int) -> str:
     """A row of which many pairs were missed, and around which changes."""
-    row = part.rows[batch.rows[index]]
-    raw = row.teacher.encode(), row.student.encode()
-    ends = [(0, 0), *((teacher + length, student + length) for teacher, student, length in row.same)]
-    starts = [*((teacher, student) for teacher, student, _ in row.same), (len(raw[0]), len(raw[1]))]
+    row = rows[batch.rows[index]]
+    teacher, student = row.teacher.encode(), row.student.encode()
     changes = [
-        (
-            raw[0][end[0] : start[0]][:40].decode(errors="replace"),
-            raw[1][end[1] : start[1]][:40].decode(errors="replace"),
+        tuple(
+            side[start:end][:40].decode(errors="replace")
+            for side, start, end in (
+                (teacher, box.teacher_start, box.teacher_end),
+                (student, box.student_start, box.student_end),
+            )
         )
-        for end, start in zip(ends, starts, strict=True)
-        if end != start
+        for box in slides.gaps(row.same, (len(teacher), len(student)))
     ]
     exist = batch.exist_in_row()[index]
     return f"row {batch.rows[index]}: {found.missed[index]} of {exist} missed; changes {changes[:5]}"
 
 
-def measure(rows: int, examples: int, names: Sequence[str] = ()) -> dict[str, Any]:
-    """All that is measured, ready for JSON; prints what each part gave as soon as it is done."""
-    started = time.monotonic()
-    results: dict[str, Any] = {"machine": machine("numpy", "tokenizers", "sentencepiece"), "parts": [], "reference": None}
-    for part in parts(rows):
-        if not part.rows or (names and not any(name in part.name for name in names)):
-            continue
-        measured = [measure_pair(part, *names, examples) for names in part.pairs]
-        results["parts"].append(_summed(part, measured))
-        print(_line(results["parts"][-1]), f"({time.monotonic() - started:.0f} s)", flush=True)
-        for name in {name for names in part.pairs for name in names}:
-            corpus.tokenizer(name).forget()
-    if not names:
-        results["reference"] = beside_the_reference(max(2, rows // 100))
-        print(_reference_line(results["reference"]), f"({time.monotonic() - started:.0f} s)", flush=True)
-    results["seconds"] = round(time.monotonic() - started)
-    return results
+def _summed(part: Part, rows: int, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found, wrong = _found(part, measured), _wrong(part, measured)
+    exist = sum(pair["exist"] for pair in measured)
+    false = sum(pair["dskd"]["false"] for pair in measured)
+    enough = part.target is None or (exist > 0 and found >= part.target)
+    few_wrong = part.most_wrong is None or wrong <= part.most_wrong
+    return {
+        "name": part.name,
+        "repeats": part.repeats,
+        "rows": rows,
+        "exist": exist,
+        "found": found,
+        "target": part.target,
+        "wrong": wrong,
+        "most_wrong": part.most_wrong,
+        "false": false,
+        "met": enough and few_wrong and not false,
+        "pairs": list(measured),
+    }
+
+
+def _found(part: Part, measured: Sequence[Mapping[str, Any]]) -> float:
+    """The share of the existing pairs that is found; of repetitive text, with the tokenizers of the lowest."""
+    if part.repeats:
+        return min(pair["dskd"]["recall"] for pair in measured)
+    return share(sum(pair["hit"] for pair in measured), sum(pair["exist"] for pair in measured))
+
+
+def _wrong(part: Part, measured: Sequence[Mapping[str, Any]]) -> float:
+    """The share at wrong places of the pairs that are found and judged, of the same tokenizers."""
+    counts = [(pair["dskd"]["elsewhere"], pair["dskd"]["judged"]) for pair in measured]
+    if part.repeats:
+        return max(share_up(*count) for count in counts)
+    return share_up(sum(wrong for wrong, _ in counts), sum(judged for _, judged in counts))
+
+
+def in_unrelated_texts(count: int) -> list[dict[str, Any]]:
+    """What is paired, by chance, in rows whose sides read texts that have nothing to do with each other."""
+    rows = unrelated_rows(count)
+    found = []
+    for names in KIND_PAIRS:
+        batch = batch_of(*map(corpus.tokenizer, names), rows)
+        ours, theirs = by_dskd(batch).as_json(), by_published_rule(batch).as_json()
+        sides = dict(zip(("teacher", "student"), names, strict=True))
+        found.append({**sides, "rows": len(batch.rows), "dskd": ours, "published": theirs})
+        print(_unrelated_line(found[-1]), flush=True)
+    return found
 
 
 def beside_the_reference(count: int) -> dict[str, Any]:
@@ -106,133 +182,109 @@ def beside_the_reference(count: int) -> dict[str, Any]:
     return {"rows": count, "core": core, "reference": by_reference, "met": met}
 
 
-def _reference_line(found: Mapping[str, Any]) -> str:
-    return (
-        f"the reference on {found['rows']} rows with five edits: {found['reference']:,} pairs, the core "
-        f"{found['core']:,}; at most {MOST_OF_REFERENCE - 1:.1%} more: {'met' if found['met'] else 'MISSED'}"
-    )
-
-
-def _summed(part: Part, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found, wrong = _found(part, measured), _wrong(part, measured)
-    exist = sum(pair["exist"] for pair in measured)
-    false = sum(pair["dskd"]["false"] for pair in measured)
-    met = not false and exist > 0
-    met = met and (part.target is None or found >= part.target)
-    met = met and (part.most_wrong is None or wrong <= part.most_wrong)
-    return {
-        "name": part.name,
-        "is_kind": part.is_kind,
-        "rows": len(part.rows),
-        "exist": exist,
-        "found": found,
-        "target": part.target,
-        "wrong": wrong,
-        "most_wrong": part.most_wrong,
-        "false": false,
-        "met": met,
-        "pairs": list(measured),
-    }
-
-
-def _found(part: Part, measured: Sequence[Mapping[str, Any]]) -> float:
-    """The share found of all pairs that exist; of a kind that of the tokenizers with the lowest."""
-    if part.is_kind:
-        return min(pair["dskd"]["recall"] for pair in measured)
-    return share(sum(pair["hit"] for pair in measured), sum(pair["exist"] for pair in measured))
-
-
-def _wrong(part: Part, measured: Sequence[Mapping[str, Any]]) -> float:
-    """The share at wrong places of what is found and judged; of a kind that of the tokenizers with the highest."""
-    counts = [(pair["dskd"]["elsewhere"], pair["dskd"]["judged"]) for pair in measured]
-    if part.is_kind:
-        return max(share_up(*count) for count in counts)
-    return share_up(*(sum(column) for column in zip(*counts, strict=True)))
+# ---- In a line -------------------------------------------------------------------------------------------
 
 
 def failures(results: Mapping[str, Any]) -> list[str]:
-    """The parts whose target was missed."""
+    """What missed its target, and where pairs are false."""
     parts = [_line(part) for part in results["parts"] if not part["met"]]
-    reference = results["reference"]
-    return [*parts, *([_reference_line(reference)] if reference and not reference["met"] else [])]
+    false = [_unrelated_line(pair) for pair in results["unrelated"] or [] if pair["dskd"]["false"]]
+    beside = results["reference"]
+    return [*parts, *false, *([_reference_line(beside)] if beside and not beside["met"] else [])]
 
 
 def _line(part: Mapping[str, Any]) -> str:
     lowest = min(pair["dskd"]["recall"] for pair in part["pairs"])
-    target = "no target" if part["target"] is None else f"target {part['target']}"
     return (
-        f"{part['name']}: {part['found']:.5f} of {part['exist']:,} pairs found (lowest {lowest:.4f}; "
-        f"{target}), {part['wrong']:.5f} at wrong places, {part['false']} false: "
+        f"{part['name']}: {part['found']:.5f} of {part['exist']:,} pairs found (lowest {lowest:.4f}), "
+        f"{part['wrong']:.5f} at wrong places ({_targets(part) or 'no target'}), {part['false']} false: "
         f"{'met' if part['met'] else 'MISSED'}"
+    )
+
+
+def _targets(part: Mapping[str, Any]) -> str:
+    targets = [f"{part['target']}"] if part["target"] is not None else []
+    return ", ".join([*targets, *([f"wrong {part['most_wrong']}"] if part["most_wrong"] is not None else [])])
+
+
+def _unrelated_line(pair: Mapping[str, Any]) -> str:
+    return (
+        f"{UNRELATED}, {pair['teacher']} to {pair['student']}, {pair['rows']} rows: {pair['dskd']['ratio']:.5f} "
+        f"of the student's tokens in pairs, by the published rule {pair['published']['ratio']:.5f}; "
+        f"{pair['dskd']['false']} false"
+    )
+
+
+def _reference_line(found: Mapping[str, Any]) -> str:
+    return (
+        f"{REFERENCE} on {found['rows']} rows with five edits: {found['reference']:,} pairs, the core "
+        f"{found['core']:,}; at most {MOST_OF_REFERENCE - 1:.1%} more: {'met' if found['met'] else 'MISSED'}"
     )
 
 
 # ---- Tables ----------------------------------------------------------------------------------------------
 
 
+HEAD = ("difference", "target", "rows", "pairs that exist", "found", "wrong places", "false", "", "M tokens/s")
+
+
 def tables(results: Mapping[str, Any]) -> str:
     """What was measured as Markdown."""
-    real = [part for part in results["parts"] if not part["is_kind"]]
-    kinds = [part for part in results["parts"] if part["is_kind"]]
-    return "\n\n".join([*_real_text(real), *_kinds(kinds), *_rest(results)])
+    real = [part for part in results["parts"] if not part["repeats"]]
+    repetitive = [part for part in results["parts"] if part["repeats"]]
+    parts = [*(_real_text(real) if real else []), *(_repetitive_text(repetitive) if repetitive else [])]
+    if results["unrelated"]:
+        parts += _unrelated(results["unrelated"])
+    if results["reference"]:
+        compared = _reference_line(results["reference"])
+        parts += [f"{compared[0].upper()}{compared[1:]}."]
+    return "\n\n".join([*parts, f"{results['seconds']} s; {said_of(results['machine'])}."])
 
 
 def _real_text(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not parts:
-        return []
-    head = ["difference", "target", "rows", "pairs that exist", "found", "wrong places", "false", "", "M tokens/s"]
-    head_of_pairs = [
+    head = [
         *("teacher", "student", "rows", "exist", "found", "elsewhere", "coverage", "ratio"),
         *("published: found", "elsewhere", "ratio"),
     ]
-    found = ["Real text, all tokenizer pairs together:", table(head, map(_part_cells, parts))]
+    found = ["Real text, all tokenizer pairs together:", table(HEAD, map(_part_cells, parts))]
     for part in parts:
-        found += [
-            f"{part['name'][:1].upper()}{part['name'][1:]}:",
-            table(head_of_pairs, map(_pair_cells, part["pairs"])),
-        ]
+        title = f"{part['name'][:1].upper()}{part['name'][1:]}:"
+        found += [title, table(head, map(_pair_cells, part["pairs"]))]
     return found
 
 
-def _kinds(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not parts:
-        return []
-    head = ["difference", "target", "rows", "pairs that exist", "found", "wrong places", "false", "", "M tokens/s"]
-    head_of_pairs = [
-        *("difference", "teacher", "student", "rows", "exist", "found", "elsewhere", "undecided"),
+def _repetitive_text(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = [
+        *("difference", "teacher", "student", "rows", "exist", "found", "elsewhere", "not judged"),
         *("published: found", "elsewhere"),
     ]
-    pairs = [[part["name"], *_kind_cells(pair)] for part in parts for pair in part["pairs"]]
+    cells = [[part["name"], *_repetitive_cells(pair)] for part in parts for pair in part["pairs"]]
     return [
-        "Repetitive text, of each kind the tokenizer pair on which least is found, and most at wrong places:",
-        table(head, map(_part_cells, parts)),
+        "Repetitive text, of each kind the lowest share found and the highest at wrong places:",
+        table(HEAD, map(_part_cells, parts)),
         "Each tokenizer pair:",
-        table(head_of_pairs, pairs, names=3),
+        table(head, cells, names=3),
     ]
 
 
-def _rest(results: Mapping[str, Any]) -> list[str]:
-    found = []
-    if results["reference"]:
-        compared = _reference_line(results["reference"])
-        found.append(f"{compared[0].upper()}{compared[1:]}.")
-    return [*found, f"{results['seconds']} s; {said_of(results['machine'])}."]
+def _unrelated(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = ["teacher", "student", "rows", "in pairs", "false", "published: in pairs"]
+    cells = [
+        [
+            *(pair["teacher"], pair["student"], f"{pair['rows']:,}", f"{pair['dskd']['ratio']:.5f}"),
+            *(str(pair["dskd"]["false"]), f"{pair['published']['ratio']:.5f}"),
+        ]
+        for pair in pairs
+    ]
+    return ["Two unrelated texts, the share of the student's tokens in pairs:", table(head, cells)]
 
 
 def _part_cells(part: Mapping[str, Any]) -> list[str]:
-    targets = [f"{part['target']}"] if part["target"] is not None else []
-    targets += [f"{part['most_wrong']} wrong"] if part["most_wrong"] is not None else []
     speeds = [pair["dskd"]["tokens_a_second"] for pair in part["pairs"]]
     return [
-        part["name"],
-        ", ".join(targets),
-        f"{part['rows']:,}",
-        f"{part['exist']:,}",
-        f"{part['found']:.5f}",
-        f"{part['wrong']:.5f}",
-        str(part["false"]),
-        "met" if part["met"] else "missed",
-        f"{sum(speeds) / len(speeds) / 1e6:.2f}",
+        *(part["name"], _targets(part), f"{part['rows']:,}", f"{part['exist']:,}"),
+        *(f"{part['found']:.5f}", f"{part['wrong']:.5f}", str(part["false"])),
+        *("met" if part["met"] else "missed", f"{sum(speeds) / len(speeds) / 1e6:.2f}"),
     ]
 
 
@@ -246,7 +298,7 @@ def _pair_cells(pair: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _kind_cells(pair: Mapping[str, Any]) -> list[str]:
+def _repetitive_cells(pair: Mapping[str, Any]) -> list[str]:
     ours, theirs = pair["dskd"], pair["published"]
     return [
         *(pair["teacher"], pair["student"], f"{pair['rows']:,}", f"{pair['exist']:,}"),

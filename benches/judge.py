@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 
-Ids = list[npt.NDArray[np.int32]]
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What each side reads, and the pieces that the two texts share."""
+    """What each side reads, the pieces that the two texts share, and where that is not known."""
 
     teacher: str
     student: str
@@ -58,14 +58,11 @@ def changed_row(text: str, changes: Sequence[Change], *, values: bool = False) -
     Pairs are not judged where a change can slide; with `values`, inside of a change neither.
     """
     student, same = oracle.changed(text, changes), oracle.pieces(text, changes)
-    return Row(text, student, same, _undecided(text.encode(), student.encode(), same, values=values))
-
-
-def _undecided(teacher: bytes, student: bytes, same: list[Piece], *, values: bool) -> list[Box]:
-    boxes = slides.slides(teacher, student, same)
+    raw = text.encode(), student.encode()
+    boxes = slides.slides(*raw, same)
     if values:
-        boxes += slides.gaps(same, (len(teacher), len(student)))
-    return slides.united(boxes)
+        boxes += slides.gaps(same, (len(raw[0]), len(raw[1])))
+    return Row(text, student, same, slides.united(boxes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +74,11 @@ class Rewritten:
         same: what their bytes share with the bytes of those that they replace.
     """
 
-    ids: npt.NDArray[np.int32]
+    ids: Ids
     same: list[Piece]
 
 
-Rewrite = Callable[["Tokenizer", npt.NDArray[np.int32]], Rewritten]
+Rewrite = Callable[["Tokenizer", Ids], Rewritten]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,40 +121,53 @@ class Batch:
 
 
 def batch_of(
-    teacher: Tokenizer, student: Tokenizer, rows: Sequence[Row], rewrite: Rewrite | None = None
+    teacher: Tokenizer,
+    student: Tokenizer,
+    rows: Sequence[Row],
+    rewrite: Rewrite | None = None,
+    rewrite_teacher: Rewrite | None = None,
 ) -> Batch:
-    """The rows in ids; `rewrite` puts others in place of the student's."""
-    teacher_ids = teacher.rows([row.teacher for row in rows])
-    student_ids = student.rows([row.student for row in rows])
+    """The rows in ids; `rewrite` puts others in place of the student's, `rewrite_teacher` of the teacher's."""
+    sides = (teacher, student)
+    texts = [row.teacher for row in rows], [row.student for row in rows]
+    ids = [side.rows(said) for side, said in zip(sides, texts, strict=True)]
     before = [
-        (space_before(teacher, teacher_ids[index], row.teacher), space_before(student, ids, row.student))
-        for index, (row, ids) in enumerate(zip(rows, student_ids, strict=True))
+        (space_before(teacher, ids[0][index], row.teacher), space_before(student, ids[1][index], row.student))
+        for index, row in enumerate(rows)
     ]
     kept = [index for index, spaces in enumerate(before) if None not in spaces]
     spaces = np.array([before[index] for index in kept], dtype=np.bool_).reshape(-1, 2)
     known = [rows[index] for index in kept]
-    of_student = [student_ids[index] for index in kept]
+    teacher_ids, student_ids = ([row_ids[index] for index in kept] for row_ids in ids)
     if rewrite:
-        pairs = zip(known, of_student, spaces[:, 1].tolist(), strict=True)
-        rewritten = [_rewritten(student, *row, rewrite) for row in pairs]
-        known, of_student = [row for row, _ in rewritten], [ids for _, ids in rewritten]
-    ids = (ragged([teacher_ids[index] for index in kept]), ragged(of_student))
-    return Batch((teacher, student), kept, *ids, *_existing((teacher, student), ids, spaces, known))
+        known, student_ids = _rewritten(student, known, student_ids, spaces[:, 1], rewrite)
+    if rewrite_teacher:
+        known = [row.swapped() for row in known]
+        known, teacher_ids = _rewritten(teacher, known, teacher_ids, spaces[:, 0], rewrite_teacher)
+        known = [row.swapped() for row in known]
+    both = (ragged(teacher_ids), ragged(student_ids))
+    return Batch(sides, kept, *both, *_existing(sides, both, spaces, known))
 
 
 def _rewritten(
-    side: Tokenizer, row: Row, ids: npt.NDArray[np.int32], space: bool, rewrite: Rewrite
-) -> tuple[Row, npt.NDArray[np.int32]]:
-    """The row as it is with other ids of the student; its text stays what the student was given."""
-    new = rewrite(side, ids)
-    shift = int(space)
-    same = oracle.composed(row.same, [(old - shift, at - shift, length) for old, at, length in new.same])
-    said = side.text_of(new.ids)[shift:]
-    undecided = _undecided(row.teacher.encode(), said, same, values=False)
-    return Row(row.teacher, row.student, same, undecided), new.ids
+    side: Tokenizer, rows: Sequence[Row], ids: Sequence[Ids], spaces: npt.NDArray[np.bool_], rewrite: Rewrite
+) -> tuple[list[Row], list[Ids]]:
+    """What the rows are with other ids of the student, and these; their texts stay what was tokenized.
+
+    Rows that begin with a space which the text has not keep it.
+    """
+    found: list[Row] = []
+    new = [rewrite(side, row_ids) for row_ids in ids]
+    for row, rewritten, space in zip(rows, new, spaces.tolist(), strict=True):
+        said = side.text_of(rewritten.ids)[space:]
+        kept = [(old - space, at - space, length) for old, at, length in rewritten.same]
+        same = oracle.composed(row.same, kept)
+        undecided = slides.slides(row.teacher.encode(), said, same)
+        found.append(Row(row.teacher, row.student, same, undecided))
+    return found, [rewritten.ids for rewritten in new]
 
 
-def space_before(side: Tokenizer, ids: npt.NDArray[np.int32], text: str) -> bool | None:
+def space_before(side: Tokenizer, ids: Ids, text: str) -> bool | None:
     """Whether the ids say the text with one more space in front; None where they do not say it."""
     said, written = side.text_of(ids), text.encode()
     if said == written:

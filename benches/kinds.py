@@ -144,9 +144,14 @@ def lines_joined(rng: random.Random) -> Written:
     ]
     if rng.random() < 0.5:  # noqa: PLR2004 - one or the other
         lines = _song(rng)
+    return joined(lines, "\n", " ")
+
+
+def joined(lines: Sequence[str], old: str, new: str) -> Written:
+    """The lines, joined by `old` in the one version and by `new` in the other."""
     written: Written = [lines[0]]
     for line in lines[1:]:
-        written += [("\n", " "), line]
+        written += [(old, new), line]
     return written
 
 
@@ -376,8 +381,12 @@ ACCENTED = {"invoice": "écriture", "late": "très tôt", "order": "commandé", 
 
 
 def any_text(rng: random.Random) -> str:
-    """A list, a log, records, a table, a song or a letter."""
-    makers = [make for make in VALUES.values() if make is not records_indented]
+    """A list, a log, records, a table, a song, a letter or code."""
+    return text_of(rng, [make for make in VALUES.values() if make is not records_indented])
+
+
+def text_of(rng: random.Random, makers: Sequence[Callable[[random.Random], Written]]) -> str:
+    """The one version of what one of these makes."""
     return laid(rng.choice(makers)(rng)).text
 
 

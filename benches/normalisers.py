@@ -48,6 +48,19 @@ def _nfkc(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
+def composed(text: str) -> list[Change]:
+    """What NFC changes in a text in NFD whose letters it composes with their marks.
+
+    Raises:
+        ValueError: it changes more than that.
+    """
+    clusters = re.finditer(r"[^\u0300-\u036f][\u0300-\u036f]+", text)
+    changes = [Change(*match.span(), unicodedata.normalize("NFC", match[0])) for match in clusters]
+    if changed(text, changes) != unicodedata.normalize("NFC", text):
+        raise ValueError(f"not in NFC cluster by cluster: {text[:40]!r}")
+    return changes
+
+
 def nfkc_and_white_space(text: str) -> list[Change]:
     """XLM-R and T5: NFKC, one space for each run of white space, none at the ends."""
     spans = [match.span() for match in re.finditer(r"\S+", text)]

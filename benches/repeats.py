@@ -1,0 +1,131 @@
+"""Rows of repetitive text: of all `kinds`, as real tokenizers read it, and the small cases; the truth is kept."""
+
+from __future__ import annotations
+
+import functools
+import random
+import unicodedata
+from typing import TYPE_CHECKING
+
+import assets
+import kinds
+import normalisers
+from judge import changed_row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from judge import Row
+    from kinds import Version, Written
+    from oracle import Change
+
+    Make = Callable[[random.Random], Version]
+
+LARGE = 1 / 3
+"""Up to this share of its bytes a difference is one that has targets."""
+
+
+@functools.cache
+def rows_of_kind(name: str, count: int) -> list[Row]:
+    """Rows of a kind; either side, drawn, reads the one version."""
+    make = makers()[name]
+    rows = []
+    for index in range(count):
+        rng = random.Random(f"{name} {index}")  # noqa: S311 - the same at every run is the point
+        row = _row(make(rng))
+        rows.append(row.swapped() if rng.random() < 0.5 else row)  # noqa: PLR2004 - either side
+    return rows
+
+
+def _row(version: Version) -> Row:
+    return changed_row(version.text, version.changes, values=version.values)
+
+
+def changed_share(row: Row) -> float:
+    """How much of the longer text is not in the other."""
+    same = sum(length for _, _, length in row.same)
+    return 1 - same / max(len(row.teacher.encode()), len(row.student.encode()), 1)
+
+
+def with_targets(rows: Sequence[Row]) -> list[Row]:
+    """Those of which at most a third differs."""
+    return [row for row in rows if changed_share(row) <= LARGE]
+
+
+def large(count: int) -> list[Row]:
+    """The rows of all kinds of which more than a third differs."""
+    return [row for name in makers() for row in rows_of_kind(name, count) if changed_share(row) > LARGE]
+
+
+def unchanged(count: int) -> list[str]:
+    """Repetitive texts of all kinds."""
+    return [kinds.any_text(random.Random(f"unchanged {index}")) for index in range(count)]  # noqa: S311
+
+
+@functools.cache
+def makers() -> Mapping[str, Make]:
+    """What makes a text and its other version, by the name of the kind."""
+    source = assets.source_rows(600)
+    of_values = {name: _laid(make) for name, make in kinds.VALUES.items()}
+    of_code = {name: functools.partial(make, source) for name, make in kinds.CODE.items()}
+    return {**of_values, **kinds.CHARACTERS, **of_code}
+
+
+def _laid(make: Callable[[random.Random], Written]) -> Make:
+    return lambda rng: kinds.laid(make(rng))
+
+
+# ---- What a tokenizer makes of it ------------------------------------------------------------------------
+
+Normaliser = tuple["Mapping[str, str]", "Callable[[str], list[Change]]"]
+"""Words to put into the texts, and what a tokenizer changes in them."""
+
+NFKC: Normaliser = (kinds.UNUSUAL, normalisers.nfkc_and_white_space)
+LOWER_CASE: Normaliser = (kinds.ACCENTED, normalisers.words_of_bert)
+NFC: Normaliser = (kinds.ACCENTED, normalisers.composed)
+
+
+def rows_normalised(kind: str, normaliser: Normaliser, count: int) -> list[Row]:
+    """Lists, logs or tables: the teacher reads them as they are, the student what its tokenizer makes of them."""
+    words, normalise = normaliser
+    rows = []
+    for index in range(count):
+        rng = random.Random(f"{kind} {index}")  # noqa: S311
+        text = kinds.with_words(kinds.text_of(rng, NORMALISED[kind]), words).strip()
+        text = unicodedata.normalize("NFD", text) if normalise is normalisers.composed else text
+        rows.append(changed_row(text, normalise(text), values=True))
+    return rows
+
+
+NORMALISED: Mapping[str, Sequence[Callable[[random.Random], Written]]] = {
+    "lists": (kinds.list_with_names, kinds.list_with_numbers),
+    "logs": (kinds.log_with_times, kinds.log_with_ids),
+    "tables": (kinds.table_with_values,),
+}
+
+
+# ---- Small cases -----------------------------------------------------------------------------------------
+
+
+def small_cases() -> dict[str, Row]:
+    """Inputs on which alignment once failed, read byte by byte; each stands for a kind."""
+    rng = random.Random("small cases")  # noqa: S311
+    names = ["Dan", *(5 * ["Bob"]), "Ann"]
+    calls = [f"[ ] call {name} about the open invoice" for name in names]
+    song = [rng.choice(kinds.VERSES[:4]) for _ in range(60)]
+    long = [f"[ ] call {rng.choice(kinds.NAMES)} about the open invoice" for _ in range(300)]
+    capitals = [f"[ ] Call {rng.choice(kinds.NAMES)} about the open Invoice" for _ in range(60)]
+    accents = "Árvíztűrő tükörfúrógép, öt hűtőházból kértünk színhúst. "
+    escaped = "".join(one if one.isascii() else f"\\u{ord(one):04x}" for one in accents)
+    versions = {
+        "one byte a line": kinds.laid(kinds.joined(calls, "\n", " ")),
+        "a song of 60 lines": kinds.laid(kinds.joined(song, "\n", " ")),
+        "a list of 300 lines": kinds.laid(kinds.joined(long, "\n", " ")),
+        "a list in lower case": _lower_cased("\n".join(capitals)),
+        "text behind many small differences": kinds.laid([(accents * 3, escaped * 3), "\n".join(calls)]),
+    }
+    return {name: _row(version) for name, version in versions.items()}
+
+
+def _lower_cased(text: str) -> Version:
+    return kinds.Version(text, normalisers.lower_case(text))
