@@ -1,9 +1,9 @@
 """Where two texts differ: the share of the pairs outside the differences that is found, and no false pair.
 
-    python benches/differences.py              # measures, prints, writes results/differences.json and proof.md
-    python benches/differences.py --table      # the same tables, from the results that are there
-    python benches/differences.py --rows 20    # a shorter run (1,000 rows of about 3,000 characters)
-    python benches/differences.py --part list  # only the parts with `list` in their name; the page stays
+    python benches/differences.py             # measures, prints, writes results/differences.json, proof.md
+    python benches/differences.py --table     # the same tables, from the results that are there
+    python benches/differences.py --rows 20   # a shorter run (1,000 rows of about 3,000 characters)
+    python benches/differences.py --part list # the parts with `list` in their names; the page is left alone
 
 What was done to a text is kept, so the true correspondence is known: a pair exists where both tokens are the
 same piece of unchanged text. `parts` lists what is measured: real text with edits, in NFD, with other white
@@ -51,6 +51,7 @@ def measure(rows: int, examples: int, names: Sequence[str]) -> dict[str, Any]:
     Prints what each part gave as soon as it is done.
     """
     started = time.monotonic()
+    _refuse_unknown(names)
     results: dict[str, Any] = {"machine": machine("numpy", "tokenizers", "sentencepiece")}
     results |= {"parts": [], "unrelated": None, "reference": None}
     for part in parts(rows):
@@ -64,6 +65,13 @@ def measure(rows: int, examples: int, names: Sequence[str]) -> dict[str, Any]:
         print(_reference_line(results["reference"]), f"({time.monotonic() - started:.0f} s)", flush=True)
     results["seconds"] = round(time.monotonic() - started)
     return results
+
+
+def _refuse_unknown(names: Sequence[str]) -> None:
+    known = [*(part.name for part in parts(1)), UNRELATED, REFERENCE]
+    for name in names:
+        if not any(name in one for one in known):
+            sys.exit(f"no part has {name!r} in its name; there are {', '.join(known)}")
 
 
 def _is_wanted(name: str, names: Sequence[str]) -> bool:
@@ -139,14 +147,14 @@ def _summed(part: Part, rows: int, measured: Sequence[Mapping[str, Any]]) -> dic
 
 
 def _found(part: Part, measured: Sequence[Mapping[str, Any]]) -> float:
-    """The share of the existing pairs that is found; of repetitive text, with the tokenizers of the lowest."""
+    """The share of the existing pairs that is found; of repetitive text, the lowest of a tokenizer pair."""
     if part.repeats:
-        return min(pair["dskd"]["recall"] for pair in measured)
+        return float(min(pair["dskd"]["recall"] for pair in measured))
     return share(sum(pair["hit"] for pair in measured), sum(pair["exist"] for pair in measured))
 
 
 def _wrong(part: Part, measured: Sequence[Mapping[str, Any]]) -> float:
-    """The share at wrong places of the pairs that are found and judged, of the same tokenizers."""
+    """The share at wrong places of the pairs found and judged; of repetitive text, the highest."""
     counts = [(pair["dskd"]["elsewhere"], pair["dskd"]["judged"]) for pair in measured]
     if part.repeats:
         return max(share_up(*count) for count in counts)
@@ -158,7 +166,7 @@ def in_unrelated_texts(count: int) -> list[dict[str, Any]]:
     rows = unrelated_rows(count)
     found = []
     for names in KIND_PAIRS:
-        batch = batch_of(*map(corpus.tokenizer, names), rows)
+        batch = batch_of(corpus.tokenizer(names[0]), corpus.tokenizer(names[1]), rows)
         ours, theirs = by_dskd(batch).as_json(), by_published_rule(batch).as_json()
         sides = dict(zip(("teacher", "student"), names, strict=True))
         found.append({**sides, "rows": len(batch.rows), "dskd": ours, "published": theirs})
@@ -209,9 +217,9 @@ def _targets(part: Mapping[str, Any]) -> str:
 
 def _unrelated_line(pair: Mapping[str, Any]) -> str:
     return (
-        f"{UNRELATED}, {pair['teacher']} to {pair['student']}, {pair['rows']} rows: {pair['dskd']['ratio']:.5f} "
-        f"of the student's tokens in pairs, by the published rule {pair['published']['ratio']:.5f}; "
-        f"{pair['dskd']['false']} false"
+        f"{UNRELATED}, {pair['teacher']} to {pair['student']}, {pair['rows']} rows: "
+        f"{pair['dskd']['ratio']:.5f} of the student's tokens in pairs, by the published rule "
+        f"{pair['published']['ratio']:.5f}; {pair['dskd']['false']} false"
     )
 
 
@@ -225,7 +233,17 @@ def _reference_line(found: Mapping[str, Any]) -> str:
 # ---- Tables ----------------------------------------------------------------------------------------------
 
 
-HEAD = ("difference", "target", "rows", "pairs that exist", "found", "wrong places", "false", "", "M tokens/s")
+HEAD = (
+    "difference",
+    "target",
+    "rows",
+    "pairs that exist",
+    "found",
+    "wrong places",
+    "false",
+    "",
+    "M tokens/s",
+)
 
 
 def tables(results: Mapping[str, Any]) -> str:

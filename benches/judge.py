@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -127,7 +129,7 @@ def batch_of(
     rewrite: Rewrite | None = None,
     rewrite_teacher: Rewrite | None = None,
 ) -> Batch:
-    """The rows in ids; `rewrite` puts others in place of the student's, `rewrite_teacher` of the teacher's."""
+    """The rows in ids; `rewrite` and `rewrite_teacher` put others in place of the student's and teacher's."""
     sides = (teacher, student)
     texts = [row.teacher for row in rows], [row.student for row in rows]
     ids = [side.rows(said) for side, said in zip(sides, texts, strict=True)]
@@ -145,8 +147,9 @@ def batch_of(
         known = [row.swapped() for row in known]
         known, teacher_ids = _rewritten(teacher, known, teacher_ids, spaces[:, 0], rewrite_teacher)
         known = [row.swapped() for row in known]
-    both = (ragged(teacher_ids), ragged(student_ids))
-    return Batch(sides, kept, *both, *_existing(sides, both, spaces, known))
+    both = ragged(teacher_ids), ragged(student_ids)
+    exact, allowed, undecided = _existing(sides, both, spaces, known)
+    return Batch(sides, kept, *both, exact, allowed, undecided)
 
 
 def _rewritten(
@@ -300,7 +303,21 @@ def published_pairs(
 ) -> list[list[tuple[int, int]]]:
     """The published rule's pairs of each row."""
     rows = zip(teacher_ids, student_ids, strict=True)
-    return [published_eta(teacher.spell(one), student.spell(other)) for one, other in rows]
+    return [published_eta(*while_they_agree(teacher.spell(one), student.spell(other))) for one, other in rows]
+
+
+def while_they_agree(teacher: list[str], student: list[str]) -> tuple[list[str], list[str]]:
+    """The spellings up to where the published rule can pair no more.
+
+    It compares all that was spelled before, which takes the square of a row's length; where that has differed
+    once it differs to the end.
+    """
+    bare = [[spelled.replace("▁", "").replace("Ġ", "") for spelled in side] for side in (teacher, student)]
+    characters = enumerate(itertools.zip_longest(*("".join(side) for side in bare)))
+    agree = next((at for at, (one, other) in characters if one != other), sys.maxsize)
+    lengths = (itertools.accumulate(map(len, side), initial=0) for side in bare)
+    counts = [sum(1 for _ in itertools.takewhile(lambda length: length <= agree, side)) for side in lengths]
+    return teacher[: counts[0]], student[: counts[1]]
 
 
 def _judged(

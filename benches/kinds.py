@@ -11,7 +11,6 @@ from __future__ import annotations
 import html
 import json
 import math
-import random
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ import oracle
 from oracle import Change
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Mapping, Sequence
 
 FEWEST_LINES, MOST_LINES = 10, 300
@@ -120,7 +120,11 @@ def list_with_names(rng: random.Random) -> Written:
     for _ in range(line_count(rng)):
         name = rng.choice(names)
         new = other(names, name, rng) if rng.random() < share else name
-        written += [f"{bullet}{rng.choice(deeds)} ", (name, new), f" about the {state} {rng.choice(things)}\n"]
+        written += [
+            f"{bullet}{rng.choice(deeds)} ",
+            (name, new),
+            f" about the {state} {rng.choice(things)}\n",
+        ]
     return written
 
 
@@ -209,7 +213,7 @@ def records_indented(rng: random.Random) -> Written:
     names, deeds, things = some(NAMES, rng), some(DEEDS, rng), some(THINGS, rng)
     records = [
         {"id": int(number(rng)), "name": rng.choice(names), "tags": [rng.choice(things), rng.choice(STATES)]}
-        | {"note": f"{rng.choice(deeds)} {rng.choice(names)} about the {rng.choice(things)} before the weekend"}
+        | {"note": f"{rng.choice(deeds)} {rng.choice(names)} about the {rng.choice(things)} on Monday"}
         for _ in range(max(2, line_count(rng) // 5))
     ]
     indented = json.dumps(records, indent=rng.choice((1, 2, 4)), ensure_ascii=False)
@@ -377,7 +381,13 @@ VALUES: Mapping[str, Callable[[random.Random], Written]] = {
 # ---- Every character of its kind -------------------------------------------------------------------------
 
 UNUSUAL = {"invoice": "ｉｎｖｏｉｃｅ", "late": "ﬁnal", "order": "order №", "open": "½", "report": "report™"}
-ACCENTED = {"invoice": "écriture", "late": "très tôt", "order": "commandé", "open": "à régler", "report": "résumé"}
+ACCENTED = {
+    "invoice": "écriture",
+    "late": "très tôt",
+    "order": "commandé",
+    "open": "à régler",
+    "report": "résumé",
+}
 
 
 def any_text(rng: random.Random) -> str:
@@ -419,7 +429,9 @@ def white_space(rng: random.Random) -> Version:
 def json_escapes(rng: random.Random) -> Version:
     r"""A text with accents, and the same with `\u00e1` and its like."""
     text = with_words(any_text(rng), ACCENTED)
-    return Version(text, normalisers.by_character(text, lambda one: one if one.isascii() else f"\\u{ord(one):04x}"))
+    return Version(
+        text, normalisers.by_character(text, lambda one: one if one.isascii() else f"\\u{ord(one):04x}")
+    )
 
 
 def entities(rng: random.Random) -> Version:
@@ -450,7 +462,9 @@ def identifiers_renamed(source: Sequence[str], rng: random.Random) -> Version:
     """Functions of real source code; the three names that they use most are others."""
     text = "\n\n\n".join(rng.sample(source, rng.randint(1, 5)))
     words = re.findall(r"\b[A-Za-z_]\w{3,}\b", text)
-    usual = sorted({word for word in words if word not in KEYWORDS}, key=lambda word: (-words.count(word), word))
+    usual = sorted(
+        {word for word in words if word not in KEYWORDS}, key=lambda word: (-words.count(word), word)
+    )
     names = {word: f"{rng.choice(THINGS)}_{index}" for index, word in enumerate(usual[:3])}
     matches = re.finditer(rf"\b({'|'.join(map(re.escape, names))})\b", text)
     return Version(text, [Change(*match.span(), names[match[0]]) for match in matches])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from oracle import Change, changed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
 
 def by_character(text: str, written: Callable[[str], str]) -> list[Change]:
@@ -68,9 +68,12 @@ def nfkc_and_white_space(text: str) -> list[Change]:
 
 
 def words_of_bert(text: str) -> list[Change]:
-    """BERT, uncased: small letters without accents; a space between words, and each punctuation mark is one."""
+    """BERT, uncased: small letters without accents; a space between words, and each punctuation mark is one.
+
+    Its decoder leaves the space out that the ids have before `.`, `?`, `!` and `,`.
+    """
     spans = [match.span() for match in _WORD.finditer(text)]
-    return _words(text, spans, _without_case_and_accents)
+    return _words(text, spans, _without_case_and_accents, without_space=frozenset(".?!,"))
 
 
 _MARKS = "!-/:-@\\[-`{-~\u2010-\u2027\u2030-\u205e\u00a1\u00a7\u00ab\u00b6\u00b7\u00bb\u00bf"
@@ -83,12 +86,17 @@ def _without_case_and_accents(character: str) -> str:
     return "".join(one for one in decomposed if unicodedata.category(one) != "Mn").lower()
 
 
-def _words(text: str, spans: list[tuple[int, int]], written: Callable[[str], str]) -> list[Change]:
-    """Words at these places, each character written so, and one space between them and none around."""
+def _words(
+    text: str, spans: list[tuple[int, int]], written: Callable[[str], str], without_space: Container[str] = ()
+) -> list[Change]:
+    """Words at these places, each character written so, and one space between them and none around.
+
+    Words in `without_space` have none before them.
+    """
     changes: list[Change] = []
     end = 0
     for start, stop in spans:
-        space = " " if end else ""
+        space = " " if end and text[start:stop] not in without_space else ""
         if text[end:start] != space:
             changes.append(Change(end, start, space))
         changes += [

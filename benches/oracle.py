@@ -112,15 +112,20 @@ def swapped(same: Iterable[Piece]) -> list[Piece]:
     return [(student, teacher, length) for teacher, student, length in same]
 
 
-def composed(first: Iterable[Piece], second: Iterable[Piece]) -> list[Piece]:
+def composed(first: Sequence[Piece], second: Sequence[Piece]) -> list[Piece]:
     """What a text shares with a third, by what it shares with a second and that one with the third."""
     found: list[Piece] = []
-    later = sorted(second)
-    for one, other, length in first:
-        for middle, third, long in later:
-            start, end = max(other, middle), min(other + length, middle + long)
-            if start < end:
-                found.append((one + start - other, third + start - middle, end - start))
+    one = other = 0
+    while one < len(first) and other < len(second):
+        start, middle, length = first[one]
+        again, third, long = second[other]
+        left, right = max(middle, again), min(middle + length, again + long)
+        if left < right:
+            found.append((start + left - middle, third + left - again, right - left))
+        if middle + length < again + long:
+            one += 1
+        else:
+            other += 1
     return merged(found)
 
 

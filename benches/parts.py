@@ -1,4 +1,4 @@
-"""What `make proof` asks of where texts differ, part by part: which rows, who reads them, what must be found."""
+"""What `make proof` asks where texts differ, part by part: which rows, who reads them, what must be found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import corpus
 import repeats
 import rewrites
-from judge import Row, same_row
+from judge import Row, same_row, space_before
 from real_text import (
     CHARACTERS,
     rows_in_nfd,
@@ -97,13 +97,13 @@ def _refuse_unless_normalised(student: str, rows: Sequence[Row]) -> None:
     originals = side.rows([row.teacher for row in rows])
     normalised = side.rows([row.student for row in rows])
     for row, one, other in zip(rows, originals, normalised, strict=True):
-        if one.tolist() != other.tolist():
+        if one.tolist() != other.tolist() or space_before(side, one, row.student) is None:
             said, expected = side.text_of(one).decode(errors="replace"), row.student
             raise RuntimeError(f"{student} reads {said[:200]!r}, not {expected[:200]!r}")
 
 
 def parts(rows: int) -> Iterator[Part]:
-    """All that is measured; `rows` of edited text, a fifth as many of repetitive text, a tenth of the rest."""
+    """All that is measured: `rows` of edited text, a fifth as many of a kind that repeats, a tenth of the rest."""
     yield from of_real_text(rows, max(1, rows // 10))
     yield from of_repetitive_text(max(2, rows // 5))
     yield from of_normalised_text(max(2, rows // 10))
@@ -140,7 +140,9 @@ def of_repetitive_text(count: int) -> Iterator[Part]:
     bytes_only = ((corpus.BYTES, corpus.BYTES),)
     for name in repeats.makers():
         yield _repetitive(name, functools.partial(_with_targets, name, count))
-    yield Part("of any kind, more than a third changed", lambda: repeats.large(count), KIND_PAIRS, repeats=True)
+    yield Part(
+        "of any kind, more than a third changed", lambda: repeats.large(count), KIND_PAIRS, repeats=True
+    )
     same = functools.partial(_same_repeats, count)
     yield _repetitive("one id in ten dropped", same, rewrite=rewrites.ids_dropped)
     yield _repetitive("one id in ten unknown", same, rewrite=rewrites.ids_unknown)
@@ -150,7 +152,7 @@ def of_repetitive_text(count: int) -> Iterator[Part]:
 
 
 def _with_targets(name: str, count: int) -> list[Row]:
-    return repeats.with_targets(repeats.rows_of_kind(name, count))
+    return [row for row in repeats.rows_of_kind(name, count) if not repeats.is_large(row)]
 
 
 def _same_repeats(count: int) -> list[Row]:

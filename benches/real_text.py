@@ -1,19 +1,15 @@
-"""Rows of real text, and what is done to it: edits, NFD, white space, a `<think>` block; the truth is kept."""
+"""Rows of real text and what is done to it: edits, NFD, white space, a `<think>` block; the truth is kept."""
 
 from __future__ import annotations
 
 import random
 import re
 import unicodedata
-from typing import TYPE_CHECKING
 
 import corpus
 import oracle
 from judge import Row, changed_row
 from oracle import Change
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 CHARACTERS = 3000
 LONGEST_EDIT = 200

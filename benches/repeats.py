@@ -1,4 +1,4 @@
-"""Rows of repetitive text: of all `kinds`, as real tokenizers read it, and the small cases; the truth is kept."""
+"""Rows of repetitive text: of all `kinds`, as real tokenizers read it, small cases; the truth is kept."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     Make = Callable[[random.Random], Version]
 
-LARGE = 1 / 3
-"""Up to this share of its bytes a difference is one that has targets."""
-
 
 @functools.cache
 def rows_of_kind(name: str, count: int) -> list[Row]:
@@ -41,20 +38,15 @@ def _row(version: Version) -> Row:
     return changed_row(version.text, version.changes, values=version.values)
 
 
-def changed_share(row: Row) -> float:
-    """How much of the longer text is not in the other."""
+def is_large(row: Row) -> bool:
+    """Whether more than a third of the longer text is not in the other."""
     same = sum(length for _, _, length in row.same)
-    return 1 - same / max(len(row.teacher.encode()), len(row.student.encode()), 1)
-
-
-def with_targets(rows: Sequence[Row]) -> list[Row]:
-    """Those of which at most a third differs."""
-    return [row for row in rows if changed_share(row) <= LARGE]
+    return 3 * same < 2 * max(len(row.teacher.encode()), len(row.student.encode()))
 
 
 def large(count: int) -> list[Row]:
     """The rows of all kinds of which more than a third differs."""
-    return [row for name in makers() for row in rows_of_kind(name, count) if changed_share(row) > LARGE]
+    return [row for name in makers() for row in rows_of_kind(name, count) if is_large(row)]
 
 
 def unchanged(count: int) -> list[str]:
@@ -86,7 +78,7 @@ NFC: Normaliser = (kinds.ACCENTED, normalisers.composed)
 
 
 def rows_normalised(kind: str, normaliser: Normaliser, count: int) -> list[Row]:
-    """Lists, logs or tables: the teacher reads them as they are, the student what its tokenizer makes of them."""
+    """Lists, logs or tables: the teacher reads them, the student what its tokenizer makes of them."""
     words, normalise = normaliser
     rows = []
     for index in range(count):

@@ -76,7 +76,11 @@ class Report:
         return results
 
     def _is_for_the_page(self, options: argparse.Namespace) -> bool:
-        return options.output is None and not getattr(options, "quick", False) and not getattr(options, "part", [])
+        return (
+            options.output is None
+            and not getattr(options, "quick", False)
+            and not getattr(options, "part", [])
+        )
 
     def read(self, options: argparse.Namespace) -> dict[str, Any]:
         """The file of the options."""

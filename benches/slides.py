@@ -89,12 +89,17 @@ def slides(teacher: bytes, student: bytes, same: Sequence[Piece]) -> list[Box]:
     before = {(one + length, other + length): length for one, other, length in same}
     behind = {(one, other): length for one, other, length in same}
     for gap in gaps(same, (len(teacher), len(student))):
-        most_left = before.get((gap.teacher_start, gap.student_start), 0)
-        most_right = behind.get((gap.teacher_end, gap.student_end), 0)
+        room = (
+            before.get((gap.teacher_start, gap.student_start), 0),
+            behind.get((gap.teacher_end, gap.student_end), 0),
+        )
+        left = right = 0
         if gap.student_start == gap.student_end:
-            found.append(gap.widened(*_slide(teacher, gap.teacher_start, gap.teacher_end, most_left, most_right)))
+            left, right = _slide(teacher, gap.teacher_start, gap.teacher_end, *room)
         elif gap.teacher_start == gap.teacher_end:
-            found.append(gap.widened(*_slide(student, gap.student_start, gap.student_end, most_left, most_right)))
+            left, right = _slide(student, gap.student_start, gap.student_end, *room)
+        if left or right:
+            found.append(gap.widened(left, right))
     return united(found)
 
 
@@ -125,7 +130,7 @@ def united(boxes: Iterable[Box]) -> list[Box]:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """Which boxes the tokens of a batch reach into: from the first, up to the last; `[tokens]` of each side."""
+    """Which boxes the tokens of a batch reach into: from the first, up to the last; `[tokens]` a side."""
 
     teacher: tuple[Ints, Ints]
     student: tuple[Ints, Ints]
@@ -141,7 +146,7 @@ class Undecided:
 def undecided(
     teacher: Spans, student: Spans, rows: Sequence[list[Box]], row_bytes: tuple[Ints, Ints]
 ) -> Undecided:
-    """What is not known of a batch whose rows have these boxes; `row_bytes` of the teacher and the student."""
+    """What is not known of a batch whose rows have these boxes, and so many bytes a side."""
     ends = [[0, *lengths.cumsum().tolist()] for lengths in row_bytes]
     starts = zip(*ends, strict=True)
     laid_out = [box.moved(*start) for boxes, start in zip(rows, starts, strict=False) for box in boxes]
