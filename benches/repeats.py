@@ -114,7 +114,7 @@ def small_cases() -> dict[str, Row]:
         "a song of 60 lines": kinds.laid(kinds.joined(song, "\n", " ")),
         "a list of 300 lines": kinds.laid(kinds.joined(long, "\n", " ")),
         "a list in lower case": _lower_cased("\n".join(capitals)),
-        "text behind many small differences": kinds.laid([(accents * 3, escaped * 3), "\n".join(calls)]),
+        "text behind many small differences": kinds.laid([(accents * 3, escaped * 3), "\n".join(capitals)]),
     }
     return {name: _row(version) for name, version in versions.items()}
 
