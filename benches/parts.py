@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,10 +43,13 @@ TOKENIZER_PAIRS = (
 NFC_PAIRS = (("deepseek-v3", "qwen2"), ("llama3", "qwen2"), ("mistral-v1", "qwen2"))
 """The students turn NFD into NFC, the teachers read it as it is."""
 KIND_PAIRS = (("deepseek-v3", "mistral-v1"), ("llama3", "gemma4"), (corpus.BYTES, corpus.BYTES))
-XLM_R_PAIRS = (("deepseek-v3", "xlm-r"), ("mistral-v1", "xlm-r"))
-"""The student reads NFKC, and one space for each run of white space."""
-BERT_PAIRS = (("llama3", "bert"), ("mistral-v1", "minilm"))
-"""The students read small letters without accents, and put spaces around punctuation."""
+UNKNOWN_PAIRS = (("mistral-v1", "gemma4"), (corpus.BYTES, corpus.BYTES))
+"""Both have an id whose bytes nobody knows."""
+NORMALISER_PAIRS = {
+    "NFKC and white space by XLM-R": (("deepseek-v3", "xlm-r"), ("mistral-v1", "xlm-r")),
+    "lower case by BERT": (("llama3", "bert"), ("mistral-v1", "minilm")),
+    "NFC by Qwen": NFC_PAIRS,
+}
 LANGUAGES_WITH_MARKS = {"French": "fr", "Vietnamese": "vi", "Hindi": "hi"}
 
 FOUND, WRONG = 0.99, 0.001
@@ -103,10 +107,16 @@ def _refuse_unless_normalised(student: str, rows: Sequence[Row]) -> None:
 
 
 def parts(rows: int) -> Iterator[Part]:
-    """All that is measured: `rows` of edited text, a fifth as many of a kind that repeats, a tenth of the rest."""
+    """All that is measured: `rows` of edited text, a fifth as many of a repetitive kind, a tenth of the rest.
+
+    Rows of repetitive text of which more than a third differs are a part by themselves.
+    """
     yield from of_real_text(rows, max(1, rows // 10))
-    yield from of_repetitive_text(max(2, rows // 5))
-    yield from of_normalised_text(max(2, rows // 10))
+    many, few = max(2, rows // 5), max(2, rows // 10)
+    yield from of_repetitive_text(many)
+    yield from of_normalised_text(few)
+    large = functools.partial(repeats.large, many, few)
+    yield Part("of any kind, more than a third changed", large, KIND_PAIRS, repeats=True)
 
 
 def of_real_text(rows: int, few: int) -> Iterator[Part]:
@@ -136,17 +146,14 @@ _repetitive = functools.partial(Part, pairs=KIND_PAIRS, target=FOUND, most_wrong
 
 
 def of_repetitive_text(count: int) -> Iterator[Part]:
-    """So many rows of each kind; those of which more than a third differs are a part by themselves."""
+    """So many rows of each kind, less those of which more than a third differs."""
     bytes_only = ((corpus.BYTES, corpus.BYTES),)
     for name in repeats.makers():
         yield _repetitive(name, functools.partial(_with_targets, name, count))
-    yield Part(
-        "of any kind, more than a third changed", lambda: repeats.large(count), KIND_PAIRS, repeats=True
-    )
     same = functools.partial(_same_repeats, count)
     yield _repetitive("one id in ten dropped", same, rewrite=rewrites.ids_dropped)
     yield _repetitive("one id in ten unknown", same, rewrite=rewrites.ids_unknown)
-    unknown = functools.partial(_repetitive, rewrite=rewrites.ids_unknown, pairs=bytes_only)
+    unknown = functools.partial(_repetitive, rewrite=rewrites.ids_unknown, pairs=UNKNOWN_PAIRS)
     yield unknown("one id in ten unknown on both sides", same, rewrite_teacher=rewrites.other_ids_unknown)
     yield _repetitive("small cases", lambda: list(repeats.small_cases().values()), pairs=bytes_only)
 
@@ -161,12 +168,10 @@ def _same_repeats(count: int) -> list[Row]:
 
 def of_normalised_text(count: int) -> Iterator[Part]:
     """So many rows each of lists, logs and tables, which the student's own tokenizer reads differently."""
-    tokenizers = {
-        "NFKC and white space by XLM-R": (repeats.NFKC, XLM_R_PAIRS),
-        "lower case by BERT": (repeats.LOWER_CASE, BERT_PAIRS),
-        "NFC by Qwen": (repeats.NFC, NFC_PAIRS),
-    }
-    for name, (normaliser, pairs) in tokenizers.items():
-        for kind in repeats.NORMALISED:
-            make = functools.partial(repeats.rows_normalised, kind, normaliser, count)
-            yield _repetitive(f"{kind}, {name}", make, pairs=pairs, normalises=True)
+    for normaliser, kind in itertools.product(repeats.NORMALISERS, repeats.NORMALISED):
+        make = functools.partial(_normalised, kind, normaliser, count)
+        yield _repetitive(f"{kind}, {normaliser}", make, pairs=NORMALISER_PAIRS[normaliser], normalises=True)
+
+
+def _normalised(kind: str, normaliser: str, count: int) -> list[Row]:
+    return [row for row in repeats.rows_normalised(kind, normaliser, count) if not repeats.is_large(row)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import unicodedata
 from typing import TYPE_CHECKING
@@ -44,9 +45,12 @@ def is_large(row: Row) -> bool:
     return 3 * same < 2 * max(len(row.teacher.encode()), len(row.student.encode()))
 
 
-def large(count: int) -> list[Row]:
-    """The rows of all kinds of which more than a third differs."""
-    return [row for name in makers() for row in rows_of_kind(name, count) if is_large(row)]
+def large(count: int, normalised: int) -> list[Row]:
+    """The rows of which more than a third differs, of so many of all kinds and so many normalised ones."""
+    rows = [row for name in makers() for row in rows_of_kind(name, count)]
+    for kind, normaliser in itertools.product(NORMALISED, NORMALISERS):
+        rows += rows_normalised(kind, normaliser, normalised)
+    return [row for row in rows if is_large(row)]
 
 
 def unchanged(count: int) -> list[str]:
@@ -69,17 +73,24 @@ def _laid(make: Callable[[random.Random], Written]) -> Make:
 
 # ---- What a tokenizer makes of it ------------------------------------------------------------------------
 
-Normaliser = tuple["Mapping[str, str]", "Callable[[str], list[Change]]"]
+NORMALISERS: Mapping[str, tuple[Mapping[str, str], Callable[[str], list[Change]]]] = {
+    "NFKC and white space by XLM-R": (kinds.UNUSUAL, normalisers.nfkc_and_white_space),
+    "lower case by BERT": (kinds.ACCENTED, normalisers.words_of_bert),
+    "NFC by Qwen": (kinds.ACCENTED, normalisers.composed),
+}
 """Words to put into the texts, and what a tokenizer changes in them."""
+NORMALISED: Mapping[str, Sequence[Callable[[random.Random], Written]]] = {
+    "lists": (kinds.list_with_names, kinds.list_with_numbers),
+    "logs": (kinds.log_with_times, kinds.log_with_ids),
+    "tables": (kinds.table_with_values,),
+}
+"""The texts, by what they are called."""
 
-NFKC: Normaliser = (kinds.UNUSUAL, normalisers.nfkc_and_white_space)
-LOWER_CASE: Normaliser = (kinds.ACCENTED, normalisers.words_of_bert)
-NFC: Normaliser = (kinds.ACCENTED, normalisers.composed)
 
-
-def rows_normalised(kind: str, normaliser: Normaliser, count: int) -> list[Row]:
-    """Lists, logs or tables: the teacher reads them, the student what its tokenizer makes of them."""
-    words, normalise = normaliser
+@functools.cache
+def rows_normalised(kind: str, normaliser: str, count: int) -> list[Row]:
+    """The teacher reads texts of a kind, the student what its tokenizer makes of them."""
+    words, normalise = NORMALISERS[normaliser]
     rows = []
     for index in range(count):
         rng = random.Random(f"{kind} {index}")  # noqa: S311
@@ -87,13 +98,6 @@ def rows_normalised(kind: str, normaliser: Normaliser, count: int) -> list[Row]:
         text = unicodedata.normalize("NFD", text) if normalise is normalisers.composed else text
         rows.append(changed_row(text, normalise(text), values=True))
     return rows
-
-
-NORMALISED: Mapping[str, Sequence[Callable[[random.Random], Written]]] = {
-    "lists": (kinds.list_with_names, kinds.list_with_numbers),
-    "logs": (kinds.log_with_times, kinds.log_with_ids),
-    "tables": (kinds.table_with_values,),
-}
 
 
 # ---- Small cases -----------------------------------------------------------------------------------------
