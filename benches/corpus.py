@@ -131,7 +131,7 @@ def _own(
     name: str,
 ) -> tuple[Callable[[Sequence[str]], list[list[int]]], Callable[[list[int]], list[str]], Any]:
     """How its own library encodes and spells, and its own object."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     folder = assets.tokenizer(name)
     if (folder / "tokenizer.json").exists():
         loaded = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -141,7 +141,8 @@ def _own(
         def encode(texts: Sequence[str]) -> list[list[int]]:
             return [row.ids for row in loaded.encode_batch(list(texts), add_special_tokens=False)]
 
-        return encode, lambda ids: [loaded.id_to_token(token_id) or "" for token_id in ids], loaded
+        spelling = functools.cache(lambda token_id: loaded.id_to_token(token_id) or "")
+        return encode, lambda ids: list(map(spelling, ids)), loaded
     processor: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     return lambda texts: processor.encode(list(texts)), processor.id_to_piece, processor
 

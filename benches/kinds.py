@@ -472,7 +472,7 @@ def identifiers_renamed(source: Sequence[str], rng: random.Random) -> Version:
 
 def function_moved(source: Sequence[str], rng: random.Random) -> Version:
     """Functions of real source code, one of which moves past others that are longer together."""
-    functions = [f"{one}\n\n\n" for one in rng.sample(source, rng.randint(4, 12))]
+    functions = [f"{one}\n\n\n" for one in rng.sample(source, rng.randint(4, 7))]
     moved = functions.pop(functions.index(min(functions, key=len)))
     first = rng.randrange(len(functions))
     jumped = ""
