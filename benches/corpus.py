@@ -131,7 +131,7 @@ def _own(
     name: str,
 ) -> tuple[Callable[[Sequence[str]], list[list[int]]], Callable[[list[int]], list[str]], Any]:
     """How its own library encodes and spells, and its own object."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     folder = assets.tokenizer(name)
     if (folder / "tokenizer.json").exists():
         loaded = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -14,6 +14,7 @@ to do with each other, and, on a few rows, what the slow search of `dskd.referen
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -342,6 +343,7 @@ def main() -> None:
     )
     parser.add_argument("--examples", type=int, default=0, help="rows to show of which most was missed (0)")
     options = parser.parse_args()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # nothing is forked here
     results = REPORT.run(options, lambda: measure(options.rows, options.examples, options.part))
     if failed := failures(results):
         sys.exit("\n".join(["Missed:", *failed]))
