@@ -51,6 +51,7 @@ class Tokenizer:
         lengths: how many those are, int64.
         numbers: equal for ids with equal bytes, in all vocabularies, int64.
         numbers_without_space: the number of the bytes behind a leading space; -1 where there is none.
+        ids_of: the first id with these bytes.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Tokenizer:
     lengths: Ints
     numbers: Ints
     numbers_without_space: Ints
+    ids_of: dict[bytes, int]
     _known: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     def rows(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
@@ -86,15 +88,27 @@ def names() -> list[str]:
     return [name for name, source in assets.TOKENIZERS.items() if source.family != "rank file"]
 
 
+BYTES = "bytes"
+"""Every byte is a token, in order; behind them is one whose bytes are unknown."""
+
+
 @functools.cache
 def tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of this name.
+    """The tokenizer of this name; `BYTES` is one of them.
 
     Raises:
         ValueError: dskd refuses it, and says why.
     """
+    if name == BYTES:
+        return _bytes()
     encode, spell, own = _own(name)
     return made_of(name, Vocabulary.from_tokenizer(own), encode, spell)
+
+
+def _bytes() -> Tokenizer:
+    vocabulary = Vocabulary.from_bytes([bytes([byte]) for byte in range(256)], size=257)
+    encode = lambda texts: [list(text.encode()) for text in texts]  # noqa: E731
+    return made_of(BYTES, vocabulary, encode, lambda ids: [chr(0x100 + token_id) for token_id in ids])
 
 
 def made_of(
@@ -109,7 +123,8 @@ def made_of(
     numbers = [_numbers.setdefault(token, len(_numbers)) for token in tokens]
     behind = [_numbers.setdefault(token[1:], len(_numbers)) if token[:1] == b" " else -1 for token in tokens]
     tables = (np.array(numbers, dtype=np.int64), np.array(behind, dtype=np.int64))
-    return Tokenizer(name, vocabulary, encode, spell, tokens, lengths, *tables)
+    ids_of = {token: token_id for token_id, token in reversed(list(enumerate(tokens))) if token}
+    return Tokenizer(name, vocabulary, encode, spell, tokens, lengths, *tables, ids_of)
 
 
 def _own(
@@ -126,7 +141,8 @@ def _own(
         def encode(texts: Sequence[str]) -> list[list[int]]:
             return [row.ids for row in loaded.encode_batch(list(texts), add_special_tokens=False)]
 
-        return encode, lambda ids: [loaded.id_to_token(token_id) or "" for token_id in ids], loaded
+        spelling = functools.cache(lambda token_id: loaded.id_to_token(token_id) or "")
+        return encode, lambda ids: list(map(spelling, ids)), loaded
     processor: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     return lambda texts: processor.encode(list(texts)), processor.id_to_piece, processor
 

@@ -49,7 +49,7 @@ class Score:
     Attributes:
         exist: pairs of the oracle.
         hit: those of them that were found.
-        found: all pairs that were found.
+        found: all pairs that were found, less those of which it is not known whether they are true.
         true: pairs found that the correspondence allows: those that were hit, and those whose two tokens are
             at one place but for a leading space.
     """
@@ -73,6 +73,11 @@ class Score:
 def share(part: int, whole: int) -> float:
     """Rounded down to five digits, so that 1 means all of them; 0 of none."""
     return part * 100_000 // max(whole, 1) / 100_000
+
+
+def share_up(part: int, whole: int) -> float:
+    """Rounded up to five digits, so that 0 means none of them."""
+    return -(-part * 100_000 // max(whole, 1)) / 100_000
 
 
 # ---- What two texts share --------------------------------------------------------------------------------
@@ -105,6 +110,23 @@ def pieces(text: str, changes: Sequence[Change]) -> list[Piece]:
 def swapped(same: Iterable[Piece]) -> list[Piece]:
     """The same pieces with teacher and student exchanged."""
     return [(student, teacher, length) for teacher, student, length in same]
+
+
+def composed(first: Sequence[Piece], second: Sequence[Piece]) -> list[Piece]:
+    """What a text shares with a third, by what it shares with a second and that one with the third."""
+    found: list[Piece] = []
+    one = other = 0
+    while one < len(first) and other < len(second):
+        start, middle, length = first[one]
+        again, third, long = second[other]
+        left, right = max(middle, again), min(middle + length, again + long)
+        if left < right:
+            found.append((start + left - middle, third + left - again, right - left))
+        if middle + length < again + long:
+            one += 1
+        else:
+            other += 1
+    return merged(found)
 
 
 def merged(same: Iterable[Piece]) -> list[Piece]:

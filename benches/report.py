@@ -63,7 +63,7 @@ class Report:
     def run(self, options: argparse.Namespace, measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """Measures, or reads what was measured; writes it and prints the tables.
 
-        With `--quick` nothing is written but to an `--output`.
+        With `--quick` or `--part` nothing is written but to an `--output`.
         """
         if options.table:
             results: Mapping[str, Any] = self.read(options)
@@ -76,7 +76,11 @@ class Report:
         return results
 
     def _is_for_the_page(self, options: argparse.Namespace) -> bool:
-        return options.output is None and not getattr(options, "quick", False)
+        return (
+            options.output is None
+            and not getattr(options, "quick", False)
+            and not getattr(options, "part", [])
+        )
 
     def read(self, options: argparse.Namespace) -> dict[str, Any]:
         """The file of the options."""
