@@ -112,9 +112,12 @@ def number(rng: random.Random, digits: int = 6) -> str:
 
 
 def list_with_names(rng: random.Random) -> Written:
-    """A to-do list; another name in some lines, in half of them, or in all."""
+    """A to-do list; another name in some lines, in half of them, or in all.
+
+    There are four names and more: of two, exchanged in every line, a text with a line left out says as much.
+    """
     bullet, state = rng.choice(BRACKETS), rng.choice(STATES)
-    deeds, things, names = some(DEEDS, rng), some(THINGS, rng), some(NAMES, rng, least=2)
+    deeds, things, names = some(DEEDS, rng), some(THINGS, rng), some(NAMES, rng, least=4)
     share = rng.choice((0.1, 0.5, 1.0))
     written: Written = []
     for _ in range(line_count(rng)):
@@ -327,8 +330,15 @@ def names_masked(rng: random.Random) -> Written:
 
 
 def names_swapped(rng: random.Random) -> Written:
-    """Two people's names exchanged."""
-    pairs = [("Bob", "Ann"), ("Ann", "Bob"), ("Eve", "Eve"), ("Maria", "Maria")][: rng.randint(2, 4)]
+    """Two people's names exchanged, of four to twelve people who are named."""
+    one, other, *names = rng.sample(NAMES, rng.randint(4, len(NAMES)))
+    pairs = [(one, other), (other, one), *((name, name) for name in names)]
+    return _letter(rng, lambda: rng.choice(pairs))
+
+
+def two_names_swapped(rng: random.Random) -> Written:
+    """Two people's names exchanged, and nobody else is named: a text with a line left out often says as much."""
+    pairs = [("Bob", "Ann"), ("Ann", "Bob")]
     return _letter(rng, lambda: rng.choice(pairs))
 
 
@@ -376,6 +386,10 @@ VALUES: Mapping[str, Callable[[random.Random], Written]] = {
     "names swapped": names_swapped,
     "one of several alike functions changed": functions_changed,
 }
+UNDECIDED: Mapping[str, Callable[[random.Random], Written]] = {
+    "names swapped, of two people": two_names_swapped,
+}
+"""What was changed is not the least that could have been: no target."""
 
 
 # ---- Every character of its kind -------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import corpus
+import kinds
 import repeats
 import rewrites
 from judge import Row, same_row, space_before
@@ -117,6 +118,8 @@ def parts(rows: int) -> Iterator[Part]:
     yield from of_normalised_text(few)
     large = functools.partial(repeats.large, many, few)
     yield Part("of any kind, more than a third changed", large, KIND_PAIRS, repeats=True)
+    for name in kinds.UNDECIDED:
+        yield Part(name, functools.partial(repeats.rows_of_kind, name, many), KIND_PAIRS, repeats=True)
 
 
 def of_real_text(rows: int, few: int) -> Iterator[Part]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @functools.cache
 def rows_of_kind(name: str, count: int) -> list[Row]:
     """Rows of a kind; either side, drawn, reads the one version."""
-    make = makers()[name]
+    make = makers()[name] if name in makers() else _laid(kinds.UNDECIDED[name])
     rows = []
     for index in range(count):
         rng = random.Random(f"{name} {index}")  # noqa: S311 - the same at every run is the point
