@@ -91,8 +91,8 @@ type Read<'py> = (Bound<'py, PyAny>, Bound<'py, PyArray1<i64>>);
 #[pyfunction]
 pub(super) fn read_ids<'py>(data: &Bound<'py, PyAny>) -> PyResult<Option<Read<'py>>> {
     let py = data.py();
-    let read = Items::of(data).ok_or(Unread::Strange).and_then(|items| {
-        if items.first().is_some_and(|first| is_array(&first)) {
+    let read = Items::of(data).and_then(|items| {
+        if items.first_is(is_array) {
             return arrays::<i64>(&items, py)
                 .or_else(|why| why.if_strange(|| arrays::<i32>(&items, py)))
                 .or_else(|why| why.if_strange(|| arrays::<u32>(&items, py)));
@@ -106,8 +106,8 @@ pub(super) fn read_ids<'py>(data: &Bound<'py, PyAny>) -> PyResult<Option<Read<'p
 #[pyfunction]
 pub(super) fn read_flags<'py>(data: &Bound<'py, PyAny>) -> PyResult<Option<Read<'py>>> {
     let py = data.py();
-    let read = Items::of(data).ok_or(Unread::Strange).and_then(|items| {
-        let joined = if items.first().is_some_and(|first| is_array(&first)) {
+    let read = Items::of(data).and_then(|items| {
+        let joined = if items.first_is(is_array) {
             Joined::of_arrays(&items, Some)
                 .or_else(|why| why.if_strange(|| Joined::of_arrays(&items, zero_or_one)))
         } else {
@@ -148,39 +148,38 @@ impl Unread {
     }
 }
 
-/// A list or a tuple, and of no class that is derived of them.
-enum Items<'a, 'py> {
-    List(&'a Bound<'py, PyList>),
-    Tuple(&'a Bound<'py, PyTuple>),
-}
+/// What is in a list or a tuple, and in nothing of a class that is derived of them.
+///
+/// A list is copied, so that nobody can change it meanwhile: that costs less than to count references of its items.
+struct Items<'py>(Bound<'py, PyTuple>);
 
-impl<'a, 'py> Items<'a, 'py> {
-    fn of(data: &'a Bound<'py, PyAny>) -> Option<Self> {
-        let list = data.cast_exact::<PyList>().map(Self::List);
-        list.or_else(|_| data.cast_exact::<PyTuple>().map(Self::Tuple)).ok()
+impl<'py> Items<'py> {
+    fn of(data: &Bound<'py, PyAny>) -> Result<Self, Unread> {
+        if let Ok(tuple) = data.cast_exact::<PyTuple>() {
+            return Ok(Self(tuple.clone()));
+        }
+        let list = data.cast_exact::<PyList>().map_err(|_| Unread::Strange)?;
+        let tuple = data.py().get_type::<PyTuple>().call1((list,))?;
+        Ok(Self(tuple.cast_into().map_err(PyErr::from)?))
     }
 
     fn count(&self) -> usize {
-        match self {
-            Self::List(list) => list.len(),
-            Self::Tuple(tuple) => tuple.len(),
-        }
+        self.0.len()
     }
 
-    fn first(&self) -> Option<Bound<'py, PyAny>> {
-        match self {
-            Self::List(list) => list.get_item(0).ok(),
-            Self::Tuple(tuple) => tuple.get_item(0).ok(),
-        }
+    fn first_is(&self, is: impl Fn(&Bound<'py, PyAny>) -> bool) -> bool {
+        self.0.iter_borrowed().next().is_some_and(|first| is(&first))
     }
 
-    /// Hands over each item until one of them is refused.
-    fn try_for_each(&self, each: impl FnMut(Bound<'py, PyAny>) -> Result<(), Unread>) -> Result<(), Unread> {
-        match self {
-            Self::List(list) => list.iter().try_for_each(each),
-            Self::Tuple(tuple) => tuple.iter().try_for_each(each),
-        }
+    fn iter(&self) -> impl Iterator<Item = Borrowed<'_, 'py, PyAny>> {
+        self.0.iter_borrowed()
     }
+}
+
+/// How many items a row has, if it is a list or a tuple.
+fn count_in(row: &Bound<'_, PyAny>) -> Option<usize> {
+    let list = row.cast_exact::<PyList>().map(PyListMethods::len);
+    list.or_else(|_| row.cast_exact::<PyTuple>().map(PyTupleMethods::len)).ok()
 }
 
 fn is_array(item: &Bound<'_, PyAny>) -> bool {
@@ -209,19 +208,12 @@ fn plain_array<'a, 'py, T: Element>(
 }
 
 /// The arrays as they are; one by itself is that array.
-fn arrays<'py, T: Element>(items: &Items<'_, 'py>, py: Python<'py>) -> Result<Read<'py>, Unread> {
+fn arrays<'py, T: Element>(items: &Items<'py>, py: Python<'py>) -> Result<Read<'py>, Unread> {
     let mut offsets = Offsets::of(items.count())?;
-    items.try_for_each(|item| {
+    for item in items.iter() {
         offsets.end_row(offsets.end() + plain_array::<T>(&item)?.len());
-        Ok(())
-    })?;
-    let arrays = match items {
-        Items::List(list) if list.len() == 1 => list.get_item(0)?,
-        Items::Tuple(tuple) if tuple.len() == 1 => tuple.get_item(0)?,
-        // A list of our own: who gave this one may change it.
-        Items::List(list) => list.get_slice(0, list.len()).into_any(),
-        Items::Tuple(tuple) => tuple.to_list().into_any(),
-    };
+    }
+    let arrays = if items.count() == 1 { items.0.get_item(0)? } else { items.0.to_list().into_any() };
     Ok((arrays, offsets.0.into_pyarray(py)))
 }
 
@@ -263,66 +255,58 @@ const AT_ONCE: usize = 1 << 16;
 
 impl<T: Element> Joined<T> {
     /// Rows that are lists or tuples, or one that is.
-    fn of_lists(
-        items: &Items<'_, '_>,
-        read: impl Fn(&Bound<'_, PyAny>) -> Option<T>,
-    ) -> Result<Self, Unread> {
-        if items.first().is_some_and(|first| Items::of(&first).is_none()) {
-            let mut joined = Self { values: Vec::new(), offsets: Offsets::of(1)? };
-            joined.push_list(items, &read)?;
+    fn of_lists(items: &Items<'_>, read: impl Fn(&Bound<'_, PyAny>) -> Option<T>) -> Result<Self, Unread> {
+        if items.first_is(|first| count_in(first).is_none()) {
+            let mut joined = Self::of(1, items.count())?;
+            joined.push_row(items, &read)?;
             return Ok(joined);
         }
-        let mut joined = Self { values: Vec::new(), offsets: Offsets::of(items.count())? };
-        let mut count = 0;
-        items.try_for_each(|item| {
-            count += Items::of(&item).ok_or(Unread::Strange)?.count();
-            Ok(())
-        })?;
-        joined.reserve(count)?;
-        items.try_for_each(|item| joined.push_list(&Items::of(&item).ok_or(Unread::Strange)?, &read))?;
+        let count = items.iter().map(|row| count_in(&row)).sum::<Option<usize>>();
+        let mut joined = Self::of(items.count(), count.ok_or(Unread::Strange)?)?;
+        for row in items.iter() {
+            joined.push_row(&Items::of(&row)?, &read)?;
+        }
         Ok(joined)
     }
 
     /// Rows that are arrays.
     fn of_arrays<U: Element + Copy>(
-        items: &Items<'_, '_>,
+        items: &Items<'_>,
         read: impl Fn(U) -> Option<T>,
     ) -> Result<Self, Unread> {
-        let mut joined = Self { values: Vec::new(), offsets: Offsets::of(items.count())? };
-        items.try_for_each(|item| {
-            let row = plain_array::<U>(&item)?.try_readonly().map_err(PyErr::from)?;
-            let values = row.as_slice().map_err(PyErr::from)?;
-            joined.reserve(values.len())?;
-            for value in values {
+        let mut count = 0;
+        for row in items.iter() {
+            count += plain_array::<U>(&row)?.len();
+        }
+        let mut joined = Self::of(items.count(), count)?;
+        for row in items.iter() {
+            let row = plain_array::<U>(&row)?.try_readonly().map_err(PyErr::from)?;
+            for value in row.as_slice().map_err(PyErr::from)? {
                 joined.values.push(read(*value).ok_or(Unread::Strange)?);
             }
             joined.offsets.end_row(joined.values.len());
-            Ok(item.py().check_signals()?)
-        })?;
+        }
         Ok(joined)
     }
 
-    fn push_list(
+    /// No rows yet, and room for so many and for their values.
+    fn of(rows: usize, values: usize) -> Result<Self, Unread> {
+        Ok(Self { values: room(values)?, offsets: Offsets::of(rows)? })
+    }
+
+    fn push_row(
         &mut self,
-        items: &Items<'_, '_>,
+        items: &Items<'_>,
         read: &impl Fn(&Bound<'_, PyAny>) -> Option<T>,
     ) -> Result<(), Unread> {
-        self.reserve(items.count())?;
-        items.try_for_each(|item| {
+        for item in items.iter() {
             if self.values.len().is_multiple_of(AT_ONCE) {
                 item.py().check_signals()?;
             }
             self.values.push(read(&item).ok_or(Unread::Strange)?);
-            Ok(())
-        })?;
+        }
         self.offsets.end_row(self.values.len());
         Ok(())
-    }
-
-    fn reserve(&mut self, additional: usize) -> Result<(), Unread> {
-        let stop = Stop::default();
-        stop.reserve(&mut self.values, additional);
-        Ok(stop.check().map_err(PyErr::from)?)
     }
 
     fn into_read(self, py: Python<'_>) -> Read<'_> {
