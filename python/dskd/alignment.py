@@ -349,9 +349,9 @@ class Aligner:
         Args:
             teacher_ids: one sequence of ids or a batch of them, see `dskd.ragged.RowsLike`.
             student_ids: the same for the student.
-            teacher_mask: booleans shaped as the ids; a maximal run of selected positions is a segment, and
-                the k-th segment of one side is aligned with the k-th of the other. Ids that are not
-                selected are not looked at. Without a mask a row is one segment.
+            teacher_mask: booleans, or 0 and 1, shaped as the ids; a maximal run of selected positions is a
+                segment, and the k-th segment of one side is aligned with the k-th of the other. Ids that are
+                not selected are not looked at. Without a mask a row is one segment.
             student_mask: the same for the student.
             teacher_labels: instead of ids and mask, the token at each position (unshifted), or -100 where
                 it takes no part.
@@ -360,10 +360,13 @@ class Aligner:
                 processors, and 1 in a child process. The result does not depend on it.
 
         Raises:
-            TypeError: ids are not integers, a mask is not boolean, or a tensor is not on the CPU.
-            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids, the
-                sides have different numbers of rows, or a row has more than 2**31 - 1 ids; side, row and
-                position are named.
+            TypeError: ids are not integers, a mask holds neither booleans nor integers, or a tensor is not on
+                the CPU.
+            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids or another
+                number than 0 and 1, the sides have different numbers of rows, or a row has more than
+                2**31 - 1 ids; side, row and position are named.
+            MemoryError: what is found does not fit the memory; so do the arrays of the result.
+            KeyboardInterrupt: Ctrl-C ends a call soon, as it ends the making of the arrays.
         """
         threads = _default_threads if num_threads is None else _thread_count(num_threads)
         teacher = _side("teacher", teacher_ids, teacher_mask, teacher_labels)
