@@ -3,7 +3,7 @@
 python tests/children.py start fork       # aligns in parallel, then so does a child started this way
 python tests/children.py memory           # bytes of two vocabularies, and of a forked child that uses them
 python tests/children.py interrupt rows 2 # whether SIGINT ends a long call on rows of this shape
-python tests/children.py starve           # what comes of calls whose result may not fit the memory they are given
+python tests/children.py starve           # what comes of calls whose result may not fit their memory
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from sides import in_lists
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy.typing as npt
 
     from dskd.ragged import RowsLike
 
@@ -94,7 +96,7 @@ LONG = Vocabulary.from_bytes([bytes([97 + token]) * LONG_TOKENS for token in ran
 
 
 def interrupt(shape: str, num_threads: int) -> None:
-    """Prints whether SIGINT ended a call before its end; the calls become longer until one is ended, or long enough."""
+    """Prints whether SIGINT ended a call before its end; calls become longer until one does, or is long enough."""
     seconds, interrupted = 0.0, False
     for doublings in itertools.count():
         given = SHAPES[shape](1 << doublings)
@@ -122,7 +124,7 @@ def _is_interrupted(aligner: Aligner, teacher: Ragged, student: Ragged, num_thre
 
     def handle(number: int, _: object) -> None:
         seen.append(number)
-        if len(seen) == 2 and not ended.is_set():  # noqa: PLR2004 - the second
+        if len(seen) == 2 and not ended.is_set():
             raise KeyboardInterrupt
 
     def send() -> None:
@@ -148,15 +150,19 @@ Rows: TypeAlias = tuple[Aligner, Ragged, Ragged]
 
 def _equal_rows(times: int, count: int) -> Rows:
     """Rows that read the same on both sides, cut into so many."""
-    values = (np.tile(np.array(ids, dtype=np.int32), 250_000 * times) for ids in HELLO)
-    return ALIGNER, *(Ragged.from_lengths(each, [len(each) // count] * count) for each in values)
+    teacher, student = (np.tile(np.array(ids, dtype=np.int32), 250_000 * times) for ids in HELLO)
+    return ALIGNER, _cut(teacher, count), _cut(student, count)
+
+
+def _cut(values: npt.NDArray[np.int32], count: int) -> Ragged:
+    return Ragged.from_lengths(values, [len(values) // count] * count)
 
 
 def _differing_row(times: int) -> Rows:
     """One row of two texts that have nothing in common but letters."""
     draw = np.random.default_rng(0)
-    values = (draw.integers(97, 101, 60_000 * times).astype(np.int32) for _ in range(2))
-    return Aligner(BYTES, BYTES), *(Ragged.from_lengths(each, [len(each)]) for each in values)
+    teacher, student = (draw.integers(97, 101, 60_000 * times).astype(np.int32) for _ in range(2))
+    return Aligner(BYTES, BYTES), _cut(teacher, 1), _cut(student, 1)
 
 
 def _long_tokens(times: int) -> Rows:
@@ -164,7 +170,7 @@ def _long_tokens(times: int) -> Rows:
     teacher = np.zeros(1_000 * times, dtype=np.int32)
     student = teacher.copy()
     student[:: len(student) // 10] = 1
-    return Aligner(LONG, LONG), *(Ragged.from_lengths(each, [len(each)]) for each in (teacher, student))
+    return Aligner(LONG, LONG), _cut(teacher, 1), _cut(student, 1)
 
 
 SHAPES: dict[str, Callable[[int], Rows]] = {

@@ -605,7 +605,7 @@ MALFORMED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a mask of other integers": (
         lambda: ALIGNER.align([0, 1], [0], teacher_mask=[1, 2]),
         ValueError,
-        r"^teacher_mask row 0, position 1 is 2, and a mask has True and False, or 1 and 0; .* teacher_mask == 1",
+        r"^teacher_mask row 0, position 1 is 2, and a mask has True and False, .* pass teacher_mask == 1",
     ),
     "a mask of floats": (
         lambda: ALIGNER.align([0, 1], [0], teacher_mask=[1.0, 0.0]),

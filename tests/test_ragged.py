@@ -337,7 +337,9 @@ def test_masks_of_booleans_and_of_zero_and_one_are_read_in_the_core(rows: list[l
         assert lists_of(Ragged(*found)) == rows
 
 
-@pytest.mark.parametrize("mask", [[[True, 1]], [[0, 2]], [[None]], [[1.0]], [np.array([3])], [np.array([0.0])]])
+@pytest.mark.parametrize(
+    "mask", [[[True, 1]], [[0, 2]], [[None]], [[1.0]], [np.array([3])], [np.array([0.0])]]
+)
 def test_of_what_is_no_plain_mask_the_core_says_nothing(mask: Any) -> None:
     assert _core.read_flags(mask) is None
 
@@ -558,16 +560,24 @@ WRONG_MASKS: dict[str, tuple[Any, type[Exception], str]] = {
     "a number beside 0 and 1": (
         [[1, 0], [2]],
         ValueError,
-        r"^mask row 1, position 0 is 2, and a mask has True and False, or 1 and 0; .* pass mask == 1 or mask != 0",
+        r"^mask row 1, position 0 is 2, and a mask has True and False, or 1 and 0; .* pass mask == 1 or",
     ),
     "a number below 0": (
         [np.array([1, -100]), np.array([0])],
         ValueError,
         r"^mask row 0, position 1 is -100, and a mask has",
     ),
-    "a number that no type holds": ([[1, 2**64], [1]], TypeError, r"^mask holds object, and a mask is boolean"),
+    "a number that no type holds": (
+        [[1, 2**64], [1]],
+        TypeError,
+        r"^mask holds object, and a mask is boolean",
+    ),
     "booleans beside integers": ([[True, 0], [1]], TypeError, r"^mask mixes booleans with something else"),
-    "floats": ([[1.0, 0.0], [1.0]], TypeError, r"^mask holds float64, and a mask is boolean, or 0 and 1; pass"),
+    "floats": (
+        [[1.0, 0.0], [1.0]],
+        TypeError,
+        r"^mask holds float64, and a mask is boolean, or 0 and 1; pass",
+    ),
     "fewer rows": ([[True, False]], ValueError, r"^mask has 1 rows for 2 rows of ids"),
     "more rows": ([[True, False], [True], []], ValueError, r"^mask has 3 rows for 2 rows of ids"),
     "a flat mask for two rows": ([True, False, True], ValueError, r"^mask has 1 rows for 2 rows of ids"),

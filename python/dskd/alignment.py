@@ -362,8 +362,8 @@ class Aligner:
         Raises:
             TypeError: ids are not integers, a mask holds neither booleans nor integers, or a tensor is not on
                 the CPU.
-            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids or another
-                number than 0 and 1, the sides have different numbers of rows, or a row has more than
+            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids or other
+                numbers than 0 and 1, the sides have different numbers of rows, or a row has more than
                 2**31 - 1 ids; side, row and position are named.
             MemoryError: what is found does not fit the memory; so do the arrays of the result.
             KeyboardInterrupt: Ctrl-C ends a call soon, as it ends the making of the arrays.

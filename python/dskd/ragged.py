@@ -192,8 +192,8 @@ def boolean_rows(data: RowsLike, name: str, like: Ragged) -> npt.NDArray[np.bool
     strange = np.flatnonzero(selected != values)
     if strange.size:
         raise ValueError(
-            f"{name} {_place(rows, int(strange[0]))} is {values[strange[0]]}, and a mask has True and False, or 1 and "
-            f"0; say which ids take part: pass {name} == 1 or {name} != 0"
+            f"{name} {_place(rows, int(strange[0]))} is {values[strange[0]]}, and a mask has True and False, "
+            f"or 1 and 0; say which ids take part: pass {name} == 1 or {name} != 0"
         )
     return selected
 
@@ -329,7 +329,7 @@ def _with_arrays_for_tensors(data: Any) -> Any:
 
 def _holds_rows(data: Any) -> bool:
     """Whether it is an array of objects that are rows."""
-    return getattr(data, "dtype", None) == object and len(data) > 0 and _is_row(data[0])
+    return isinstance(data, np.ndarray) and data.dtype == object and len(data) > 0 and _is_row(data[0])
 
 
 def _is_row(item: Any) -> bool:
