@@ -96,7 +96,7 @@ LONG = Vocabulary.from_bytes([bytes([97 + token]) * LONG_TOKENS for token in ran
 
 
 def interrupt(shape: str, num_threads: int) -> None:
-    """Prints whether SIGINT ended a call before its end; calls become longer until one does, or is long enough."""
+    """Prints whether SIGINT ended a call before its end; calls become longer until one is, or long enough."""
     seconds, interrupted = 0.0, False
     for doublings in itertools.count():
         given = SHAPES[shape](1 << doublings)
