@@ -8,7 +8,7 @@
 use std::ops::{Add, Range};
 
 use crate::blocks::{Common, Place};
-use crate::side::Side;
+use crate::side::{Side, Sides};
 use crate::stop::{Pace, Stop};
 
 /// What makes a teacher token and a student token the same token of the text.
@@ -187,13 +187,13 @@ impl Ranges {
         self.teacher_start.len()
     }
 
-    fn push(&mut self, teacher: Range<i32>, student: Range<i32>, stop: &Stop<'_>) {
+    fn push(&mut self, start: Sides<i32>, end: Sides<i32>, stop: &Stop<'_>) {
         let has_room = self.columns().into_iter().all(|column| stop.reserve(column, 1));
         if has_room {
-            self.teacher_start.push(teacher.start);
-            self.teacher_end.push(teacher.end);
-            self.student_start.push(student.start);
-            self.student_end.push(student.end);
+            self.teacher_start.push(start.teacher);
+            self.teacher_end.push(end.teacher);
+            self.student_start.push(start.student);
+            self.student_end.push(end.student);
         }
     }
 
@@ -218,11 +218,11 @@ pub struct Trace {
 #[derive(Clone, Copy, Debug)]
 enum Stretch {
     /// The chunks that end at the next so many places; the first begins at these columns.
-    Block { teacher: i32, student: i32, places: u32, space: bool },
+    Block { start: Sides<i32>, places: u32, space: bool },
     /// One chunk.
-    Chunk { teacher: (i32, i32), student: (i32, i32), encloses: bool, space: bool },
+    Chunk { start: Sides<i32>, end: Sides<i32>, encloses: bool, space: bool },
     /// Two specials of one role.
-    Role { teacher: i32, student: i32 },
+    Role { at: Sides<i32> },
 }
 
 /// Of so many chunks those that are pairs are picked before they are written.
@@ -274,8 +274,8 @@ impl Trace {
         }
         self.places.extend_from_slice(common.ends);
         self.chunks += common.ends.len();
-        let (teacher, student) = (column_number(teacher), column_number(student));
-        stop.push(&mut self.stretches, Stretch::Block { teacher, student, places, space });
+        let start = Sides { teacher, student }.map(column_number);
+        stop.push(&mut self.stretches, Stretch::Block { start, places, space });
     }
 
     /// One chunk of these columns.
@@ -287,21 +287,24 @@ impl Trace {
         encloses: bool,
         stop: &Stop<'_>,
     ) {
-        let (teacher, student) = (column_numbers(&teacher), column_numbers(&student));
+        let columns = Sides { teacher, student };
+        let start = columns.as_ref().map(|columns| column_number(columns.start));
+        let end = columns.map(|columns| column_number(columns.end));
         self.chunks += 1;
-        stop.push(&mut self.stretches, Stretch::Chunk { teacher, student, encloses, space });
+        stop.push(&mut self.stretches, Stretch::Chunk { start, end, encloses, space });
     }
 
     /// Two specials of one role, in these columns.
     pub fn push_role(&mut self, teacher: usize, student: usize, stop: &Stop<'_>) {
-        let (teacher, student) = (column_number(teacher), column_number(student));
-        stop.push(&mut self.stretches, Stretch::Role { teacher, student });
+        let at = Sides { teacher, student }.map(column_number);
+        stop.push(&mut self.stretches, Stretch::Role { at });
     }
 
     /// A difference of these columns.
     pub fn push_difference(&mut self, teacher: Range<usize>, student: Range<usize>, stop: &Stop<'_>) {
-        let [teacher, student] = [teacher, student].map(|range| column_numbers(&range));
-        self.differences.push(teacher.0..teacher.1, student.0..student.1, stop);
+        let columns = Sides { teacher, student };
+        let start = columns.as_ref().map(|columns| column_number(columns.start));
+        self.differences.push(start, columns.map(|columns| column_number(columns.end)), stop);
     }
 
     /// The stretches, each with its places, until there is a reason to stop.
@@ -325,12 +328,12 @@ impl Trace {
         }
         pairs.kind.resize(count, PairKind::Exact as u8);
         let Pairs { teacher: teachers, student: students, kind: kinds } = &mut pairs;
-        self.pick_pairs(stop, |starts, (teacher, student), first| {
+        self.pick_pairs(stop, |starts, start, first| {
             if first != PairKind::Exact {
                 kinds[teachers.len()] = first as u8;
             }
-            teachers.extend(starts.iter().map(|start| teacher + i32::from(start.teacher())));
-            students.extend(starts.iter().map(|start| student + i32::from(start.student())));
+            teachers.extend(starts.iter().map(|place| start.teacher + i32::from(place.teacher())));
+            students.extend(starts.iter().map(|place| start.student + i32::from(place.student())));
         });
         debug_assert!(stop.is_set() || teachers.len() == count);
         pairs
@@ -340,16 +343,16 @@ impl Trace {
     pub fn write_pairs(&self, room: PairsMut<'_>, stop: &Stop<'_>) {
         let PairsMut { teacher: teachers, student: students, kind: kinds } = room;
         let mut at = 0;
-        self.pick_pairs(stop, |starts, (teacher, student), first| {
+        self.pick_pairs(stop, |starts, start, first| {
             let end = at + starts.len();
             if first != PairKind::Exact {
                 kinds[at] = first as u8;
             }
-            for (to, start) in teachers[at..end].iter_mut().zip(starts) {
-                *to = teacher + i32::from(start.teacher());
+            for (to, place) in teachers[at..end].iter_mut().zip(starts) {
+                *to = start.teacher + i32::from(place.teacher());
             }
-            for (to, start) in students[at..end].iter_mut().zip(starts) {
-                *to = student + i32::from(start.student());
+            for (to, place) in students[at..end].iter_mut().zip(starts) {
+                *to = start.student + i32::from(place.student());
             }
             at = end;
         });
@@ -360,32 +363,32 @@ impl Trace {
     /// the first; the others are exact.
     ///
     /// Without a branch for each chunk: what is picked and is no pair is written over.
-    fn pick_pairs(&self, stop: &Stop<'_>, mut found: impl FnMut(&[Place], (i32, i32), PairKind)) {
+    fn pick_pairs(&self, stop: &Stop<'_>, mut found: impl FnMut(&[Place], Sides<i32>, PairKind)) {
         let here = [Place::default()];
         let kind_of = |space: bool| if space { PairKind::Space } else { PairKind::Exact };
         let mut starts = [Place::default(); AT_ONCE];
         for (stretch, places) in self.read(stop) {
             match stretch {
-                Stretch::Block { teacher, student, space, .. } => {
+                Stretch::Block { start, space, .. } => {
                     let mut first = kind_of(space && places[0].follows(Place::default()));
-                    let mut start = Place::default();
+                    let mut before = Place::default();
                     for places in places.chunks(AT_ONCE) {
                         let mut count = 0;
                         for end in places {
-                            starts[count % AT_ONCE] = start;
-                            count += usize::from(end.follows(start));
-                            start = *end;
+                            starts[count % AT_ONCE] = before;
+                            count += usize::from(end.follows(before));
+                            before = *end;
                         }
-                        found(&starts[..count], (teacher, student), first);
+                        found(&starts[..count], start, first);
                         first = PairKind::Exact;
                     }
                 }
-                Stretch::Chunk { teacher, student, space, .. } => {
-                    if teacher.1 - teacher.0 == 1 && student.1 - student.0 == 1 {
-                        found(&here, (teacher.0, student.0), kind_of(space));
+                Stretch::Chunk { start, end, space, .. } => {
+                    if end.teacher - start.teacher == 1 && end.student - start.student == 1 {
+                        found(&here, start, kind_of(space));
                     }
                 }
-                Stretch::Role { teacher, student } => found(&here, (teacher, student), PairKind::Role),
+                Stretch::Role { at } => found(&here, at, PairKind::Role),
             }
         }
     }
@@ -395,20 +398,20 @@ impl Trace {
     fn append_chunks(&self, chunks: &mut Ranges, encloses: &mut Vec<bool>, stop: &Stop<'_>) {
         for (stretch, places) in self.read(stop) {
             match stretch {
-                Stretch::Block { teacher, student, .. } => {
-                    let teachers = |place: &Place| teacher + i32::from(place.teacher());
-                    let students = |place: &Place| student + i32::from(place.student());
+                Stretch::Block { start, .. } => {
+                    let teachers = |place: &Place| start.teacher + i32::from(place.teacher());
+                    let students = |place: &Place| start.student + i32::from(place.student());
                     let starts = &places[..places.len() - 1];
-                    chunks.teacher_start.push(teacher);
+                    chunks.teacher_start.push(start.teacher);
                     chunks.teacher_start.extend(starts.iter().map(teachers));
                     chunks.teacher_end.extend(places.iter().map(teachers));
-                    chunks.student_start.push(student);
+                    chunks.student_start.push(start.student);
                     chunks.student_start.extend(starts.iter().map(students));
                     chunks.student_end.extend(places.iter().map(students));
                     encloses.resize(encloses.len() + places.len(), false);
                 }
-                Stretch::Chunk { teacher, student, encloses: one, .. } => {
-                    chunks.push(teacher.0..teacher.1, student.0..student.1, stop);
+                Stretch::Chunk { start, end, encloses: one, .. } => {
+                    chunks.push(start, end, stop);
                     encloses.push(one);
                 }
                 Stretch::Role { .. } => {}
@@ -444,8 +447,4 @@ pub fn differences_of<'a>(parts: impl Iterator<Item = &'a Trace> + Clone, stop: 
 /// A column as the results hold it.
 fn column_number(column: usize) -> i32 {
     i32::try_from(column).expect("batch refuses rows that int32 cannot index")
-}
-
-fn column_numbers(columns: &Range<usize>) -> (i32, i32) {
-    (column_number(columns.start), column_number(columns.end))
 }

@@ -102,7 +102,7 @@ def id_rows(data: RowsLike, name: str) -> tuple[Ids, npt.NDArray[np.int64]]:
     plain = _core.read_ids(_with_arrays_for_tensors(data))
     if plain is not None:
         return plain
-    rows = integer_rows(data, name)
+    rows = _read_as_is(_integers(data, name), name, None)
     return rows.values, rows.offsets
 
 
@@ -319,7 +319,7 @@ def _signed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _with_arrays_for_tensors(data: Any) -> Any:
     """The same, with an array for each tensor where it is a list of tensors whose memory numpy can read."""
     torch = sys.modules.get("torch")
-    if torch is None or type(data) not in {list, tuple} or not data or type(data[0]) is not torch.Tensor:
+    if torch is None or not isinstance(data, (list, tuple)) or not data or type(data[0]) is not torch.Tensor:
         return data
     try:
         return [row.numpy() for row in data]

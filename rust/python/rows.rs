@@ -14,8 +14,7 @@ use crate::stop::Stop;
 
 // ---- Arrays, as the aligner takes them -------------------------------------------------------------------
 
-/// Ids in one of the types that need no copy: all rows in one array, or each in its own.
-#[derive(FromPyObject)]
+/// Ids in one of the types that need no copy: all rows in one array, or a list of an array each.
 pub(super) enum IdArrays<'py> {
     I64(PyReadonlyArray1<'py, i64>),
     I32(PyReadonlyArray1<'py, i32>),
@@ -23,6 +22,35 @@ pub(super) enum IdArrays<'py> {
     ApartI64(Vec<PyReadonlyArray1<'py, i64>>),
     ApartI32(Vec<PyReadonlyArray1<'py, i32>>),
     ApartU32(Vec<PyReadonlyArray1<'py, u32>>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for IdArrays<'py> {
+    type Error = PyErr;
+
+    fn extract(ids: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(rows) = ids.cast_exact::<PyList>() {
+            return match rows.get_item(0)? {
+                first if first.cast::<PyArray1<i64>>().is_ok() => Ok(Self::ApartI64(apart(&rows)?)),
+                first if first.cast::<PyArray1<i32>>().is_ok() => Ok(Self::ApartI32(apart(&rows)?)),
+                _ => Ok(Self::ApartU32(apart(&rows)?)),
+            };
+        }
+        if let Ok(ids) = ids.cast::<PyArray1<i64>>() {
+            return Ok(Self::I64(ids.try_readonly()?));
+        }
+        if let Ok(ids) = ids.cast::<PyArray1<i32>>() {
+            return Ok(Self::I32(ids.try_readonly()?));
+        }
+        Ok(Self::U32(ids.cast::<PyArray1<u32>>()?.try_readonly()?))
+    }
+}
+
+fn apart<'py, T: Element>(rows: &Bound<'py, PyList>) -> PyResult<Vec<PyReadonlyArray1<'py, T>>> {
+    let mut arrays = room(rows.len())?;
+    for row in rows.iter() {
+        arrays.push(row.cast::<PyArray1<T>>()?.try_readonly()?);
+    }
+    Ok(arrays)
 }
 
 impl IdArrays<'_> {
@@ -67,7 +95,10 @@ impl RowSlices<'_> {
 
 impl<'a, T: Element> Slices<'a, T> {
     fn of(rows: &'a [PyReadonlyArray1<'_, T>]) -> PyResult<Self> {
-        let slices = rows.iter().map(|row| Ok(row.as_slice()?)).collect::<PyResult<_>>()?;
+        let mut slices = room(rows.len())?;
+        for row in rows {
+            slices.push(row.as_slice()?);
+        }
         Ok(Self::Apart(slices))
     }
 }
@@ -213,7 +244,8 @@ fn arrays<'py, T: Element>(items: &Items<'py>, py: Python<'py>) -> Result<Read<'
     for item in items.iter() {
         offsets.end_row(offsets.end() + plain_array::<T>(&item)?.len());
     }
-    let arrays = if items.count() == 1 { items.0.get_item(0)? } else { items.0.to_list().into_any() };
+    let arrays =
+        if items.count() == 1 { items.0.get_item(0)? } else { py.get_type::<PyList>().call1((&items.0,))? };
     Ok((arrays, offsets.0.into_pyarray(py)))
 }
 
@@ -237,10 +269,10 @@ impl Offsets {
     }
 }
 
-fn room<T>(count: usize) -> Result<Vec<T>, Unread> {
+fn room<T>(count: usize) -> PyResult<Vec<T>> {
     let stop = Stop::default();
     let room = stop.room(count);
-    stop.check().map_err(PyErr::from)?;
+    stop.check()?;
     Ok(room)
 }
 
