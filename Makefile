@@ -29,7 +29,7 @@ CORE_BIN := .venv-core/$(VENV_BIN)
 DEBUG_BIN := .venv-debug/$(VENV_BIN)
 WHEEL = $$(ls build/wheels/dskd-*.whl)
 
-SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(wildcard rust/*.rs) \
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find rust -name '*.rs') \
 	$(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 # What runs where there is numpy, pytest and hypothesis and nothing else.
 CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.py tests/test_overlaps.py \

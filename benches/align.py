@@ -65,6 +65,22 @@ TARGETS = {
 SMALL_TARGET = 5
 """Microseconds that a call on one pair of short rows may take."""
 
+CONTAINER_PAIR = ("qwen2", "deepseek-v3")
+THREADED_TIMES = 16
+"""How many times as many rows two threads are given, so that both have work for more than a moment."""
+CONTAINER_TARGETS = (
+    (
+        "times np.asarray of lists of lists, to read and align them, at most",
+        1.0,
+        "list of lists",
+        "of_asarray",
+    ),
+    ("times Ragged, to align lists of arrays, at most", 1.4, "list of arrays", "of_ragged"),
+)
+"""What is asked of a container, of its ratio."""
+THREADS_TARGET = 1.5
+"""How many times as fast two threads are to be as one, by the wall clock, where rows are arrays in a list."""
+
 Positions = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Teacher and student tokens of all pairs, counted through the whole batch."""
 
@@ -148,11 +164,19 @@ class Batch:
         """Teacher plus student tokens, those that are not selected too: an aligner has to pass them."""
         return len(self.teacher.values) + len(self.student.values)
 
+    def repeated(self, times: int) -> Batch:
+        """The rows so many times, without masks."""
+        return Batch(_repeated(self.teacher, times), _repeated(self.student, times))
+
     def sample(self, rows: int) -> Batch:
         """About so many rows, evenly spread, or all."""
         step = max(1, len(self.teacher) // rows)
         masks = (mask and _every(mask, step) for mask in (self.teacher_mask, self.student_mask))
         return Batch(_every(self.teacher, step), _every(self.student, step), *masks)
+
+
+def _repeated(rows: Ragged, times: int) -> Ragged:
+    return Ragged.from_lengths(np.tile(rows.values, times), np.tile(rows.lengths(), times).tolist())
 
 
 def _every(ragged: Ragged, step: int) -> Ragged:
@@ -611,6 +635,111 @@ def _pairs_of_rows(rows: Sequence[list[tuple[int, int]]], batch: Batch) -> Posit
     return _in_batch((teacher, student), batch)
 
 
+# ---- Containers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The ids of one side as people hold them, and a mask where there is padding."""
+
+    ids: Any
+    mask: Any = None
+
+
+def _padded(rows: Ragged, dtype: type[np.generic]) -> Held:
+    """The rows padded on the right, as a tokenizer pads them, and which positions are none."""
+    lengths = rows.lengths()
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, dtype=np.int64)
+    ids[mask] = rows.values
+    return Held(ids, mask.astype(dtype))
+
+
+def _tensors(rows: Ragged) -> Held:
+    torch = importlib.import_module("torch")
+    return Held([torch.from_numpy(row) for row in _rows(rows)])
+
+
+CONTAINERS: Mapping[str, Callable[[Ragged], Held]] = {
+    "Ragged": Held,
+    "2-D array, boolean mask": lambda rows: _padded(rows, np.bool_),
+    "2-D array, mask of 0 and 1": lambda rows: _padded(rows, np.int64),
+    "list of arrays": lambda rows: Held(_rows(rows)),
+    "list of tensors": _tensors,
+    "list of lists": lambda rows: Held([row.tolist() for row in _rows(rows)]),
+}
+
+
+def with_container(pair: TokenizerPair, batch: Batch, name: str, threads: int = 1) -> Contestant:
+    """Dskd on the same rows in a container of this name."""
+    teacher, student = (CONTAINERS[name](rows) for rows in (batch.teacher, batch.student))
+
+    def align() -> dskd.Alignment:
+        masks = {"teacher_mask": teacher.mask, "student_mask": student.mask}
+        return pair.aligner.align(teacher.ids, student.ids, **masks, num_threads=threads)
+
+    return Contestant(name, batch, lambda: pair_arrays(align()), lambda: _pairs_of_alignment(align(), batch))
+
+
+def with_asarray(batch: Batch) -> Contestant:
+    """What NumPy takes for the lists alone, which then are not aligned yet."""
+    lists = [row.tolist() for rows in (batch.teacher, batch.student) for row in _rows(rows)]
+
+    def run() -> object:
+        return [np.asarray(row) for row in lists]
+
+    return Contestant("asarray", batch, run, lambda: (np.empty(0, np.int64), np.empty(0, np.int64)))
+
+
+def measure_containers(rows: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds a call by container, and how many times as fast two threads are."""
+    pair = tokenizer_pair(*CONTAINER_PAIR)
+    batch = batch_of("source", pair, rows, TOKENS_A_ROW)
+    contestants = [with_container(pair, batch, name) for name in CONTAINERS]
+    _refuse_other_pairs(contestants)
+    contestants.append(with_asarray(batch))
+    each = rounds_of_seconds(contestants, rounds)
+    seconds = {contestant.name: its for contestant, its in zip(contestants, each, strict=True)}
+    threaded = batch.repeated(THREADED_TIMES)
+    results = {
+        name: {
+            "milliseconds": round(statistics.median(its) * 1e3, 3),
+            "of_ragged": round(statistics.median(its / seconds["Ragged"]), 3),
+            "of_asarray": round(statistics.median(its / seconds["asarray"]), 3),
+            "two_threads": _times_as_fast(pair, threaded, name, rounds) if name in CONTAINERS else None,
+        }
+        for name, its in seconds.items()
+    }
+    return {
+        **_description(CONTAINER_PAIR, "source", batch),
+        "threaded_rows": len(threaded.teacher),
+        "results": results,
+    }
+
+
+def _refuse_other_pairs(contestants: Sequence[Contestant]) -> None:
+    first, *others = contestants
+    for other in others:
+        if not all(map(np.array_equal, other.pairs(), first.pairs())):
+            raise RuntimeError(f"{other.name} does not give the pairs that {first.name} gives")
+
+
+def _times_as_fast(pair: TokenizerPair, batch: Batch, name: str, rounds: int) -> float:
+    """Two threads against one by the wall clock: processor time does not tell what two do at once."""
+    runs = [with_container(pair, batch, name, threads).run for threads in (1, 2)]
+    ratios = []
+    for _ in range(rounds + 1):  # the first is not counted: threads are made
+        one, two = map(_wall_seconds, runs)
+        ratios.append(one / two)
+    return round(statistics.median(ratios[1:]), 3)
+
+
+def _wall_seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 # ---- Measuring -------------------------------------------------------------------------------------------
 
 
@@ -732,14 +861,17 @@ def measure(rows: int, rounds: int) -> dict[str, Any]:
         print(f"{names[0]} to {names[1]}, {text}", file=sys.stderr)
         batches.append(measure_batch(names, text, rows, rounds))
     small = [measure_small(names, rounds) for names in TOKENIZER_PAIRS]
+    print("containers", file=sys.stderr)
+    containers = measure_containers(rows, rounds)
     loads = {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
     return {
         "ratios": {name: _extremes(batches, name) for name in PEERS},
-        "targets": [*_target_rows(batches), _small_target_row(small)],
+        "targets": [*_target_rows(batches), _small_target_row(small), *_container_target_rows(containers)],
         "machine": machine(*PACKAGES) | loads,
         "rounds": rounds,
         "batches": batches,
         "small": small,
+        "containers": containers,
     }
 
 
@@ -769,6 +901,16 @@ def _small_target_row(small: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {"what": what, "asked": SMALL_TARGET, "aim": None, "reached": reached, "pair": _names(worst)}
 
 
+def _container_target_rows(containers: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    pair, results = _names(containers), containers["results"]
+    for what, asked, name, ratio in CONTAINER_TARGETS:
+        yield {"what": what, "asked": asked, "aim": None, "reached": results[name][ratio], "pair": pair}
+    rows = f"{containers['threaded_rows']:,} rows in lists of arrays"
+    what = f"times as fast with two threads on {rows}, at least"
+    reached = results["list of arrays"]["two_threads"]
+    yield {"what": what, "asked": THREADS_TARGET, "aim": None, "reached": reached, "pair": pair}
+
+
 # ---- Tables ----------------------------------------------------------------------------------------------
 
 
@@ -787,6 +929,7 @@ def tables(results: Mapping[str, Any]) -> str:
             table(["teacher to student", "text", "pairs", *peers], map(_pair_cells, rows)),
             f"One pair of about {SMALL_TOKENS} tokens, microseconds a call:",
             table(["teacher to student", "tokens", TITLES["dskd"], *peers], map(_small_cells, small)),
+            *(_container_tables(results["containers"]) if "containers" in results else []),
             _machine_line(results),
         ]
     )
@@ -823,6 +966,24 @@ SMALL = ("dskd", *PEERS)
 def _small_cells(row: Mapping[str, Any]) -> list[str]:
     tokens = f"{row['teacher_tokens']} and {row['student_tokens']}"
     return [_names(row), tokens, *(f"{row['microseconds'][name]:,.1f}" for name in SMALL)]
+
+
+def _container_tables(containers: Mapping[str, Any]) -> Iterable[str]:
+    """By how the ids are held; what was measured before it was asked has none."""
+    tokens = f"{containers['teacher_tokens']:,} and {containers['student_tokens']:,}"
+    yield (
+        f"By container: {containers['rows']} rows of source, {_names(containers)}, {tokens} tokens; one "
+        f"thread, and two against one by the wall clock on {containers['threaded_rows']:,} rows:"
+    )
+    head = ["ids are held in", "milliseconds", "times Ragged", "times np.asarray", "two threads"]
+    yield table(head, itertools.starmap(_container_cells, containers["results"].items()), names=1)
+
+
+def _container_cells(name: str, row: Mapping[str, Any]) -> list[str]:
+    what = "list of lists, np.asarray of each alone" if name == "asarray" else name
+    threads = "" if row["two_threads"] is None else f"{row['two_threads']:.3g}"
+    numbers = (row["milliseconds"], row["of_ragged"], row["of_asarray"])
+    return [what, *(f"{number:.3g}" for number in numbers), threads]
 
 
 def _machine_line(results: Mapping[str, Any]) -> str:

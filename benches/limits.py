@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -32,7 +33,7 @@ import tokenizers
 
 import align as bench
 import assets
-from dskd import Aligner, Ragged, Vocabulary
+from dskd import Aligner, Alignment, Ragged, Vocabulary
 from report import Report, machine, said_of, table
 
 if TYPE_CHECKING:
@@ -57,10 +58,22 @@ class Sizes:
     hostile: int = 1_000_000
     long: int = 10_000_000
     batch: int = 100_000_000
+    differing: int = 2_000_000
+    long_tokens: int = 40_000
     builds: int = 5
 
 
-QUICK = Sizes(rounds=1, rows=16, short=5_000, hostile=20_000, long=50_000, batch=200_000, builds=1)
+QUICK = Sizes(
+    rounds=1,
+    rows=16,
+    short=5_000,
+    hostile=20_000,
+    long=50_000,
+    batch=200_000,
+    differing=20_000,
+    long_tokens=400,
+    builds=1,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,14 +370,14 @@ DELAYS = (0.02, 0.05, 0.1, 0.2)
 
 def ctrl_c(sizes: Sizes) -> Iterator[Line]:
     """Seconds from the signal of another process until `KeyboardInterrupt`, the worst of some."""
-    for shape in ("one row", "rows of 1,024"):
-        for threads in (1, 2):
-            name = f"Ctrl-C, {sizes.batch:,} tokens, {shape}, {threads} thread{'s' if threads > 1 else ''}"
+    for shape, (tokens, _) in SHAPES.items():
+        for threads in (1, 2) if shape in THREADED else (1,):
+            name = f"Ctrl-C, {tokens(sizes):,} tokens, {shape}, {threads} thread{'s' if threads > 1 else ''}"
             latencies = _latencies(sizes, shape, threads)
             if not latencies:
                 yield Line(name, None, "s", 0.2, "every call ended before its signal")
                 continue
-            note = f"wall clock, the slowest of {len(latencies)}; a batch of so many teacher tokens in int32"
+            note = f"wall clock, the slowest of {len(latencies)}; a batch of so many teacher tokens"
             yield Line(name, float(f"{max(latencies):.3g}"), "s", 0.2, note)
 
 
@@ -384,18 +397,19 @@ def _latencies(sizes: Sizes, shape: str, threads: int) -> list[float]:
     return found
 
 
-def measure_interrupts(aligner: Aligner, row: Ids, tokens: int, shape: str, threads: int) -> None:
+def measure_interrupts(aligner: Aligner, row: Ids, sizes: Sizes, shape: str, threads: int) -> None:
     """Runs in a process of its own: a call for each line of its input, and one signal for each call.
 
     The clock of both processes is that of the machine.
     """
-    teacher, student = (_in_shape(ids.astype(np.int32), tokens // len(row[0]) + 1, shape) for ids in row)
+    tokens, make = SHAPES[shape]
+    interrupted, teacher, student = make(aligner, row, tokens(sizes))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts in the background ignores it
     for _ in sys.stdin:
         ended = False
         try:
             print("started", flush=True)
-            aligner.align(teacher, student, num_threads=threads)
+            _everything_of(interrupted.align(teacher, student, num_threads=threads))
             ended = True
             time.sleep(60)
         except KeyboardInterrupt:
@@ -404,11 +418,61 @@ def measure_interrupts(aligner: Aligner, row: Ids, tokens: int, shape: str, thre
         print(json.dumps({"ended": ended, "at": at}), flush=True)
 
 
-def _in_shape(ids: npt.NDArray[np.int32], times: int, shape: str) -> Ragged:
-    """The row over and over again, in one row or cut into about so many as have 1,024 tokens."""
-    values = np.tile(ids, times)
-    rows = 1 if shape == "one row" else times
-    return Ragged.from_lengths(values, [len(values) // rows] * rows)
+Call = tuple[Aligner, Any, Any]
+"""An aligner, and the rows of both sides."""
+LONG_TOKEN = 10_000
+"""Bytes of a token of `_of_long_tokens`."""
+
+
+def _everything_of(alignment: Alignment) -> object:
+    """All arrays: they are made while a signal may come, too."""
+    return bench.everything(alignment)
+
+
+def _repeated_row(aligner: Aligner, row: Ids, tokens: int, tokens_a_row: int | None = None) -> Call:
+    """The row over and over again, whole or cut into rows of about so many teacher tokens."""
+    count = 1 if tokens_a_row is None else max(1, tokens // tokens_a_row)
+    teacher, student = (np.tile(ids.astype(np.int32), tokens // len(row[0]) + 1) for ids in row)
+    return aligner, _cut(teacher, count), _cut(student, count)
+
+
+def _cut(values: npt.NDArray[np.int32], count: int) -> Ragged:
+    return Ragged.from_lengths(values, [len(values) // count] * count)
+
+
+def _lists(aligner: Aligner, row: Ids, tokens: int) -> Call:
+    """Lists of the row's ids, the same objects over and over again."""
+    times = tokens // len(row[0]) + 1
+    return aligner, [row[0].tolist()] * times, [row[1].tolist()] * times
+
+
+def _that_differs(_aligner: Aligner, _row: Ids, tokens: int) -> Call:
+    """One row of letters drawn at random on each side."""
+    letters = Vocabulary.from_bytes([bytes([97 + letter]) for letter in range(4)])
+    draw = np.random.default_rng(0)
+    return Aligner(letters, letters), draw.integers(0, 4, tokens), draw.integers(0, 4, tokens)
+
+
+def _of_long_tokens(_aligner: Aligner, _row: Ids, tokens: int) -> Call:
+    """One row of tokens of many bytes, of which the student has ten others."""
+    vocabulary = Vocabulary.from_bytes([bytes([97 + token]) * LONG_TOKEN for token in range(2)])
+    teacher = np.zeros(tokens, dtype=np.int64)
+    student = teacher.copy()
+    student[:: max(1, tokens // 10)] = 1
+    return Aligner(vocabulary, vocabulary), teacher, student
+
+
+SHAPES: Mapping[str, tuple[Callable[[Sizes], int], Callable[[Aligner, Ids, int], Call]]] = {
+    "one row": (lambda sizes: sizes.batch, _repeated_row),
+    "rows of 1,024": (lambda sizes: sizes.batch, functools.partial(_repeated_row, tokens_a_row=1_024)),
+    "rows of 16": (lambda sizes: sizes.long, functools.partial(_repeated_row, tokens_a_row=16)),
+    "lists of 1,024": (lambda sizes: sizes.long, _lists),
+    "one row that differs": (lambda sizes: sizes.differing, _that_differs),
+    "one row of tokens of 10 kB": (lambda sizes: sizes.long_tokens, _of_long_tokens),
+}
+"""For each shape of a batch how many teacher tokens it has, and what makes it."""
+THREADED = ("one row", "rows of 1,024")
+"""Those that are aligned with two threads as well."""
 
 
 # ---- Processes of their own ------------------------------------------------------------------------------
@@ -477,7 +541,7 @@ def run_task(task: str, file: str, *options: str) -> None:
     elif task == "child":
         measure_child(aligner, row, *options)
     else:
-        measure_interrupts(aligner, row, sizes.batch, options[0], int(options[1]))
+        measure_interrupts(aligner, row, sizes, options[0], int(options[1]))
 
 
 # ---- All of it -------------------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::blocks::{Blocks, Plain};
+use crate::found::Counted;
 use crate::found::Trace;
-pub use crate::found::{Counts, Found, PairKind, Pairs, Ranges};
+pub use crate::found::{Counts, PairKind, Pairs, Ranges};
 use crate::resync::{Search, Text};
-use crate::stop::Stop;
+use crate::side::Side;
+use crate::stop::{Pace, Stop};
 use crate::vocabulary::{Id, Kind, Vocabulary};
 
 /// The two vocabularies and the roles that their specials share: all that alignment needs to know.
@@ -110,16 +112,17 @@ pub fn align_segments<T: Id>(
     aligner: &Aligner,
     teacher: Segment<'_, T>,
     student: Segment<'_, T>,
-    stop: &Stop,
+    stop: &Stop<'_>,
     blocks: &mut Blocks,
     found: &mut Trace,
     counts: &mut Counts,
 ) {
     let mut walk = Walk {
         aligner,
-        teacher: Cursor::new(&aligner.teacher, teacher),
-        student: Cursor::new(&aligner.student, student),
+        teacher: Cursor::new(&aligner.teacher, teacher, stop),
+        student: Cursor::new(&aligner.student, student, stop),
         stop,
+        pace: Pace::default(),
         blocks,
         found,
         counts,
@@ -146,24 +149,34 @@ pub fn surplus_segments<T: Id>(
     aligner: &Aligner,
     teacher: Segment<'_, T>,
     student: Segment<'_, T>,
+    stop: &Stop<'_>,
     found: &mut Trace,
     counts: &mut Counts,
 ) {
-    counts.add_teacher(count_text(&aligner.teacher, teacher.tokens));
-    counts.add_student(count_text(&aligner.student, student.tokens));
+    counts.add(Side::Teacher, count_text(&aligner.teacher, teacher.tokens, stop));
+    counts.add(Side::Student, count_text(&aligner.student, student.tokens, stop));
     if !(teacher.tokens.is_empty() && student.tokens.is_empty()) {
-        found.push_difference(teacher.column..teacher.end(), student.column..student.end());
+        found.push_difference(teacher.column..teacher.end(), student.column..student.end(), stop);
     }
 }
 
-/// Tokens with bytes, their bytes, and opaque tokens.
-fn count_text(vocabulary: &Vocabulary, tokens: &[impl Id]) -> (i64, i64, i64) {
-    let mut counted = (0, 0, 0);
-    for token in tokens {
-        let length = length_as_count(vocabulary.bytes(*token).len());
-        counted.0 += i64::from(length > 0);
-        counted.1 += length;
-        counted.2 += i64::from(vocabulary.kind(*token) == Kind::Opaque);
+/// Tokens of which is asked once whether to stop.
+const AT_ONCE: usize = 1 << 12;
+
+/// What these tokens add to the counts; anything where there is a reason to stop.
+fn count_text(vocabulary: &Vocabulary, tokens: &[impl Id], stop: &Stop<'_>) -> Counted {
+    let mut counted = Counted::default();
+    let mut pace = Pace::default();
+    for tokens in tokens.chunks(AT_ONCE) {
+        for token in tokens {
+            let length = length_as_count(vocabulary.bytes(*token).len());
+            counted.tokens += i64::from(length > 0);
+            counted.bytes += length;
+            counted.opaque += i64::from(vocabulary.kind(*token) == Kind::Opaque);
+        }
+        if pace.after_tokens(tokens.len(), stop) {
+            break;
+        }
     }
     counted
 }
@@ -173,7 +186,8 @@ struct Walk<'a, T> {
     aligner: &'a Aligner,
     teacher: Cursor<'a, T>,
     student: Cursor<'a, T>,
-    stop: &'a Stop,
+    stop: &'a Stop<'a>,
+    pace: Pace,
     blocks: &'a mut Blocks,
     found: &'a mut Trace,
     counts: &'a mut Counts,
@@ -218,6 +232,9 @@ impl<'a, T: Id> Walk<'a, T> {
         let last = self.last_student_of_each_role(&students);
         let mut next = 0;
         for teacher in teachers {
+            if self.pace.after_tokens(1, self.stop) {
+                break;
+            }
             let roles = self.aligner.teacher_roles_of(self.teacher.tokens[teacher]);
             if !roles.iter().any(|role| last.get(role).is_some_and(|last| *last >= next)) {
                 continue;
@@ -243,7 +260,7 @@ impl<'a, T: Id> Walk<'a, T> {
 
     fn push_role(&mut self, teacher: usize, student: usize) {
         self.counts.role += 1;
-        self.found.push_role(self.teacher.column + teacher, self.student.column + student);
+        self.found.push_role(self.teacher.column + teacher, self.student.column + student, self.stop);
         self.teacher.unpaired = teacher + 1;
         self.student.unpaired = student + 1;
     }
@@ -289,21 +306,22 @@ impl<'a, T: Id> Walk<'a, T> {
         };
         let space = self.teacher.held_space || self.student.held_space;
         let columns = (self.teacher.column + self.teacher.at, self.student.column + self.student.at);
-        self.found.push_block(&common, columns.0, columns.1, space);
+        self.pace.after(common.bytes + Pace::TOKEN * common.ends.len(), self.stop);
+        self.found.push_block(&common, columns.0, columns.1, space, self.stop);
         let with_space = space && common.begins_with_pair();
         self.counts.exact += length_as_count(common.pairs()) - i64::from(with_space);
         self.counts.space += i64::from(with_space);
         self.counts.chunk_bytes += length_as_count(common.bytes);
-        self.counts.add_teacher(self.teacher.read_tokens(last.teacher().into(), common.bytes));
-        self.counts.add_student(self.student.read_tokens(last.student().into(), common.bytes));
+        self.counts.add(Side::Teacher, self.teacher.read_tokens(last.teacher().into(), common.bytes));
+        self.counts.add(Side::Student, self.student.read_tokens(last.student().into(), common.bytes));
         true
     }
 
     /// Counts the tokens that were not read with others of their block.
     fn count_tokens(&mut self) {
         let search = self.search.as_ref();
-        self.counts.add_teacher(self.teacher.count_rest(search.map(Search::teacher)));
-        self.counts.add_student(self.student.count_rest(search.map(Search::student)));
+        self.counts.add(Side::Teacher, self.teacher.count_rest(search.map(Search::teacher)));
+        self.counts.add(Side::Student, self.student.count_rest(search.map(Search::student)));
     }
 
     /// Takes the chunk that begins here; false, and nothing moved, if the texts agree no further.
@@ -322,6 +340,9 @@ impl<'a, T: Id> Walk<'a, T> {
                 break;
             }
             bytes += length;
+            if self.pace.after(Pace::TOKEN + length, self.stop) {
+                break;
+            }
             self.teacher.read(length);
             self.student.read(length);
             let ended = (self.teacher.rest.is_empty(), self.student.rest.is_empty());
@@ -359,7 +380,7 @@ impl<'a, T: Id> Walk<'a, T> {
         self.counts.exact += i64::from(is_pair && !space);
         self.counts.space += i64::from(is_pair && space);
         self.counts.chunk_bytes += length_as_count(bytes);
-        self.found.push_chunk(teachers, students, space, encloses);
+        self.found.push_chunk(teachers, students, space, encloses, self.stop);
     }
 
     /// Takes the difference that begins here and the chunk behind it; false where it reaches the end.
@@ -371,7 +392,7 @@ impl<'a, T: Id> Walk<'a, T> {
         self.counts.student_bytes += i64::from(self.student.take_space_back());
         let (teacher, student) = (self.teacher.at, self.student.at);
         while let Some((teacher_end, student_end)) = self.next_place() {
-            let before = (self.found.steps(), *self.counts);
+            let before = (self.found.stretches(), *self.counts);
             let ends = self.jump(teacher_end, student_end);
             let stands = (self.teacher.stand(), self.student.stand());
             self.pass_place(true);
@@ -398,6 +419,9 @@ impl<'a, T: Id> Walk<'a, T> {
         if self.search.is_none() {
             self.search = Some(Search::new(self.teacher.text(), self.student.text(), self.stop));
         }
+        if self.stop.is_set() {
+            return None;
+        }
         let search = self.search.as_mut().expect("made above");
         search.spend(std::mem::take(&mut self.vain));
         let place = [self.teacher.offset(search.teacher()), self.student.offset(search.student())];
@@ -416,7 +440,11 @@ impl<'a, T: Id> Walk<'a, T> {
     fn push_difference(&mut self, starts: (usize, usize), ends: (usize, usize)) {
         let (teacher, student) = (starts.0..ends.0.max(starts.0), starts.1..ends.1.max(starts.1));
         if !(teacher.is_empty() && student.is_empty()) {
-            self.found.push_difference(self.teacher.columns(teacher), self.student.columns(student));
+            self.found.push_difference(
+                self.teacher.columns(teacher),
+                self.student.columns(student),
+                self.stop,
+            );
         }
     }
 }
@@ -434,6 +462,7 @@ impl Aligner {
 /// Where one side stands in its segment.
 struct Cursor<'a, T> {
     vocabulary: &'a Vocabulary,
+    stop: &'a Stop<'a>,
     tokens: &'a [T],
     /// The column of the first token in its row.
     column: usize,
@@ -460,9 +489,10 @@ struct Cursor<'a, T> {
 type Stand<'a> = (usize, &'a [u8], bool, usize);
 
 impl<'a, T: Id> Cursor<'a, T> {
-    fn new(vocabulary: &'a Vocabulary, segment: Segment<'a, T>) -> Self {
+    fn new(vocabulary: &'a Vocabulary, segment: Segment<'a, T>, stop: &'a Stop<'a>) -> Self {
         Self {
             vocabulary,
+            stop,
             tokens: segment.tokens,
             column: segment.column,
             at: 0,
@@ -497,38 +527,34 @@ impl<'a, T: Id> Cursor<'a, T> {
 
     /// Reads so many whole tokens, of so many bytes without the space that was set aside; what they and
     /// those before them add to the counts.
-    fn read_tokens(&mut self, tokens: usize, bytes: usize) -> (i64, i64, i64) {
+    fn read_tokens(&mut self, tokens: usize, bytes: usize) -> Counted {
         let before = self.count_to(self.at);
         self.at += tokens;
         self.counted = self.at;
         self.position += bytes;
         self.rest = &[];
-        (
-            before.0 + length_as_count(tokens),
-            before.1 + length_as_count(bytes) + i64::from(self.held_space),
-            before.2,
-        )
+        let bytes = length_as_count(bytes) + i64::from(self.held_space);
+        before + Counted { tokens: length_as_count(tokens), bytes, opaque: 0 }
     }
 
     /// What the tokens before this one, from the first that is not counted on, add to the counts.
-    fn count_to(&mut self, end: usize) -> (i64, i64, i64) {
+    fn count_to(&mut self, end: usize) -> Counted {
         let start = std::mem::replace(&mut self.counted, end);
-        count_text(self.vocabulary, &self.tokens[start..end])
+        count_text(self.vocabulary, &self.tokens[start..end], self.stop)
     }
 
     /// What the tokens that are not counted add to the counts: those of the text in which was searched are
     /// looked up there, not again in the vocabulary.
-    fn count_rest(&mut self, text: Option<&Text>) -> (i64, i64, i64) {
+    fn count_rest(&mut self, text: Option<&Text>) -> Counted {
         let all = self.tokens.len();
         let Some(text) = text.filter(|_| self.counted < all) else { return self.count_to(all) };
         let before = self.count_to(self.counted.max(self.searched_from));
         let rest = text.count(self.counted - self.searched_from..all - self.searched_from);
         let Some([tokens, bytes, opaque]) = rest.map(|counted| counted.map(length_as_count)) else {
-            let rest = self.count_to(all);
-            return (before.0 + rest.0, before.1 + rest.1, before.2 + rest.2);
+            return before + self.count_to(all);
         };
         self.counted = all;
-        (before.0 + tokens, before.1 + bytes, before.2 + opaque)
+        before + Counted { tokens, bytes, opaque }
     }
 
     // ---- Searching: the text from the token at hand on, and back to tokens -----------------------------
@@ -590,9 +616,10 @@ impl<'a, T: Id> Cursor<'a, T> {
     /// Passes the specials that stand here; returns where each run of one repeated special begins.
     fn pass_specials(&mut self) -> Vec<usize> {
         let mut firsts: Vec<usize> = Vec::new();
-        while self.kind(self.at) == Some(Kind::Special) {
+        let mut pace = Pace::default();
+        while self.kind(self.at) == Some(Kind::Special) && !pace.after(Pace::TOKEN, self.stop) {
             if firsts.is_empty() || self.tokens[self.at - 1].index() != self.tokens[self.at].index() {
-                firsts.push(self.at);
+                self.stop.push(&mut firsts, self.at);
             }
             self.at += 1;
         }

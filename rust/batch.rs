@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::iter;
 use std::ops::Range;
@@ -12,43 +11,93 @@ use rayon::prelude::*;
 
 use crate::align::{Aligner, Segment, align_segments, surplus_segments};
 use crate::blocks::Blocks;
-use crate::error::{Error, Side};
-use crate::found::{self, Counts, Found, Pairs, Ranges, Trace};
+use crate::error::Error;
+use crate::found::{self, Counts, Pairs, Ranges, Trace};
 use crate::pool;
-use crate::stop::Stop;
+use crate::side::{Side, Sides};
+use crate::stop::{Pace, Stop};
 use crate::vocabulary::{Id, Vocabulary};
 
 /// About how many tokens one task takes: enough to forget what starting it costs.
 const TOKENS_A_BLOCK: usize = 1 << 14;
 
+/// The values of rows: one row behind the other, or each row for itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a, T> {
+    /// In one array.
+    Joined(&'a [T]),
+    /// In an array each.
+    Apart(&'a [&'a [T]]),
+}
+
+impl<T> Values<'_, T> {
+    /// How many they are.
+    fn count(&self) -> usize {
+        match self {
+            Self::Joined(values) => values.len(),
+            Self::Apart(rows) => rows.iter().map(|row| row.len()).sum(),
+        }
+    }
+}
+
+impl<T: Id> Values<'_, T> {
+    /// The same as int64, one row behind the other; good for nothing if there was a reason to stop.
+    fn widened(&self, stop: &Stop<'_>) -> Vec<i64> {
+        let mut wide = stop.room(self.count());
+        let mut pace = Pace::default();
+        let mut widen = |values: &[T]| {
+            for values in values.chunks(TOKENS_A_BLOCK) {
+                if stop.is_set() || pace.after_tokens(values.len(), stop) {
+                    break;
+                }
+                wide.extend(values.iter().map(|value| -> i64 { (*value).into() }));
+            }
+        };
+        match self {
+            Self::Joined(values) => widen(values),
+            Self::Apart(rows) => rows.iter().for_each(|row| widen(row)),
+        }
+        wide
+    }
+}
+
 /// Token ids in one of the integer types that callers hold.
 #[derive(Clone, Copy, Debug)]
 pub enum Ids<'a> {
     /// numpy's int32.
-    I32(&'a [i32]),
+    I32(Values<'a, i32>),
     /// numpy's uint32.
-    U32(&'a [u32]),
+    U32(Values<'a, u32>),
     /// numpy's and torch's int64.
-    I64(&'a [i64]),
+    I64(Values<'a, i64>),
 }
 
-impl<'a> Ids<'a> {
+impl Ids<'_> {
     /// How many they are.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         match self {
-            Self::I32(ids) => ids.len(),
-            Self::U32(ids) => ids.len(),
-            Self::I64(ids) => ids.len(),
+            Self::I32(ids) => ids.count(),
+            Self::U32(ids) => ids.count(),
+            Self::I64(ids) => ids.count(),
         }
     }
 
-    fn widened(self) -> Cow<'a, [i64]> {
+    /// The ids of this row, if each row is for itself.
+    fn count_apart(&self, row: usize) -> Option<usize> {
         match self {
-            Self::I32(ids) => ids.iter().copied().map(i64::from).collect(),
-            Self::U32(ids) => ids.iter().copied().map(i64::from).collect(),
-            Self::I64(ids) => ids.into(),
+            Self::I32(Values::Apart(rows)) => Some(rows.get(row).map_or(0, |row| row.len())),
+            Self::U32(Values::Apart(rows)) => Some(rows.get(row).map_or(0, |row| row.len())),
+            Self::I64(Values::Apart(rows)) => Some(rows.get(row).map_or(0, |row| row.len())),
+            _ => None,
+        }
+    }
+
+    fn widened(&self, stop: &Stop<'_>) -> Vec<i64> {
+        match self {
+            Self::I32(ids) => ids.widened(stop),
+            Self::U32(ids) => ids.widened(stop),
+            Self::I64(ids) => ids.widened(stop),
         }
     }
 }
@@ -76,16 +125,13 @@ impl Rows<'_> {
         index(row)..index(row + 1)
     }
 
-    fn tokens_in(&self, rows: &Range<usize>) -> usize {
-        rows.clone().map(|row| self.range(row).len()).sum()
-    }
-
     fn check(&self, side: Side) -> Result<(), Error> {
-        let values = self.ids.len();
+        let ids = self.ids.count();
         for (row, bounds) in self.offsets.windows(2).enumerate() {
             let (start, end) = (bounds[0], bounds[1]);
-            if start < 0 || start > end || usize::try_from(end).is_ok_and(|end| end > values) {
-                return Err(Error::Offsets { side, row, start, end, values });
+            let is_within = start >= 0 && start <= end && usize::try_from(end).is_ok_and(|end| end <= ids);
+            if !is_within || self.ids.count_apart(row).is_some_and(|count| count != self.range(row).len()) {
+                return Err(Error::Offsets { side, row, start, end, values: ids });
             }
             let length = self.range(row).len();
             if i32::try_from(length).is_err() {
@@ -93,7 +139,7 @@ impl Rows<'_> {
             }
         }
         match self.mask.map(<[bool]>::len) {
-            Some(mask) if mask != values => Err(Error::MaskLength { side, mask, ids: values }),
+            Some(mask) if mask != ids => Err(Error::MaskLength { side, mask, ids }),
             _ => Ok(()),
         }
     }
@@ -103,32 +149,47 @@ impl Rows<'_> {
 #[derive(Clone, Copy)]
 struct Typed<'a, T> {
     rows: Rows<'a>,
-    ids: &'a [T],
+    ids: Values<'a, T>,
     side: Side,
     vocabulary: &'a Vocabulary,
 }
 
 impl<'a, T: Id> Typed<'a, T> {
+    fn tokens_in(&self, rows: &Range<usize>) -> usize {
+        rows.clone().map(|row| self.rows.range(row).len()).sum()
+    }
+
+    /// The ids of a row.
+    fn ids(&self, row: usize) -> &'a [T] {
+        match self.ids {
+            Values::Joined(ids) => &ids[self.rows.range(row)],
+            Values::Apart(rows) => rows[row],
+        }
+    }
+
     /// One row, cut into segments: the maximal runs of selected columns; without a mask the whole row is one,
     /// even an empty one.
-    fn row<'b>(&self, row: usize, stop: &Stop, segments: &'b mut Vec<Range<usize>>) -> Row<'b, T>
+    fn row<'b>(&self, row: usize, stop: &Stop<'_>, segments: &'b mut Vec<Range<usize>>) -> Row<'b, T>
     where
         'a: 'b,
     {
-        let range = self.rows.range(row);
+        let ids = self.ids(row);
         segments.clear();
         match self.rows.mask {
-            None => segments.push(0..range.len()),
-            Some(mask) => segments.extend(runs_of_true(&mask[range.clone()]).take_while(|_| !stop.is_set())),
+            None => stop.push(segments, 0..ids.len()),
+            Some(mask) => push_runs_of_true(&mask[self.rows.range(row)], stop, segments),
         }
-        Row { ids: &self.ids[range], segments }
+        Row { ids, segments }
     }
 
     /// Fails with the first of the selected ids that the vocabulary does not have.
-    fn check(&self, row: usize, selected: Row<'_, T>) -> Result<(), Error> {
+    fn check(&self, row: usize, selected: Row<'_, T>, stop: &Stop<'_>) -> Result<(), Error> {
         let size = self.vocabulary.size();
+        let mut pace = Pace::default();
         let mut columns = selected.segments.iter().cloned().flatten();
-        let unknown = columns.find(|column| !self.vocabulary.has(selected.ids[*column]));
+        let unknown =
+            columns.find(|column| pace.after(1, stop) || !self.vocabulary.has(selected.ids[*column]));
+        stop.check()?;
         unknown.map_or(Ok(()), |column| {
             let id = selected.ids[column].into();
             Err(Error::UnknownId { side: self.side, row, column, id, size })
@@ -155,6 +216,16 @@ impl<'a, T> Row<'a, T> {
     }
 }
 
+fn push_runs_of_true(mask: &[bool], stop: &Stop<'_>, segments: &mut Vec<Range<usize>>) {
+    let mut pace = Pace::default();
+    for run in runs_of_true(mask) {
+        stop.push(segments, run);
+        if pace.after(Pace::TOKEN, stop) || stop.is_set() {
+            break;
+        }
+    }
+}
+
 fn runs_of_true(mask: &[bool]) -> impl Iterator<Item = Range<usize>> {
     let mut at = 0;
     iter::from_fn(move || {
@@ -171,203 +242,231 @@ fn first(mask: &[bool], value: bool) -> Option<usize> {
     mask[others..].iter().position(|one| *one == value).map(|behind| others + behind)
 }
 
+/// What was found in rows that follow each other, as it was written down.
+#[derive(Debug, Default)]
+struct Part {
+    trace: Trace,
+    /// How many pairs there are.
+    pairs: usize,
+    /// One for each row, and so are the lengths.
+    counts: Vec<Counts>,
+    lengths: Vec<Lengths>,
+}
+
+/// How many chunks and differences a row has.
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    chunks: usize,
+    differences: usize,
+}
+
+impl Part {
+    /// Nothing yet, and room for so many rows and chunks.
+    fn room(rows: usize, chunks: usize, stop: &Stop<'_>) -> Self {
+        Self { trace: Trace::room(chunks, stop), pairs: 0, counts: stop.room(rows), lengths: stop.room(rows) }
+    }
+
+    fn lengths(&self) -> Lengths {
+        Lengths { chunks: self.trace.chunks(), differences: self.trace.differences().len() }
+    }
+
+    /// Ends a row that was begun where the trace had these lengths.
+    fn end_row(&mut self, before: Lengths, counts: Counts) {
+        let after = self.lengths();
+        self.pairs += counts.pairs();
+        self.counts.push(counts);
+        self.lengths.push(Lengths {
+            chunks: after.chunks - before.chunks,
+            differences: after.differences - before.differences,
+        });
+    }
+}
+
 /// What was found in all rows, as it was written down; columns are made of it when somebody asks.
 #[derive(Debug, Default)]
 pub struct Aligned {
-    parts: Vec<Trace>,
-    /// How many pairs each part has.
-    pairs: Vec<usize>,
+    parts: Vec<Part>,
     /// How many threads may make columns.
     threads: usize,
-    /// One for each row.
-    pub counts: Vec<Counts>,
-    /// How many chunks each row has, and how many differences.
-    lengths: Vec<(usize, usize)>,
 }
 
 impl Aligned {
     /// How many chunks and pairs there are in all rows: how long it takes to make columns of them.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.lengths.iter().map(|lengths| lengths.0).sum::<usize>() + self.pairs.iter().sum::<usize>()
+        self.parts.iter().map(|part| part.trace.chunks() + part.pairs).sum()
+    }
+
+    /// The counts of each row.
+    pub fn counts(&self) -> impl Iterator<Item = &Counts> {
+        self.parts.iter().flat_map(|part| &part.counts)
+    }
+
+    /// The counts as columns, one behind the other, a field each.
+    pub fn count_columns(&self, stop: &Stop<'_>) -> Result<Vec<i64>, Error> {
+        let rows = self.counts().count();
+        let mut columns = stop.room(Counts::NAMES.len() * rows);
+        stop.check()?;
+        columns.resize(Counts::NAMES.len() * rows, 0);
+        let mut pace = Pace::default();
+        for (row, counts) in self.counts().enumerate().take_while(|_| !pace.after_tokens(1, stop)) {
+            for (field, value) in counts.values().into_iter().enumerate() {
+                columns[field * rows + row] = value;
+            }
+        }
+        stop.check().map(|()| columns)
     }
 
     /// The pairs of all rows, one row after the other.
-    #[must_use]
-    pub fn pairs(&self) -> Pairs {
-        let count = self.pairs.iter().sum();
-        if let [part] = &self.parts[..] {
-            return part.pairs(count);
+    pub fn pairs(&self, stop: &Stop<'_>) -> Result<Pairs, Error> {
+        let pairs = match &self.parts[..] {
+            [part] => part.trace.pairs(part.pairs, stop),
+            parts => self.pairs_of(parts, stop),
+        };
+        stop.check().map(|()| pairs)
+    }
+
+    /// The pairs of these parts, which write their own at the same time.
+    fn pairs_of(&self, parts: &[Part], stop: &Stop<'_>) -> Pairs {
+        let count = parts.iter().map(|part| part.pairs).sum();
+        let mut pairs = Pairs::room(count, stop);
+        if stop.is_set() {
+            return pairs;
         }
-        let mut pairs = Pairs::unwritten(count);
-        let parts = self.parts.iter().zip(pairs.cut(self.pairs.iter().copied()));
+        let write = |(part, room): (&Part, _)| part.trace.write_pairs(room, stop);
+        let counts = parts.iter().map(|part| part.pairs);
         if let Some(pool) = pool::of_this_process(self.threads) {
-            let parts = parts.collect::<Vec<_>>();
-            pool.install(|| parts.into_par_iter().for_each(|(part, room)| part.write_pairs(room)));
+            pool::work(&pool, stop, || {
+                let Pairs { teacher, student, kind } = &mut pairs;
+                rayon::join(|| teacher.resize(count, 0), || student.resize(count, 0));
+                kind.resize(count, found::PairKind::Exact as u8);
+                let parts = parts.iter().zip(pairs.cut(counts)).collect::<Vec<_>>();
+                parts.into_par_iter().for_each(write);
+            });
         } else {
-            parts.for_each(|(part, room)| part.write_pairs(room));
+            pairs.teacher.resize(count, 0);
+            pairs.student.resize(count, 0);
+            pairs.kind.resize(count, found::PairKind::Exact as u8);
+            parts.iter().zip(pairs.cut(counts)).for_each(write);
         }
         pairs
     }
 
     /// Where each row's part of the pairs begins, and where the last one ends.
-    #[must_use]
-    pub fn pair_offsets(&self) -> Vec<i64> {
-        offsets(self.counts.iter().map(pairs_in))
+    pub fn pair_offsets(&self, stop: &Stop<'_>) -> Result<Vec<i64>, Error> {
+        self.offsets(stop, self.counts().map(Counts::pairs))
     }
 
     /// The chunks of all rows, and for each whether it encloses a token of zero width.
-    #[must_use]
-    pub fn chunks(&self) -> (Ranges, Vec<bool>) {
-        found::chunks_of(&self.parts)
+    pub fn chunks(&self, stop: &Stop<'_>) -> Result<(Ranges, Vec<bool>), Error> {
+        let chunks = found::chunks_of(self.parts.iter().map(|part| &part.trace), stop);
+        stop.check().map(|()| chunks)
     }
 
     /// Offsets of the chunks.
-    #[must_use]
-    pub fn chunk_offsets(&self) -> Vec<i64> {
-        offsets(self.lengths.iter().map(|lengths| lengths.0))
+    pub fn chunk_offsets(&self, stop: &Stop<'_>) -> Result<Vec<i64>, Error> {
+        self.offsets(stop, self.lengths().map(|row| row.chunks))
     }
 
     /// The differences of all rows.
-    #[must_use]
-    pub fn differences(&self) -> Ranges {
-        found::differences_of(&self.parts)
+    pub fn differences(&self, stop: &Stop<'_>) -> Result<Ranges, Error> {
+        let differences = found::differences_of(self.parts.iter().map(|part| &part.trace), stop);
+        stop.check().map(|()| differences)
     }
 
     /// Offsets of the differences.
-    #[must_use]
-    pub fn difference_offsets(&self) -> Vec<i64> {
-        offsets(self.lengths.iter().map(|lengths| lengths.1))
+    pub fn difference_offsets(&self, stop: &Stop<'_>) -> Result<Vec<i64>, Error> {
+        self.offsets(stop, self.lengths().map(|row| row.differences))
     }
 
-    fn append(&mut self, part: Self) {
-        self.parts.extend(part.parts);
-        self.pairs.extend(part.pairs);
-        self.counts.extend(part.counts);
-        self.lengths.extend(part.lengths);
+    fn lengths(&self) -> impl Iterator<Item = Lengths> {
+        self.parts.iter().flat_map(|part| part.lengths.iter().copied())
     }
-}
 
-fn pairs_in(counts: &Counts) -> usize {
-    usize::try_from(counts.exact + counts.role + counts.space).expect("counts are not negative")
-}
-
-/// From lengths to offsets, one more than there are lengths.
-fn offsets(lengths: impl Iterator<Item = usize>) -> Vec<i64> {
-    let mut offsets = Vec::with_capacity(lengths.size_hint().0 + 1);
-    let mut end = 0;
-    offsets.push(end);
-    offsets.extend(lengths.map(|length| {
-        end += i64::try_from(length).expect("a length fits i64");
-        end
-    }));
-    offsets
-}
-
-/// What was found in all rows, in columns. The offsets, one more than there are rows, say where each row's
-/// part of the columns begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// Pairs, chunks and differences of all rows, one row after the other.
-    pub found: Found,
-    /// Offsets of the pairs.
-    pub pair_offsets: Vec<i64>,
-    /// Offsets of the chunks.
-    pub chunk_offsets: Vec<i64>,
-    /// Offsets of the differences.
-    pub difference_offsets: Vec<i64>,
-    /// One for each row.
-    pub counts: Vec<Counts>,
-}
-
-impl From<Aligned> for Batch {
-    fn from(aligned: Aligned) -> Self {
-        let (chunks, encloses) = aligned.chunks();
-        let found = Found { pairs: aligned.pairs(), chunks, encloses, differences: aligned.differences() };
-        Self {
-            found,
-            pair_offsets: aligned.pair_offsets(),
-            chunk_offsets: aligned.chunk_offsets(),
-            difference_offsets: aligned.difference_offsets(),
-            counts: aligned.counts,
-        }
+    /// From the lengths of all rows to offsets, one more than there are rows.
+    fn offsets(&self, stop: &Stop<'_>, lengths: impl Iterator<Item = usize>) -> Result<Vec<i64>, Error> {
+        let rows: usize = self.parts.iter().map(|part| part.counts.len()).sum();
+        let mut offsets = stop.room(rows + 1);
+        stop.check()?;
+        let mut end = 0;
+        offsets.push(end);
+        offsets.extend(lengths.map(|length| {
+            end += i64::try_from(length).expect("a length fits i64");
+            end
+        }));
+        Ok(offsets)
     }
 }
 
-/// Aligns row `i` of the teacher with row `i` of the student, on at most this many threads and no more
-/// than there are processors.
-pub fn align_batch(
+/// Aligns row `i` of the teacher with row `i` of the student, on at most this many threads and no more than
+/// there are processors; fails soon after it was asked to stop, and where memory does not suffice.
+pub fn align(
+    stop: &Stop<'_>,
     aligner: &Aligner,
-    teacher: Rows<'_>,
-    student: Rows<'_>,
-    threads: usize,
-) -> Result<Batch, Error> {
-    align_until(&Stop::default(), aligner, teacher, student, threads).map(Batch::from)
-}
-
-/// The same, not in columns yet; or [`Error::Stopped`] soon after it was asked to stop.
-pub fn align_until(
-    stop: &Stop,
-    aligner: &Aligner,
-    teacher: Rows<'_>,
-    student: Rows<'_>,
+    rows: Sides<Rows<'_>>,
     threads: usize,
 ) -> Result<Aligned, Error> {
-    let rows = teacher.count();
-    if rows != student.count() {
-        return Err(Error::RowCounts { teacher: rows, student: student.count() });
+    let counts = rows.map(|side| side.count());
+    if counts.teacher != counts.student {
+        return Err(Error::RowCounts { teacher: counts.teacher, student: counts.student });
     }
-    teacher.check(Side::Teacher)?;
-    student.check(Side::Student)?;
-    match (teacher.ids, student.ids) {
-        (Ids::I32(ids), Ids::I32(others)) => {
-            align_typed(stop, aligner, teacher, student, (ids, others), threads)
+    rows.teacher.check(Side::Teacher)?;
+    rows.student.check(Side::Student)?;
+    match (rows.teacher.ids, rows.student.ids) {
+        (Ids::I32(teacher), Ids::I32(student)) => {
+            align_typed(stop, aligner, rows, Sides { teacher, student }, threads)
         }
-        (Ids::U32(ids), Ids::U32(others)) => {
-            align_typed(stop, aligner, teacher, student, (ids, others), threads)
+        (Ids::U32(teacher), Ids::U32(student)) => {
+            align_typed(stop, aligner, rows, Sides { teacher, student }, threads)
         }
-        (ids, others) => {
-            let (ids, others) = (ids.widened(), others.widened());
-            align_typed(stop, aligner, teacher, student, (&ids, &others), threads)
+        (Ids::I64(teacher), Ids::I64(student)) => {
+            align_typed(stop, aligner, rows, Sides { teacher, student }, threads)
+        }
+        _ => {
+            let wide = rows.map(|side| side.ids.widened(stop));
+            stop.check()?;
+            align_typed(stop, aligner, rows, wide.as_ref().map(|ids| Values::Joined(ids)), threads)
         }
     }
 }
 
 /// The same where both sides' ids are of one type.
 fn align_typed<T: Id + Sync>(
-    stop: &Stop,
+    stop: &Stop<'_>,
     aligner: &Aligner,
-    teacher: Rows<'_>,
-    student: Rows<'_>,
-    (ids, others): (&[T], &[T]),
+    rows: Sides<Rows<'_>>,
+    ids: Sides<Values<'_, T>>,
     threads: usize,
 ) -> Result<Aligned, Error> {
-    let rows = teacher.count();
-    let of_teacher = Typed { rows: teacher, ids, side: Side::Teacher, vocabulary: aligner.teacher() };
-    let of_student = Typed { rows: student, ids: others, side: Side::Student, vocabulary: aligner.student() };
-    let align = |rows: Range<usize>| align_rows(stop, aligner, of_teacher, of_student, rows);
+    let typed = |side: Side, vocabulary| Typed { rows: rows[side], ids: ids[side], side, vocabulary };
+    let sides = Sides {
+        teacher: typed(Side::Teacher, aligner.teacher()),
+        student: typed(Side::Student, aligner.student()),
+    };
+    let align = |rows: Range<usize>| align_rows(stop, aligner, sides, rows);
+    let rows = rows.teacher.count();
     if threads > 1 && rows > 1 {
-        let blocks = blocks_of_rows(&teacher, &student);
+        let blocks = blocks_of_rows(sides, rows, stop);
         if let Some(pool) = (blocks.len() > 1).then(|| pool::of_this_process(threads)).flatten() {
-            let parts = pool.install(|| blocks.into_par_iter().map(align).collect::<Vec<_>>());
-            return join(parts, threads);
+            let parts = pool::work(&pool, stop, || blocks.into_par_iter().map(align).collect::<Vec<_>>());
+            return Ok(Aligned { parts: parts.into_iter().collect::<Result<_, _>>()?, threads });
         }
     }
-    align(0..rows)
+    Ok(Aligned { parts: vec![align(0..rows)?], threads })
 }
 
-fn blocks_of_rows(teacher: &Rows<'_>, student: &Rows<'_>) -> Vec<Range<usize>> {
+fn blocks_of_rows<T: Id>(sides: Sides<Typed<'_, T>>, rows: usize, stop: &Stop<'_>) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
     let (mut start, mut tokens) = (0, 0);
-    for row in 0..teacher.count() {
-        tokens += teacher.range(row).len() + student.range(row).len();
+    for row in 0..rows {
+        tokens += sides.teacher.rows.range(row).len() + sides.student.rows.range(row).len();
         if tokens >= TOKENS_A_BLOCK {
-            blocks.push(start..row + 1);
+            stop.push(&mut blocks, start..row + 1);
             (start, tokens) = (row + 1, 0);
         }
     }
-    if start < teacher.count() {
-        blocks.push(start..teacher.count());
+    if start < rows {
+        stop.push(&mut blocks, start..rows);
     }
     blocks
 }
@@ -377,8 +476,8 @@ fn blocks_of_rows(teacher: &Rows<'_>, student: &Rows<'_>) -> Vec<Range<usize>> {
 #[derive(Default)]
 struct Workspace {
     blocks: Blocks,
-    /// The segments of the row at hand, the teacher's and the student's.
-    segments: [Vec<Range<usize>>; 2],
+    /// The segments of the row at hand.
+    segments: Sides<Vec<Range<usize>>>,
 }
 
 impl Workspace {
@@ -386,7 +485,7 @@ impl Workspace {
     const KEPT: usize = 1 << 15;
 
     fn is_small(&self) -> bool {
-        self.segments.iter().all(|segments| segments.capacity() <= Self::KEPT)
+        Side::BOTH.iter().all(|side| self.segments[*side].capacity() <= Self::KEPT)
     }
 }
 
@@ -395,72 +494,62 @@ thread_local! {
 }
 
 fn align_rows<T: Id>(
-    stop: &Stop,
+    stop: &Stop<'_>,
     aligner: &Aligner,
-    teacher: Typed<'_, T>,
-    student: Typed<'_, T>,
+    sides: Sides<Typed<'_, T>>,
     rows: Range<usize>,
-) -> Result<Aligned, Error> {
-    let chunks = teacher.rows.tokens_in(&rows).min(student.rows.tokens_in(&rows));
-    let mut trace = Trace::with_capacity(chunks);
-    let mut made = Aligned::default();
+) -> Result<Part, Error> {
+    let tokens = sides.map(|side| side.tokens_in(&rows));
+    let mut made = Part::room(rows.len(), tokens.teacher.min(tokens.student), stop);
     let mut work = WORKSPACE.take().unwrap_or_default();
-    let Workspace { blocks, segments: [teachers, students] } = &mut *work;
+    let mut pace = Pace::default();
     for row in rows {
-        let teachers = teacher.row(row, stop, teachers);
-        let students = student.row(row, stop, students);
-        let before = (trace.chunks(), trace.differences().len());
-        let counts = align_row(stop, aligner, (teachers, students), blocks, &mut trace);
-        if stop.is_set() {
-            return Err(Error::Stopped);
-        }
+        let Workspace { blocks, segments } = &mut *work;
+        let cut = sides.zip(segments.as_mut()).map(|(side, segments)| side.row(row, stop, segments));
+        pace.after_tokens(1 + cut.teacher.ids.len() + cut.student.ids.len(), stop);
+        stop.check()?;
+        let before = made.lengths();
+        let counts = align_row(stop, aligner, cut, blocks, &mut made.trace);
+        stop.check()?;
         // An id that is unknown was taken for an opaque one; nobody else needs to look.
         if counts.teacher_opaque + counts.student_opaque > 0 {
-            teacher.check(row, teachers)?;
-            student.check(row, students)?;
+            sides.teacher.check(row, cut.teacher, stop)?;
+            sides.student.check(row, cut.student, stop)?;
         }
-        made.counts.push(counts);
-        made.lengths.push((trace.chunks() - before.0, trace.differences().len() - before.1));
+        made.end_row(before, counts);
     }
     if work.is_small() {
         WORKSPACE.set(Some(work));
     }
-    made.pairs.push(made.counts.iter().map(pairs_in).sum());
-    made.parts.push(trace);
-    Ok(made)
+    stop.check().map(|()| made)
 }
 
 /// Aligns the k-th segment with the k-th; what one side has more is a difference each, against the
 /// place where the other side's last segment ends.
 fn align_row<T: Id>(
-    stop: &Stop,
+    stop: &Stop<'_>,
     aligner: &Aligner,
-    (teacher, student): (Row<'_, T>, Row<'_, T>),
+    row: Sides<Row<'_, T>>,
     blocks: &mut Blocks,
     found: &mut Trace,
 ) -> Counts {
     let mut counts = Counts::default();
+    let Sides { teacher, student } = row;
     let (teachers, students) = (teacher.segments.len(), student.segments.len());
     let shared = teachers.min(students);
     for number in 0..shared {
         let (teacher, student) = (teacher.segment(number), student.segment(number));
         align_segments(aligner, teacher, student, stop, blocks, found, &mut counts);
+        if stop.is_set() {
+            return counts;
+        }
     }
     for number in shared..teachers {
-        surplus_segments(aligner, teacher.segment(number), student.end(), found, &mut counts);
+        surplus_segments(aligner, teacher.segment(number), student.end(), stop, found, &mut counts);
     }
     for number in shared..students {
-        surplus_segments(aligner, teacher.end(), student.segment(number), found, &mut counts);
+        surplus_segments(aligner, teacher.end(), student.segment(number), stop, found, &mut counts);
     }
     counts.segment_mismatch = i64::from(teachers != students);
     counts
-}
-
-/// All parts, or the first error.
-fn join(parts: Vec<Result<Aligned, Error>>, threads: usize) -> Result<Aligned, Error> {
-    let mut all = Aligned { threads, ..Aligned::default() };
-    for part in parts {
-        all.append(part?);
-    }
-    Ok(all)
 }

@@ -123,6 +123,8 @@ impl Blocks {
         Common { ends: &self.ends[..found], bytes }
     }
 
+    /// For itself, so that the registers of its loop are its own, whatever it is called from.
+    #[inline(never)]
     fn lay_student(&mut self, student: Plain<'_, impl Id>) -> Laid {
         let tokens = &student.tokens[..student.tokens.len().min(self.reach)];
         let marks = &mut *self.marks;
@@ -132,6 +134,7 @@ impl Blocks {
     }
 
     /// How many common ends there are, and the bytes before the last.
+    #[inline(never)]
     fn lay_teacher(&mut self, teacher: Plain<'_, impl Id>, student_bytes: usize) -> (usize, usize) {
         let (marks, ends) = (&*self.marks, &mut *self.ends);
         let mut found = 0;

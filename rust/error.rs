@@ -4,20 +4,18 @@
 
 use std::fmt;
 
-/// Which of the two tokenizations is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The large model's tokens.
-    Teacher,
-    /// The small model's tokens.
-    Student,
-}
+use crate::side::Side;
 
 /// Everything that this crate refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// It was asked to stop.
     Stopped,
+    /// Memory does not suffice.
+    OutOfMemory {
+        /// What was asked for at last.
+        bytes: usize,
+    },
     /// The two sides hold different numbers of rows.
     RowCounts {
         /// Rows on the teacher's side.
@@ -131,19 +129,14 @@ pub enum Error {
     },
 }
 
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Teacher => "teacher",
-            Self::Student => "student",
-        })
-    }
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped => write!(f, "it was asked to stop"),
+            Self::OutOfMemory { bytes } => write!(
+                f,
+                "there is no memory for {bytes} bytes more; align fewer rows in a call, or shorter ones"
+            ),
             Self::RowCounts { teacher, student } => write!(
                 f,
                 "the teacher has {teacher} rows and the student {student}; give both sides of every row \

@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
+use std::ops::{Add, Range};
 
 use crate::blocks::{Common, Place};
+use crate::side::{Side, Sides};
+use crate::stop::{Pace, Stop};
 
 /// What makes a teacher token and a student token the same token of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +43,10 @@ pub struct PairsMut<'a> {
 }
 
 impl Pairs {
-    /// So many, still to be written; the kind of each is exact.
+    /// Room for so many; none where memory does not suffice.
     #[must_use]
-    pub fn unwritten(count: usize) -> Self {
-        Self { teacher: vec![0; count], student: vec![0; count], kind: vec![PairKind::Exact as u8; count] }
+    pub fn room(count: usize, stop: &Stop<'_>) -> Self {
+        Self { teacher: stop.room(count), student: stop.room(count), kind: stop.room(count) }
     }
 
     /// Cuts the columns into stretches of so many pairs each.
@@ -74,69 +76,108 @@ pub struct Ranges {
     pub student_end: Vec<i32>,
 }
 
-/// Numerators and denominators of one row.
+/// What tokens of one side add to the counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct Counted {
+    /// Tokens that have bytes.
+    pub tokens: i64,
+    /// Their bytes.
+    pub bytes: i64,
+    /// Tokens whose bytes are unknown.
+    pub opaque: i64,
+}
+
+impl Add for Counted {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens + other.tokens,
+            bytes: self.bytes + other.bytes,
+            opaque: self.opaque + other.opaque,
+        }
+    }
+}
+
+/// Writes the fields of the counts down once: the struct, their names and their values in one order.
+macro_rules! counts {
+    ($($(#[$what:meta])* $name:ident,)*) => {
+        /// Numerators and denominators of one row.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counts {
+            $($(#[$what])* pub $name: i64,)*
+        }
+
+        impl Counts {
+            /// What the fields are called.
+            pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            /// The fields, in the order of their names.
+            #[must_use]
+            pub fn values(&self) -> [i64; Self::NAMES.len()] {
+                [$(self.$name),*]
+            }
+        }
+    };
+}
+
+counts! {
     /// Selected teacher tokens that have bytes.
-    pub teacher_tokens: i64,
+    teacher_tokens,
     /// Selected student tokens that have bytes.
-    pub student_tokens: i64,
+    student_tokens,
     /// Bytes of the selected teacher text.
-    pub teacher_bytes: i64,
+    teacher_bytes,
     /// Bytes of the selected student text.
-    pub student_bytes: i64,
+    student_bytes,
     /// Bytes in chunks, the same on both sides.
-    pub chunk_bytes: i64,
+    chunk_bytes,
     /// Selected teacher tokens whose bytes are unknown.
-    pub teacher_opaque: i64,
+    teacher_opaque,
     /// Selected student tokens whose bytes are unknown.
-    pub student_opaque: i64,
+    student_opaque,
     /// Pairs of kind exact.
-    pub exact: i64,
+    exact,
     /// Pairs of kind role.
-    pub role: i64,
+    role,
     /// Pairs of kind space.
-    pub space: i64,
+    space,
     /// One if one side has more segments than the other.
-    pub segment_mismatch: i64,
+    segment_mismatch,
 }
 
 impl Counts {
-    /// Tokens with bytes, their bytes, and opaque tokens.
-    pub(crate) fn add_teacher(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
-        self.teacher_tokens += tokens;
-        self.teacher_bytes += bytes;
-        self.teacher_opaque += opaque;
+    /// Adds tokens of a side.
+    pub fn add(&mut self, side: Side, counted: Counted) {
+        let [tokens, bytes, opaque] = match side {
+            Side::Teacher => [&mut self.teacher_tokens, &mut self.teacher_bytes, &mut self.teacher_opaque],
+            Side::Student => [&mut self.student_tokens, &mut self.student_bytes, &mut self.student_opaque],
+        };
+        *tokens += counted.tokens;
+        *bytes += counted.bytes;
+        *opaque += counted.opaque;
     }
 
-    pub(crate) fn add_student(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
-        self.student_tokens += tokens;
-        self.student_bytes += bytes;
-        self.student_opaque += opaque;
+    /// How many pairs there are.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        usize::try_from(self.exact + self.role + self.space).expect("counts are not negative")
     }
-}
-
-/// Everything found in one row or in many rows that follow each other, in columns.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// The same tokens of the text.
-    pub pairs: Pairs,
-    /// Smallest runs of tokens that cover the same bytes.
-    pub chunks: Ranges,
-    /// For each chunk, whether it encloses a token of zero width.
-    pub encloses: Vec<bool>,
-    /// Runs of tokens whose bytes differ.
-    pub differences: Ranges,
 }
 
 impl Ranges {
-    fn with_capacity(count: usize) -> Self {
+    /// Room for so many; none where memory does not suffice.
+    fn room(count: usize, stop: &Stop<'_>) -> Self {
         Self {
-            teacher_start: Vec::with_capacity(count),
-            teacher_end: Vec::with_capacity(count),
-            student_start: Vec::with_capacity(count),
-            student_end: Vec::with_capacity(count),
+            teacher_start: stop.room(count),
+            teacher_end: stop.room(count),
+            student_start: stop.room(count),
+            student_end: stop.room(count),
         }
+    }
+
+    fn columns(&mut self) -> [&mut Vec<i32>; 4] {
+        [&mut self.teacher_start, &mut self.teacher_end, &mut self.student_start, &mut self.student_end]
     }
 
     /// How many they are.
@@ -146,14 +187,17 @@ impl Ranges {
         self.teacher_start.len()
     }
 
-    fn push(&mut self, teacher: Range<i32>, student: Range<i32>) {
-        self.teacher_start.push(teacher.start);
-        self.teacher_end.push(teacher.end);
-        self.student_start.push(student.start);
-        self.student_end.push(student.end);
+    fn push(&mut self, start: Sides<i32>, end: Sides<i32>, stop: &Stop<'_>) {
+        let has_room = self.columns().into_iter().all(|column| stop.reserve(column, 1));
+        if has_room {
+            self.teacher_start.push(start.teacher);
+            self.teacher_end.push(end.teacher);
+            self.student_start.push(start.student);
+            self.student_end.push(end.student);
+        }
     }
 
-    fn append(&mut self, other: &Self) {
+    fn extend(&mut self, other: &Self) {
         self.teacher_start.extend_from_slice(&other.teacher_start);
         self.teacher_end.extend_from_slice(&other.teacher_end);
         self.student_start.extend_from_slice(&other.student_start);
@@ -161,22 +205,10 @@ impl Ranges {
     }
 }
 
-impl Found {
-    /// Puts what another part found behind this; columns stay those of the rows.
-    pub fn append(&mut self, mut other: Self) {
-        self.pairs.teacher.append(&mut other.pairs.teacher);
-        self.pairs.student.append(&mut other.pairs.student);
-        self.pairs.kind.append(&mut other.pairs.kind);
-        self.chunks.append(&other.chunks);
-        self.encloses.append(&mut other.encloses);
-        self.differences.append(&other.differences);
-    }
-}
-
 /// What was found in the rows of one part of a batch, in the order of the text.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
-    steps: Vec<Step>,
+    stretches: Vec<Stretch>,
     /// The ends of the chunks of all blocks.
     places: Vec<Place>,
     chunks: usize,
@@ -184,23 +216,23 @@ pub struct Trace {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum Stretch {
     /// The chunks that end at the next so many places; the first begins at these columns.
-    Block { teacher: i32, student: i32, places: u32, space: bool },
+    Block { start: Sides<i32>, places: u32, space: bool },
     /// One chunk.
-    Chunk { teacher: (i32, i32), student: (i32, i32), encloses: bool, space: bool },
+    Chunk { start: Sides<i32>, end: Sides<i32>, encloses: bool, space: bool },
     /// Two specials of one role.
-    Role { teacher: i32, student: i32 },
+    Role { at: Sides<i32> },
 }
 
 /// Of so many chunks those that are pairs are picked before they are written.
 const AT_ONCE: usize = 256;
 
 impl Trace {
-    /// Nothing yet, and room for this many chunks in blocks.
+    /// Nothing yet, and room for this many chunks in blocks; none where memory does not suffice.
     #[must_use]
-    pub fn with_capacity(chunks: usize) -> Self {
-        Self { places: Vec::with_capacity(chunks), ..Self::default() }
+    pub fn room(chunks: usize, stop: &Stop<'_>) -> Self {
+        Self { places: stop.room(chunks), ..Self::default() }
     }
 
     /// Chunks so far.
@@ -217,179 +249,197 @@ impl Trace {
 
     /// What [`forget`](Self::forget) goes back to.
     #[must_use]
-    pub fn steps(&self) -> usize {
-        self.steps.len()
+    pub fn stretches(&self) -> usize {
+        self.stretches.len()
     }
 
     /// Forgets pairs of roles that were found since.
-    pub fn forget(&mut self, steps: usize) {
-        self.steps.truncate(steps);
+    pub fn forget(&mut self, stretches: usize) {
+        self.stretches.truncate(stretches);
     }
 
     /// The chunks of a block that begins at these columns, its first tokens without the one space where one
     /// of them held it.
-    pub fn push_block(&mut self, common: &Common<'_>, teacher: usize, student: usize, space: bool) {
+    pub fn push_block(
+        &mut self,
+        common: &Common<'_>,
+        teacher: usize,
+        student: usize,
+        space: bool,
+        stop: &Stop<'_>,
+    ) {
         let places = u32::try_from(common.ends.len()).expect("a block is small");
+        if !stop.reserve(&mut self.places, common.ends.len()) {
+            return;
+        }
         self.places.extend_from_slice(common.ends);
         self.chunks += common.ends.len();
-        let (teacher, student) = (column_number(teacher), column_number(student));
-        self.steps.push(Step::Block { teacher, student, places, space });
+        let start = Sides { teacher, student }.map(column_number);
+        stop.push(&mut self.stretches, Stretch::Block { start, places, space });
     }
 
     /// One chunk of these columns.
-    pub fn push_chunk(&mut self, teacher: Range<usize>, student: Range<usize>, space: bool, encloses: bool) {
-        let columns = |range: Range<usize>| (column_number(range.start), column_number(range.end));
+    pub fn push_chunk(
+        &mut self,
+        teacher: Range<usize>,
+        student: Range<usize>,
+        space: bool,
+        encloses: bool,
+        stop: &Stop<'_>,
+    ) {
+        let columns = Sides { teacher, student };
+        let start = columns.as_ref().map(|columns| column_number(columns.start));
+        let end = columns.map(|columns| column_number(columns.end));
         self.chunks += 1;
-        self.steps.push(Step::Chunk {
-            teacher: columns(teacher),
-            student: columns(student),
-            encloses,
-            space,
-        });
+        stop.push(&mut self.stretches, Stretch::Chunk { start, end, encloses, space });
     }
 
     /// Two specials of one role, in these columns.
-    pub fn push_role(&mut self, teacher: usize, student: usize) {
-        self.steps.push(Step::Role { teacher: column_number(teacher), student: column_number(student) });
+    pub fn push_role(&mut self, teacher: usize, student: usize, stop: &Stop<'_>) {
+        let at = Sides { teacher, student }.map(column_number);
+        stop.push(&mut self.stretches, Stretch::Role { at });
     }
 
     /// A difference of these columns.
-    pub fn push_difference(&mut self, teacher: Range<usize>, student: Range<usize>) {
-        self.differences.push(
-            column_number(teacher.start)..column_number(teacher.end),
-            column_number(student.start)..column_number(student.end),
-        );
+    pub fn push_difference(&mut self, teacher: Range<usize>, student: Range<usize>, stop: &Stop<'_>) {
+        let columns = Sides { teacher, student };
+        let start = columns.as_ref().map(|columns| column_number(columns.start));
+        self.differences.push(start, columns.map(|columns| column_number(columns.end)), stop);
     }
 
-    /// The steps, each with its places.
-    fn read(&self) -> impl Iterator<Item = (Step, &[Place])> {
+    /// The stretches, each with its places, until there is a reason to stop.
+    fn read(&self, stop: &Stop<'_>) -> impl Iterator<Item = (Stretch, &[Place])> {
         let mut rest = &self.places[..];
-        self.steps.iter().map(move |step| {
-            let count = if let Step::Block { places, .. } = step { *places as usize } else { 0 };
+        let mut pace = Pace::default();
+        self.stretches.iter().map_while(move |stretch| {
+            let count = if let Stretch::Block { places, .. } = stretch { *places as usize } else { 0 };
             let (places, behind) = rest.split_at(count);
             rest = behind;
-            (*step, places)
+            (!pace.after_tokens(1 + count, stop)).then_some((*stretch, places))
         })
     }
 
-    /// The pairs, so many.
+    /// The pairs, so many, if there is room for them; good for nothing if there was a reason to stop.
     #[must_use]
-    pub fn pairs(&self, count: usize) -> Pairs {
-        let mut pairs = Pairs {
-            teacher: Vec::with_capacity(count),
-            student: Vec::with_capacity(count),
-            kind: vec![PairKind::Exact as u8; count],
-        };
+    pub fn pairs(&self, count: usize, stop: &Stop<'_>) -> Pairs {
+        let mut pairs = Pairs::room(count, stop);
+        if stop.is_set() {
+            return pairs;
+        }
+        pairs.kind.resize(count, PairKind::Exact as u8);
         let Pairs { teacher: teachers, student: students, kind: kinds } = &mut pairs;
-        self.pick_pairs(|starts, (teacher, student), first| {
+        self.pick_pairs(stop, |starts, start, first| {
             if first != PairKind::Exact {
                 kinds[teachers.len()] = first as u8;
             }
-            teachers.extend(starts.iter().map(|start| teacher + i32::from(start.teacher())));
-            students.extend(starts.iter().map(|start| student + i32::from(start.student())));
+            teachers.extend(starts.iter().map(|place| start.teacher + i32::from(place.teacher())));
+            students.extend(starts.iter().map(|place| start.student + i32::from(place.student())));
         });
-        debug_assert_eq!(teachers.len(), count);
+        debug_assert!(stop.is_set() || teachers.len() == count);
         pairs
     }
 
     /// The same, written into columns that have room for just these.
-    pub fn write_pairs(&self, room: PairsMut<'_>) {
+    pub fn write_pairs(&self, room: PairsMut<'_>, stop: &Stop<'_>) {
         let PairsMut { teacher: teachers, student: students, kind: kinds } = room;
         let mut at = 0;
-        self.pick_pairs(|starts, (teacher, student), first| {
+        self.pick_pairs(stop, |starts, start, first| {
             let end = at + starts.len();
             if first != PairKind::Exact {
                 kinds[at] = first as u8;
             }
-            for (to, start) in teachers[at..end].iter_mut().zip(starts) {
-                *to = teacher + i32::from(start.teacher());
+            for (to, place) in teachers[at..end].iter_mut().zip(starts) {
+                *to = start.teacher + i32::from(place.teacher());
             }
-            for (to, start) in students[at..end].iter_mut().zip(starts) {
-                *to = student + i32::from(start.student());
+            for (to, place) in students[at..end].iter_mut().zip(starts) {
+                *to = start.student + i32::from(place.student());
             }
             at = end;
         });
-        debug_assert_eq!(at, kinds.len());
+        debug_assert!(stop.is_set() || at == kinds.len());
     }
 
     /// Hands over where pairs begin, a few at once: places, the columns from which they count, and the kind of
     /// the first; the others are exact.
     ///
     /// Without a branch for each chunk: what is picked and is no pair is written over.
-    fn pick_pairs(&self, mut found: impl FnMut(&[Place], (i32, i32), PairKind)) {
+    fn pick_pairs(&self, stop: &Stop<'_>, mut found: impl FnMut(&[Place], Sides<i32>, PairKind)) {
         let here = [Place::default()];
         let kind_of = |space: bool| if space { PairKind::Space } else { PairKind::Exact };
         let mut starts = [Place::default(); AT_ONCE];
-        for (step, places) in self.read() {
-            match step {
-                Step::Block { teacher, student, space, .. } => {
+        for (stretch, places) in self.read(stop) {
+            match stretch {
+                Stretch::Block { start, space, .. } => {
                     let mut first = kind_of(space && places[0].follows(Place::default()));
-                    let mut start = Place::default();
+                    let mut before = Place::default();
                     for places in places.chunks(AT_ONCE) {
                         let mut count = 0;
                         for end in places {
-                            starts[count % AT_ONCE] = start;
-                            count += usize::from(end.follows(start));
-                            start = *end;
+                            starts[count % AT_ONCE] = before;
+                            count += usize::from(end.follows(before));
+                            before = *end;
                         }
-                        found(&starts[..count], (teacher, student), first);
+                        found(&starts[..count], start, first);
                         first = PairKind::Exact;
                     }
                 }
-                Step::Chunk { teacher, student, space, .. } => {
-                    if teacher.1 - teacher.0 == 1 && student.1 - student.0 == 1 {
-                        found(&here, (teacher.0, student.0), kind_of(space));
+                Stretch::Chunk { start, end, space, .. } => {
+                    if end.teacher - start.teacher == 1 && end.student - start.student == 1 {
+                        found(&here, start, kind_of(space));
                     }
                 }
-                Step::Role { teacher, student } => found(&here, (teacher, student), PairKind::Role),
+                Stretch::Role { at } => found(&here, at, PairKind::Role),
             }
         }
     }
 
-    /// Appends the chunks to columns, and for each whether it encloses a token of zero width.
-    fn append_chunks(&self, chunks: &mut Ranges, encloses: &mut Vec<bool>) {
-        for (step, places) in self.read() {
-            match step {
-                Step::Block { teacher, student, .. } => {
-                    let teachers = |place: &Place| teacher + i32::from(place.teacher());
-                    let students = |place: &Place| student + i32::from(place.student());
+    /// Appends the chunks to columns that have room for them, and for each whether it encloses a token of zero
+    /// width.
+    fn append_chunks(&self, chunks: &mut Ranges, encloses: &mut Vec<bool>, stop: &Stop<'_>) {
+        for (stretch, places) in self.read(stop) {
+            match stretch {
+                Stretch::Block { start, .. } => {
+                    let teachers = |place: &Place| start.teacher + i32::from(place.teacher());
+                    let students = |place: &Place| start.student + i32::from(place.student());
                     let starts = &places[..places.len() - 1];
-                    chunks.teacher_start.push(teacher);
+                    chunks.teacher_start.push(start.teacher);
                     chunks.teacher_start.extend(starts.iter().map(teachers));
                     chunks.teacher_end.extend(places.iter().map(teachers));
-                    chunks.student_start.push(student);
+                    chunks.student_start.push(start.student);
                     chunks.student_start.extend(starts.iter().map(students));
                     chunks.student_end.extend(places.iter().map(students));
                     encloses.resize(encloses.len() + places.len(), false);
                 }
-                Step::Chunk { teacher, student, encloses: one, .. } => {
-                    chunks.push(teacher.0..teacher.1, student.0..student.1);
+                Stretch::Chunk { start, end, encloses: one, .. } => {
+                    chunks.push(start, end, stop);
                     encloses.push(one);
                 }
-                Step::Role { .. } => {}
+                Stretch::Role { .. } => {}
             }
         }
     }
 }
 
-/// The chunks of all parts, and for each whether it encloses a token of zero width.
+/// The chunks of all parts, and for each whether it encloses a token of zero width; good for nothing if there
+/// was a reason to stop.
 #[must_use]
-pub fn chunks_of(parts: &[Trace]) -> (Ranges, Vec<bool>) {
-    let count = parts.iter().map(Trace::chunks).sum();
-    let mut chunks = Ranges::with_capacity(count);
-    let mut encloses = Vec::with_capacity(count);
-    for part in parts {
-        part.append_chunks(&mut chunks, &mut encloses);
+pub fn chunks_of<'a>(parts: impl Iterator<Item = &'a Trace> + Clone, stop: &Stop<'_>) -> (Ranges, Vec<bool>) {
+    let count = parts.clone().map(Trace::chunks).sum();
+    let mut chunks = Ranges::room(count, stop);
+    let mut encloses = stop.room(count);
+    for part in parts.take_while(|_| !stop.is_set()) {
+        part.append_chunks(&mut chunks, &mut encloses, stop);
     }
     (chunks, encloses)
 }
 
-/// The differences of all parts.
+/// The differences of all parts; good for nothing if there was a reason to stop.
 #[must_use]
-pub fn differences_of(parts: &[Trace]) -> Ranges {
-    let mut differences = Ranges::default();
-    for part in parts {
-        differences.append(&part.differences);
+pub fn differences_of<'a>(parts: impl Iterator<Item = &'a Trace> + Clone, stop: &Stop<'_>) -> Ranges {
+    let count = parts.clone().map(|part| part.differences.len()).sum();
+    let mut differences = Ranges::room(count, stop);
+    for part in parts.take_while(|_| !stop.is_set()) {
+        differences.extend(&part.differences);
     }
     differences
 }

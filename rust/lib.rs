@@ -8,7 +8,8 @@
 //! * [`resync`]: what to do where the two texts differ
 //! * [`batch`]: many rows, serial or in the pool
 //! * [`pool`]: this process's thread pool
-//! * [`stop`]: a flag that ends work from outside
+//! * [`stop`]: what ends work before its end
+//! * [`side`]: the two sides
 //! * [`error`]: errors as data
 //!
 //! The extension module `dskd._core` (feature `python`) is the only part that knows of Python.
@@ -21,6 +22,7 @@ pub mod error;
 pub mod found;
 pub mod pool;
 pub mod resync;
+pub mod side;
 pub mod stop;
 pub mod vocabulary;
 

@@ -7,11 +7,14 @@
 #![forbid(unsafe_code)]
 
 use std::process;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
 use std::time::Duration;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::stop::Stop;
 
 struct Owned {
     process: u32,
@@ -54,4 +57,23 @@ fn take_or_build(slot: &mut Option<Owned>, threads: usize) -> Option<Arc<ThreadP
         *slot = Some(Owned { process, threads, pool: Arc::new(pool) });
     }
     slot.as_ref().map(|owned| Arc::clone(&owned.pool))
+}
+
+/// How long this thread waits before it asks again whether to stop.
+const WAIT: Duration = Duration::from_millis(20);
+
+/// What this work gives, which is done in the pool while this thread asks now and then whether to stop.
+pub fn work<T: Send>(pool: &ThreadPool, stop: &Stop<'_>, work: impl FnOnce() -> T + Send) -> T {
+    let (at_work, is_at_work) = mpsc::channel::<()>();
+    let mut made = None;
+    pool.in_place_scope(|scope| {
+        scope.spawn(|_| {
+            let _at_work = at_work;
+            made = Some(work());
+        });
+        while let Err(RecvTimeoutError::Timeout) = is_at_work.recv_timeout(WAIT) {
+            stop.ask();
+        }
+    });
+    made.expect("the scope ends when the work is done")
 }

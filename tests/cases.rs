@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dskd::align::{Aligner, Counts, PairKind, Ranges};
-use dskd::batch::{Batch, Ids, Rows, align_batch};
+use dskd::batch::{Ids, Rows, Values};
 use dskd::vocabulary::{Kind, Roles, Vocabulary};
 use serde_json::Value;
+
+use columns::{Batch, align_batch};
+
+mod columns;
 
 /// One side of a case: a vocabulary of the tokens that its row uses, and the row.
 struct Side {
@@ -75,7 +79,7 @@ impl Side {
     }
 
     fn rows<'a>(&'a self, offsets: &'a [i64]) -> Rows<'a> {
-        Rows { ids: Ids::I64(&self.ids), offsets, mask: self.mask.as_deref() }
+        Rows { ids: Ids::I64(Values::Joined(&self.ids)), offsets, mask: self.mask.as_deref() }
     }
 }
 

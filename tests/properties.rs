@@ -11,17 +11,20 @@ use std::thread;
 use std::time::Duration;
 
 use dskd::align::PairKind;
-use dskd::batch::{Batch, Ids, Rows, align_batch};
+use dskd::batch::{Ids, Rows, Values};
 use dskd::error::Error;
 use dskd::vocabulary::{Kind, Vocabulary};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
+use columns::{Batch, align_batch};
 use promises::{
-    Row, Side, Token, align, align_rows, aligner, bytes_of, kind_of, number, pairs, ranges, row_of, side_of,
+    Row, Side, Token, align, align_rows, aligner, bytes_of, kind_of, number, offsets, pairs, ranges, row_of,
+    side_of,
 };
 
+mod columns;
 mod promises;
 
 // ---- Random rows ---------------------------------------------------------------------------------------
@@ -263,11 +266,28 @@ proptest! {
         let (teacher_offsets, student_offsets) = ([0, number(teacher.len())], [0, number(student.len())]);
         let found = align_batch(
             &aligner(&row),
-            Rows { ids: Ids::I32(&teacher), offsets: &teacher_offsets, mask: None },
-            Rows { ids: Ids::U32(&student), offsets: &student_offsets, mask: None },
+            Rows { ids: Ids::I32(Values::Joined(&teacher)), offsets: &teacher_offsets, mask: None },
+            Rows { ids: Ids::U32(Values::Joined(&student)), offsets: &student_offsets, mask: None },
             1,
         );
         prop_assert_eq!(found, Ok(align(&row)));
+    }
+
+    #[test]
+    fn rows_in_an_array_each_give_the_same(row in any_row(), cuts in vec(any::<Index>(), 0..4)) {
+        let rows = |side: &Side| -> Vec<Vec<i64>> {
+            cuts.iter().map(|cut| side.ids[cut.index(side.ids.len() + 1)..].to_vec()).collect()
+        };
+        let (teacher, student) = (rows(&row.teacher), rows(&row.student));
+        let teachers: Vec<&[i64]> = teacher.iter().map(Vec::as_slice).collect();
+        let students: Vec<&[i64]> = student.iter().map(Vec::as_slice).collect();
+        let found = align_batch(
+            &aligner(&row),
+            Rows { ids: Ids::I64(Values::Apart(&teachers)), offsets: &offsets(&teacher), mask: None },
+            Rows { ids: Ids::I64(Values::Apart(&students)), offsets: &offsets(&student), mask: None },
+            1,
+        );
+        prop_assert_eq!(found, align_rows(&aligner(&row), &teacher, &student, 1));
     }
 
     #[test]
@@ -288,8 +308,8 @@ proptest! {
         let (teacher_offsets, student_offsets) = ([0, number(teacher.len())], [0, number(student.len())]);
         let masked = align_batch(
             &aligner(&row),
-            Rows { ids: Ids::I64(&teacher), offsets: &teacher_offsets, mask: Some(&teacher_mask) },
-            Rows { ids: Ids::I64(&student), offsets: &student_offsets, mask: Some(&student_mask) },
+            Rows { ids: Ids::I64(Values::Joined(&teacher)), offsets: &teacher_offsets, mask: Some(&teacher_mask) },
+            Rows { ids: Ids::I64(Values::Joined(&student)), offsets: &student_offsets, mask: Some(&student_mask) },
             1,
         ).expect("ids that are not selected are not looked at");
         let alone = align(&row);
@@ -330,8 +350,8 @@ proptest! {
     ) {
         let found = align_batch(
             &aligner(&row),
-            Rows { ids: Ids::I64(&row.teacher.ids), offsets: &teacher, mask: Some(&mask) },
-            Rows { ids: Ids::I64(&row.student.ids), offsets: &student, mask: None },
+            Rows { ids: Ids::I64(Values::Joined(&row.teacher.ids)), offsets: &teacher, mask: Some(&mask) },
+            Rows { ids: Ids::I64(Values::Joined(&row.student.ids)), offsets: &student, mask: None },
             1,
         );
         if let Ok(batch) = found {
@@ -404,7 +424,7 @@ proptest! {
         }
         let lowest = *bad.first().expect("one at least");
         let error = align_rows(&aligner(&row), &teacher, &student, threads).expect_err("7 is unknown");
-        let side = dskd::error::Side::Student;
+        let side = dskd::side::Side::Student;
         prop_assert_eq!(error, Error::UnknownId { side, row: lowest, column: lowest, id: 7, size: 2 });
     }
 }

@@ -602,10 +602,15 @@ MALFORMED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         TypeError,
         r"^teacher_ids holds object; token ids are integers",
     ),
-    "a mask of integers": (
-        lambda: ALIGNER.align([0, 1], [0], teacher_mask=[1, 0]),
+    "a mask of other integers": (
+        lambda: ALIGNER.align([0, 1], [0], teacher_mask=[1, 2]),
+        ValueError,
+        r"^teacher_mask row 0, position 1 is 2, and a mask has True and False, .* pass teacher_mask == 1",
+    ),
+    "a mask of floats": (
+        lambda: ALIGNER.align([0, 1], [0], teacher_mask=[1.0, 0.0]),
         TypeError,
-        r"^teacher_mask holds int64, and a mask is boolean; pass it as mask\.astype\(bool\)",
+        r"^teacher_mask holds float64, and a mask is boolean, or 0 and 1; pass it as mask\.astype\(bool\)",
     ),
     "a mask of fewer rows": (
         lambda: ALIGNER.align([[0], [0]], [[0], [0]], student_mask=[[True]]),

@@ -66,7 +66,15 @@ def peers_of(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def test_ratios_come_first(results: Mapping[str, Any]) -> None:
-    assert list(results) == ["ratios", "targets", "machine", "rounds", "batches", "small"]
+    assert list(results) == [
+        "ratios",
+        "targets",
+        "machine",
+        "rounds",
+        "batches",
+        "small",
+        "containers",
+    ]
     assert list(results["ratios"]) == PEERS
     for extremes in results["ratios"].values():
         assert 0 < extremes["lowest"] <= extremes["median"] <= extremes["highest"]
@@ -79,6 +87,9 @@ def test_what_was_reached_stands_beside_what_was_asked(results: Mapping[str, Any
         (100, 130),
         (5, 7),
         (5, None),
+        (1.0, None),
+        (1.4, None),
+        (1.5, None),
     ]
     assert all(row["reached"] > 0 for row in results["targets"])
 
@@ -110,6 +121,23 @@ def test_recall_and_precision_are_shares(results: Mapping[str, Any]) -> None:
     for name, numbers in peers_of(results):
         assert 0 <= numbers["recall"] <= 1, name
         assert 0 <= numbers["precision"] <= 1, name
+
+
+def test_every_container_is_timed_with_one_thread_and_with_two(results: Mapping[str, Any]) -> None:
+    containers = results["containers"]
+    assert [containers["rows"], containers["threaded_rows"]] == [2, 32]
+    *held, asarray = containers["results"].items()
+    assert [name for name, _ in held] == [
+        "Ragged",
+        "2-D array, boolean mask",
+        "2-D array, mask of 0 and 1",
+        "list of arrays",
+        "list of tensors",
+        "list of lists",
+    ]
+    assert asarray[0] == "asarray"
+    assert all(row["milliseconds"] > 0 and row["two_threads"] > 0 for _, row in held)
+    assert held[0][1]["of_ragged"] == asarray[1]["of_asarray"] == 1
 
 
 def test_the_tables_are_made_from_the_file(quick_run: tuple[Path, str]) -> None:
@@ -157,7 +185,7 @@ def test_every_limit_has_a_line_with_its_target(quick_limits: tuple[Path, str]) 
     assert targets == {
         "times": [1.6, 1.5, *[3] * 5],
         "bytes a token": [40] * 2,
-        "s": [0.2, 1.5, 0.1, *children, *[0.2] * 4],
+        "s": [0.2, 1.5, 0.1, *children, *[0.2] * 8],
     }
     assert [line["at_least"] for line in results["lines"]] == [True, *[False] * (len(results["lines"]) - 1)]
 

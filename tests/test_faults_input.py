@@ -180,7 +180,10 @@ CONTAINERS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", list(CONTAINERS))
 def test_every_container_aligns(name: str, side: str) -> None:
-    assert pairs_of(on(side, CONTAINERS[name](), ROWS)) == WHOLE
+    found = on(side, CONTAINERS[name](), ROWS)
+    assert pairs_of(found) == WHOLE
+    assert found.teacher_lengths.tolist() == found.student_lengths.tolist() == list(map(len, ROWS))
+    assert found.overlaps(side).end.tolist() == [1, 2, 3, 1, 1, 2]
 
 
 EQUAL = [[3, 1], [4, 1]]
@@ -279,6 +282,23 @@ def test_masks_come_in_the_same_containers() -> None:
         assert pairs_of(ALIGNER.align(EQUAL, EQUAL, teacher_mask=mask, student_mask=mask)) == expected
 
 
+def test_an_attention_mask_as_a_tokenizer_returns_it_is_a_mask() -> None:
+    torch = pytest.importorskip("torch")
+    lists = [[1, 0], [1, 1]]
+    expected = [[(0, 0)], [(0, 0), (1, 1)]]
+    for mask in (
+        lists,
+        np.array(lists),
+        np.array(lists, dtype=np.uint8),
+        [np.array(row) for row in lists],
+        torch.tensor(lists),
+        [torch.tensor(row) for row in lists],
+        arrow(lists),
+        Ragged(np.array([1, 0, 1, 1]), np.array([0, 2, 4])),
+    ):
+        assert pairs_of(ALIGNER.align(EQUAL, EQUAL, teacher_mask=mask, student_mask=mask)) == expected
+
+
 # ---- Nothing is copied that need not be ----------------------------------------------------------------
 
 
@@ -361,8 +381,12 @@ def test_an_end_of_sequence_that_also_pads_pairs_where_the_mask_selects_it() -> 
         ([[True] * 3, [True], [], [True]], r"row 3 has 1 values for 2 ids; a mask has one value for each id"),
         ([[True] * 3, [True]], r"has 2 rows for 4 rows of ids"),
         (
-            [[1, 1, 0], [1], [], [1, 1]],
-            r"holds int64, and a mask is boolean; pass it as mask\.astype\(bool\)",
+            [[1, 1, 0], [1], [], [1, 2]],
+            r"row 3, position 1 is 2, and a mask has True and False, or 1 and 0",
+        ),
+        (
+            [[1.0] * 3, [1.0], [], [1.0, 0.5]],
+            r"holds float64, and a mask is boolean, or 0 and 1; pass it as mask\.astype\(bool\)",
         ),
     ],
 )
@@ -456,6 +480,32 @@ def test_nothing_gives_an_empty_result_of_the_right_types(teacher: Any, student:
     assert len(found.pairs) == len(found.chunks) == len(found.predicting()) == 0
     assert found.pairs.offsets.tolist() == [0] * (rows + 1)
     assert found.ratio.tolist() == [0.0] * rows
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(
+    "row", [[3, 1], (3, 1), np.array([3, 1]), np.array([3, 1], dtype=object), [np.int64(3), np.int64(1)]]
+)
+@pytest.mark.parametrize("nothing", [[], ()])
+def test_nothing_beside_one_row_is_an_empty_row(nothing: Any, row: Any, side: str) -> None:
+    found = on(side, row, nothing)
+    assert pairs_of(found) == [[]]
+    assert in_lists(found).differences == [(0, 2, 0, 0) if side == "teacher" else (0, 0, 0, 2)]
+    assert [len(found.teacher_lengths), found.teacher_lengths[0] + found.student_lengths[0]] == [1, 2]
+
+
+def test_nothing_beside_one_row_of_labels_or_with_an_empty_mask_is_an_empty_row() -> None:
+    assert len(ALIGNER.align(teacher_labels=[3, -100], student_labels=[])) == 1
+    assert len(ALIGNER.align([], [3], teacher_mask=[], student_mask=[True])) == 1
+    assert len(ALIGNER.align(FLAT["an Arrow array"](), [])) == 1
+
+
+@pytest.mark.parametrize(
+    "rows", [[[3]], [np.array([3])], np.array([[3]]), Ragged(np.array([3]), np.array([0, 1])), [(3,)]]
+)
+def test_nothing_beside_rows_is_no_rows(rows: Any) -> None:
+    with pytest.raises(ValueError, match=r"^the teacher has 1 rows and the student 0; give both sides"):
+        ALIGNER.align(rows, [])
 
 
 def test_a_row_that_is_empty_on_one_side_is_a_difference_and_the_others_go_on() -> None:

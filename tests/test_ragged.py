@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd import Aligner, Ragged, Vocabulary
-from dskd.ragged import boolean_rows, integer_rows
+from dskd import Aligner, Ragged, Vocabulary, _core
+from dskd.ragged import boolean_rows, integer_rows, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,12 @@ READ_AS_IS = [np.int32, np.int64, np.uint32]
 
 LISTS = [[3, 1, 4], [1, 5, 9]]
 RAGGED = [[3, 1, 4], [], [1], [5, 9]]
+
+
+def read_plainly(data: Any) -> list[list[Any]] | None:
+    """What the compiled reader makes of it; None where it leaves it to Python."""
+    found = _core.read_ids(data)
+    return None if found is None else lists_of(Ragged(joined(found[0]), found[1]))
 
 
 def lists_of(rows: Ragged) -> list[list[Any]]:
@@ -256,6 +262,96 @@ def test_every_container_gives_the_same_rows(rows: list[list[int]], of: type[np.
     assert read(Ragged.from_lengths(values, [len(row) for row in rows])) == rows
 
 
+# ---- What the core reads by itself ---------------------------------------------------------------------
+
+PLAIN: dict[str, Any] = {
+    "lists": RAGGED,
+    "tuples": tuple(map(tuple, RAGGED)),
+    "lists and tuples": [RAGGED[0], *map(tuple, RAGGED[1:])],
+    **{f"arrays of {of.__name__}": [np.array(row, dtype=of) for row in RAGGED] for of in READ_AS_IS},
+    "arrays that may not be written to": [np.frombuffer(np.array(row).tobytes(), np.int64) for row in RAGGED],
+}
+
+
+@pytest.mark.parametrize("name", list(PLAIN))
+def test_what_tokenizers_return_is_read_in_the_core(name: str) -> None:
+    assert read_plainly(PLAIN[name]) == RAGGED
+
+
+def test_a_flat_list_and_no_rows_are_read_in_the_core() -> None:
+    assert read_plainly([3, 1, 4]) == [[3, 1, 4]]
+    assert read_plainly([]) == []
+    assert read_plainly([[], []]) == [[], []]
+
+
+class Whole(int):
+    """An integer of a class of its own."""
+
+
+class Listed(list[int]):
+    """A list of a class of its own."""
+
+
+STRANGE: dict[str, Any] = {
+    "a boolean": [[1, True]],
+    "a float": [[1, 2.0]],
+    "None": [[1, None]],
+    "text": [[1, "2"]],
+    "a number in the place of a row": [[1], 2],
+    "a row in the place of a number": [1, [2]],
+    "a list in a row": [[[1]]],
+    "an id beyond int64": [[1, 2**63]],
+    "an id far below zero": [[-(2**70)]],
+    "an integer of another class": [[1, Whole(2)]],
+    "a list of another class": [[1], Listed([2])],
+    "an integer of numpy's": [[1, np.int64(2)]],
+    "arrays of different types": [np.array([1]), np.array([2], dtype=np.int32)],
+    "an array beside a list": [np.array([1]), [2]],
+    "a list beside an array": [[1], np.array([2])],
+    "an array of two dimensions": [np.array([[1]])],
+    "an array of booleans": [np.array([True])],
+    "an array of small integers": [np.array([1], dtype=np.int8)],
+    "an array in the other byte order": [np.array([1]).astype(">i8")],
+    "an array with gaps": [np.arange(6)[::2]],
+    "a masked array": [np.ma.array([1, 2], mask=[False, True])],
+    "an array that is not aligned": [misaligned()[0]],
+    "an array by itself": np.array([1]),
+    "a set": {1, 2},
+    "text by itself": "12",
+}
+
+
+@pytest.mark.parametrize("name", list(STRANGE))
+def test_of_what_is_not_plain_the_core_says_nothing(name: str) -> None:
+    assert _core.read_ids(STRANGE[name]) is None
+
+
+@given(st.lists(st.lists(st.booleans(), max_size=5), max_size=5))
+def test_masks_of_booleans_and_of_zero_and_one_are_read_in_the_core(rows: list[list[bool]]) -> None:
+    numbers = [[int(value) for value in row] for row in rows]
+    arrays = [np.array(row, dtype=np.int64) for row in rows]
+    held: list[Any] = [rows, numbers, tuple(map(tuple, rows)), arrays, [array == 1 for array in arrays]]
+    for mask in held:
+        found = _core.read_flags(mask)
+        assert found is not None
+        assert lists_of(Ragged(*found)) == rows
+
+
+@pytest.mark.parametrize(
+    "mask", [[[True, 1]], [[0, 2]], [[None]], [[1.0]], [np.array([3])], [np.array([0.0])]]
+)
+def test_of_what_is_no_plain_mask_the_core_says_nothing(mask: Any) -> None:
+    assert _core.read_flags(mask) is None
+
+
+def test_arrays_that_the_core_reads_as_they_are_are_not_copied() -> None:
+    rows = [np.array(row, dtype=np.int64) for row in RAGGED]
+    found = _core.read_ids(rows)
+    assert found is not None
+    assert found[0] is not rows
+    assert all(one is other for one, other in zip(found[0], rows, strict=True))
+
+
 # ---- Ragged --------------------------------------------------------------------------------------------
 
 
@@ -446,17 +542,42 @@ def test_a_flat_mask_is_for_one_row() -> None:
     ]
 
 
-def test_zero_and_one_will_do_where_integers_are_allowed() -> None:
-    assert boolean_rows([[1, 0], [1]], "mask", LIKE, integers=True).tolist() == [True, False, True]
+@pytest.mark.parametrize("of", INTEGERS)
+def test_zero_and_one_of_any_integer_type_will_do(of: type[np.integer[Any]]) -> None:
+    rows = [np.array([1, 0], dtype=of), np.array([1], dtype=of)]
+    for mask in (rows, tuple(rows), Ragged.from_lengths(np.concatenate(rows), [2, 1])):
+        assert boolean_rows(mask, "mask", LIKE).tolist() == [True, False, True]
+    square = Ragged.from_lengths(np.zeros(4), [2, 2])
+    assert boolean_rows(np.eye(2, dtype=of), "mask", square).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("mask", [[[1, 0], [1]], [(1, 0), (1,)], [[np.int64(1), np.int64(0)], [1]]])
+def test_zero_and_one_of_python_will_do(mask: Any) -> None:
+    assert boolean_rows(mask, "mask", LIKE).tolist() == [True, False, True]
 
 
 WRONG_MASKS: dict[str, tuple[Any, type[Exception], str]] = {
-    "integers": (
-        [[1, 0], [1]],
-        TypeError,
-        r"^mask holds int64, and a mask is boolean; pass it as mask\.astype",
+    "a number beside 0 and 1": (
+        [[1, 0], [2]],
+        ValueError,
+        r"^mask row 1, position 0 is 2, and a mask has True and False, or 1 and 0; .* pass mask == 1 or",
     ),
-    "floats": ([[1.0, 0.0], [1.0]], TypeError, r"^mask holds float64, and a mask is boolean"),
+    "a number below 0": (
+        [np.array([1, -100]), np.array([0])],
+        ValueError,
+        r"^mask row 0, position 1 is -100, and a mask has",
+    ),
+    "a number that no type holds": (
+        [[1, 2**64], [1]],
+        TypeError,
+        r"^mask holds object, and a mask is boolean",
+    ),
+    "booleans beside integers": ([[True, 0], [1]], TypeError, r"^mask mixes booleans with something else"),
+    "floats": (
+        [[1.0, 0.0], [1.0]],
+        TypeError,
+        r"^mask holds float64, and a mask is boolean, or 0 and 1; pass",
+    ),
     "fewer rows": ([[True, False]], ValueError, r"^mask has 1 rows for 2 rows of ids"),
     "more rows": ([[True, False], [True], []], ValueError, r"^mask has 3 rows for 2 rows of ids"),
     "a flat mask for two rows": ([True, False, True], ValueError, r"^mask has 1 rows for 2 rows of ids"),
@@ -484,8 +605,3 @@ def test_a_wrong_mask_is_refused_with_its_row(name: str) -> None:
     mask, error, message = WRONG_MASKS[name]
     with pytest.raises(error, match=message):
         boolean_rows(mask, "mask", LIKE)
-
-
-def test_numbers_other_than_zero_and_one_are_no_attention_mask() -> None:
-    with pytest.raises((TypeError, ValueError), match=r"^mask"):
-        boolean_rows([[7, -100], [2]], "mask", LIKE, integers=True)

@@ -8,8 +8,8 @@ use std::iter::once;
 use std::ops::Range;
 
 use dskd::align::{Aligner, Counts, PairKind, Ranges};
-use dskd::batch::Batch;
 
+use crate::columns::Batch;
 use crate::promises::{Row, Side, Token, align_rows, bytes_of, number, share_a_role};
 
 /// A row of segments, each the ids of a side; what one side has more stands against nothing.
@@ -106,7 +106,7 @@ pub fn shifted(mut row: Batch, teacher: usize, student: usize) -> Batch {
 
 /// Puts what was found in one row behind what was found in the same row so far.
 pub fn append(row: &mut Batch, other: &Batch) {
-    row.found.append(other.found.clone());
+    row.found.append(&other.found);
 }
 
 pub fn end_row(row: &mut Batch, counts: Counts) {

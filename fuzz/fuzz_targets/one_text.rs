@@ -9,8 +9,9 @@
 use std::collections::BTreeSet;
 
 use arbitrary::Arbitrary;
+use columns::{Batch, align_batch};
 use dskd::align::{Aligner, PairKind};
-use dskd::batch::{Batch, Ids, Rows, align_batch};
+use dskd::batch::{Ids, Rows, Values};
 use dskd::error::Error;
 use expected::{Segments, append, end_row, nothing, of_one_text, row_of_segments, shifted};
 use libfuzzer_sys::fuzz_target;
@@ -19,6 +20,8 @@ use promises::{
     Row, Side, Token, align, align_rows, aligner, bytes_of, number, pairs, ranges, row_of, side_of,
 };
 
+#[path = "../../tests/columns/mod.rs"]
+mod columns;
 mod expected;
 mod many;
 #[path = "../../tests/promises/mod.rs"]
@@ -376,7 +379,7 @@ fn a_refused_row_leaves_nothing_behind(
     let column = refused[row].len() / 2;
     refused[row].insert(column, 1 << 30);
     let size = aligner.student().size();
-    let expected = Error::UnknownId { side: dskd::error::Side::Student, row, column, id: 1 << 30, size };
+    let expected = Error::UnknownId { side: dskd::side::Side::Student, row, column, id: 1 << 30, size };
     assert_eq!(align_rows(aligner, teacher, &refused, 1), Err(expected));
     a_batch_is_its_rows(aligner, teacher, student, alone, 2);
 }
@@ -388,8 +391,8 @@ fn segments_are_rows(aligner: &Aligner, teacher: &[Vec<i64>], student: &[Vec<i64
     let offsets = [[0, number(teacher_ids.len())], [0, number(student_ids.len())]];
     let found = align_batch(
         aligner,
-        Rows { ids: Ids::I64(&teacher_ids), offsets: &offsets[0], mask: Some(&teacher_mask) },
-        Rows { ids: Ids::I64(&student_ids), offsets: &offsets[1], mask: Some(&student_mask) },
+        Rows { ids: Ids::I64(Values::Joined(&teacher_ids)), offsets: &offsets[0], mask: Some(&teacher_mask) },
+        Rows { ids: Ids::I64(Values::Joined(&student_ids)), offsets: &offsets[1], mask: Some(&student_mask) },
         1,
     );
     let segments = Segments {

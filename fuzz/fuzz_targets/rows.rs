@@ -7,14 +7,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
+use columns::{Batch, align_batch};
 use dskd::align::Aligner;
-use dskd::batch::{Batch, Ids, Rows, align_batch};
+use dskd::batch::{Ids, Rows, Values};
 use dskd::vocabulary::{Kind, Roles, Vocabulary};
 use expected::{Segments, row_of_segments};
 use libfuzzer_sys::fuzz_target;
 use many::Many;
 use promises::{Row, Side, Token, align_rows, row_of};
 
+#[path = "../../tests/columns/mod.rs"]
+mod columns;
 mod expected;
 mod many;
 #[path = "../../tests/promises/mod.rs"]
@@ -106,9 +109,9 @@ impl Held {
     fn rows(&self) -> Rows<'_> {
         let ids = match &self.ids {
             GivenIds::Small(_) => unreachable!("they became others"),
-            GivenIds::I32(ids) => Ids::I32(ids),
-            GivenIds::U32(ids) => Ids::U32(ids),
-            GivenIds::I64(ids) => Ids::I64(ids),
+            GivenIds::I32(ids) => Ids::I32(Values::Joined(ids)),
+            GivenIds::U32(ids) => Ids::U32(Values::Joined(ids)),
+            GivenIds::I64(ids) => Ids::I64(Values::Joined(ids)),
         };
         Rows { ids, offsets: &self.offsets, mask: self.mask.as_deref() }
     }

@@ -5,8 +5,19 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_ENTRIES", "MAX_TOKEN_BYTES", "Aligner", "Found", "Vocabulary", "__version__"]
+__all__ = [
+    "COUNTS",
+    "MAX_ENTRIES",
+    "MAX_TOKEN_BYTES",
+    "Aligner",
+    "Found",
+    "Vocabulary",
+    "__version__",
+    "read_flags",
+    "read_ids",
+]
 
+COUNTS: list[str]
 MAX_ENTRIES: int
 MAX_TOKEN_BYTES: int
 __version__: str
@@ -46,10 +57,10 @@ class Aligner:
     def __new__(cls, teacher: Vocabulary, student: Vocabulary) -> Aligner: ...
     def align(
         self,
-        teacher_ids: npt.NDArray[Any],
+        teacher_ids: npt.NDArray[Any] | list[npt.NDArray[Any]],
         teacher_offsets: npt.NDArray[np.int64] | None,
         teacher_mask: npt.NDArray[np.bool_] | None,
-        student_ids: npt.NDArray[Any],
+        student_ids: npt.NDArray[Any] | list[npt.NDArray[Any]],
         student_offsets: npt.NDArray[np.int64] | None,
         student_mask: npt.NDArray[np.bool_] | None,
         num_threads: int,
@@ -61,3 +72,8 @@ class Found:
     def chunks(self) -> list[npt.NDArray[Any]]: ...
     def differences(self) -> list[npt.NDArray[Any]]: ...
     def counts(self) -> npt.NDArray[np.int64]: ...
+
+def read_ids(
+    data: object,
+) -> tuple[npt.NDArray[Any] | list[npt.NDArray[Any]], npt.NDArray[np.int64]] | None: ...
+def read_flags(data: object) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]] | None: ...

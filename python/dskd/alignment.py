@@ -15,13 +15,18 @@ from dskd import _core
 from dskd.columns import Chunks, Counts, Coverage, Pairs, Ranges, row_of
 from dskd.overlaps import Overlaps, Tokens, byte_lengths, overlaps, rows_of
 from dskd.ragged import (
+    Ids,
     Ragged,
     RowsLike,
     boolean_rows,
     float_rows,
+    id_rows,
     integer_rows,
+    is_nothing,
+    is_one_row,
     is_read_as_is,
-    masked_integer_rows,
+    joined,
+    masked_id_rows,
 )
 from dskd.student_values import StudentValues, student_values
 from dskd.tensors import AlignmentTensors, PredictingTensors, alignment_tensors, predicting_tensors
@@ -146,7 +151,7 @@ class Alignment:
         """Numerators and denominators, a row each."""
         made = self._counts
         if made is None:
-            made = self._counts = Counts(*self._found.counts())
+            made = self._counts = Counts(**dict(zip(_core.COUNTS, self._found.counts(), strict=True)))
         return made
 
     @property
@@ -344,9 +349,9 @@ class Aligner:
         Args:
             teacher_ids: one sequence of ids or a batch of them, see `dskd.ragged.RowsLike`.
             student_ids: the same for the student.
-            teacher_mask: booleans shaped as the ids; a maximal run of selected positions is a segment, and
-                the k-th segment of one side is aligned with the k-th of the other. Ids that are not
-                selected are not looked at. Without a mask a row is one segment.
+            teacher_mask: booleans, or 0 and 1, shaped as the ids; a maximal run of selected positions is a
+                segment, and the k-th segment of one side is aligned with the k-th of the other. Ids that are
+                not selected are not looked at. Without a mask a row is one segment.
             student_mask: the same for the student.
             teacher_labels: instead of ids and mask, the token at each position (unshifted), or -100 where
                 it takes no part.
@@ -355,14 +360,21 @@ class Aligner:
                 processors, and 1 in a child process. The result does not depend on it.
 
         Raises:
-            TypeError: ids are not integers, a mask is not boolean, or a tensor is not on the CPU.
-            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids, the
-                sides have different numbers of rows, or a row has more than 2**31 - 1 ids; side, row and
-                position are named.
+            TypeError: ids are not integers, a mask holds neither booleans nor integers, or a tensor is not on
+                the CPU.
+            ValueError: a selected id is not in the vocabulary, a mask has another shape than its ids or other
+                numbers than 0 and 1, the sides have different numbers of rows, or a row has more than
+                2**31 - 1 ids; side, row and position are named.
+            MemoryError: what is found does not fit the memory; so do the arrays of the result.
+            KeyboardInterrupt: Ctrl-C ends a call soon, as it ends the making of the arrays.
         """
         threads = _default_threads if num_threads is None else _thread_count(num_threads)
         teacher = _side("teacher", teacher_ids, teacher_mask, teacher_labels)
         student = _side("student", student_ids, student_mask, student_labels)
+        if teacher[1] is not student[1]:  # they are not two plain arrays, as is usual where calls are small
+            given = (_given(teacher_ids, teacher_labels), _given(student_ids, student_labels))
+            teacher = _beside(teacher, *given)
+            student = _beside(student, *reversed(given))
         # Named one by one: to unpack them takes longer, which tells where rows are short.
         found = self._core.align(
             teacher[0], teacher[1], teacher[2], student[0], student[1], student[2], threads
@@ -475,7 +487,7 @@ def _vocabulary_of(tokenizer: Any) -> Vocabulary:
     return tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_tokenizer(tokenizer)
 
 
-_Side: TypeAlias = "tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None, npt.NDArray[np.bool_] | None]"
+_Side: TypeAlias = "tuple[Ids, npt.NDArray[np.int64] | None, npt.NDArray[np.bool_] | None]"
 """One side as the core takes it: ids, offsets (None: they are one row), and which take part (None: all)."""
 
 
@@ -492,10 +504,17 @@ def _side(side: str, ids: RowsLike | None, mask: RowsLike | None, labels: RowsLi
     if ids is None:
         raise TypeError(f"give {side}_ids or {side}_labels")
     if mask is None:
-        rows = integer_rows(ids, f"{side}_ids")
-        return rows.values, rows.offsets, None
-    rows, selected = masked_integer_rows(ids, f"{side}_ids", mask, f"{side}_mask")
-    return rows.values, rows.offsets, selected
+        return *id_rows(ids, f"{side}_ids"), None
+    return masked_id_rows(ids, f"{side}_ids", mask, f"{side}_mask")
+
+
+def _given(ids: RowsLike | None, labels: RowsLike | None) -> RowsLike | None:
+    return ids if labels is None else labels
+
+
+def _beside(side: _Side, given: RowsLike | None, other: RowsLike | None) -> _Side:
+    """The side; where nothing was given beside one row, it is one empty row."""
+    return (side[0], None, side[2]) if is_nothing(given) and is_one_row(other) else side
 
 
 def _tokens(side: _Side, byte_lengths: npt.NDArray[np.int32]) -> Tokens:
@@ -503,7 +522,7 @@ def _tokens(side: _Side, byte_lengths: npt.NDArray[np.int32]) -> Tokens:
     if offsets is None:
         offsets = np.array([0, len(ids)], dtype=np.int64)
     offsets.flags.writeable = False
-    return Tokens(ids, offsets, byte_lengths)
+    return Tokens(joined(ids), offsets, byte_lengths)
 
 
 _ALL_PROCESSORS = 0
@@ -543,5 +562,5 @@ def _attended(
     if mask is None:
         return True
     like = Ragged.from_lengths(np.empty(0), lengths.tolist())
-    values = boolean_rows(mask, name, like, integers=True)
+    values = boolean_rows(mask, name, like)
     return values[like.offsets[row] + np.maximum(column, 0)] if len(row) else True

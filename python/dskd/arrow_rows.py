@@ -15,12 +15,21 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["flat_values", "is_arrow", "values_and_lengths"]
+__all__ = ["flat_values", "is_arrow", "is_flat", "values_and_lengths"]
 
 
 def is_arrow(data: Any) -> bool:
     """Whether it is something of pyarrow's."""
     return type(data).__module__.partition(".")[0] == "pyarrow"
+
+
+def is_flat(data: Any, name: str) -> bool:
+    """Whether it holds values, and not rows of them.
+
+    Raises:
+        TypeError: it is no array: a table, say.
+    """
+    return not hasattr(_whole(data, name), "value_lengths")
 
 
 def values_and_lengths(data: Any, name: str) -> tuple[npt.NDArray[Any], list[int]]:
@@ -36,7 +45,7 @@ def values_and_lengths(data: Any, name: str) -> tuple[npt.NDArray[Any], list[int
         ValueError: a row or a value is null, or lists hold lists.
     """
     array = _whole(data, name)
-    if not hasattr(array, "value_lengths"):
+    if is_flat(array, name):
         values = flat_values(array, f"{name} row 0")
         return values, [len(values)]
     _refuse_nulls(array, name, lambda row: f" row {row}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from dskd.arrow_rows import flat_values, is_arrow, values_and_lengths
+from dskd import _core
+from dskd.arrow_rows import flat_values, is_arrow, is_flat, values_and_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,16 +22,24 @@ __all__ = [
     "RowsLike",
     "boolean_rows",
     "float_rows",
+    "id_rows",
     "integer_rows",
+    "is_nothing",
+    "is_one_row",
     "is_read_as_is",
-    "masked_integer_rows",
+    "joined",
+    "masked_id_rows",
 ]
 
 RowsLike: TypeAlias = "Ragged | npt.ArrayLike | Sequence[npt.ArrayLike]"
 """One sequence (a flat list, a 1-D array) or a batch: nested lists, a list of arrays, a 2-D array, a
 tensor on the CPU, an Arrow list array, a `Ragged`. `[]` is no rows; `[[]]`, and an empty 1-D array, is one
-empty row."""
+empty row. Beside one flat sequence on the other side `[]` is one empty row, too."""
 
+Ids: TypeAlias = "npt.NDArray[Any] | list[npt.NDArray[Any]]"
+"""The ids of all rows as the core takes them: in one array, or each row in its own."""
+
+_NO_VALUES = np.empty(0)
 _READ_AS_IS = (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.uint32))
 
 
@@ -81,20 +91,57 @@ def integer_rows(data: RowsLike, name: str) -> Ragged:
         TypeError: it holds booleans, floats or anything else but integers, or is on another device.
         ValueError: an integer does not fit int64, or the shape is not that of rows.
     """
-    rows = _integers(data, name)
-    return _read_as_is(rows, name, None)
+    plain = _core.read_ids(_with_arrays_for_tensors(data))
+    if plain is not None:
+        return Ragged(joined(plain[0]), plain[1])
+    return _read_as_is(_integers(data, name), name, None)
 
 
-def masked_integer_rows(
+def id_rows(data: RowsLike, name: str) -> tuple[Ids, npt.NDArray[np.int64]]:
+    """As `integer_rows`, values and offsets; but arrays are not joined that the core can read as they are."""
+    plain = _core.read_ids(_with_arrays_for_tensors(data))
+    if plain is not None:
+        return plain
+    rows = _read_as_is(_integers(data, name), name, None)
+    return rows.values, rows.offsets
+
+
+def masked_id_rows(
     data: RowsLike, name: str, mask: RowsLike, mask_name: str
-) -> tuple[Ragged, npt.NDArray[np.bool_]]:
-    """As `integer_rows`, and the values of a boolean mask over them.
+) -> tuple[Ids, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """As `id_rows`, and the values of a mask over them.
 
     An integer that does not fit int64 is none of our business where the mask leaves it out; 0 is read there.
     """
+    plain = _core.read_ids(_with_arrays_for_tensors(data))
+    if plain is not None:
+        ids, offsets = plain
+        return ids, offsets, boolean_rows(mask, mask_name, Ragged(_NO_VALUES, offsets))
     rows = _integers(data, name)
     selected = boolean_rows(mask, mask_name, rows)
-    return _read_as_is(rows, name, selected), selected
+    rows = _read_as_is(rows, name, selected)
+    return rows.values, rows.offsets, selected
+
+
+def joined(ids: Ids) -> npt.NDArray[Any]:
+    """The ids of all rows in one array."""
+    return np.concatenate(ids) if isinstance(ids, list) else ids
+
+
+def is_nothing(data: RowsLike | None) -> bool:
+    """Whether it is an empty list or tuple: no rows, or one empty row beside one row."""
+    return isinstance(data, (list, tuple)) and not data
+
+
+def is_one_row(data: RowsLike | None) -> bool:
+    """Whether it is one flat sequence, and not rows."""
+    if isinstance(data, Ragged) or data is None or is_nothing(data):
+        return False
+    if isinstance(data, (list, tuple)):
+        return not _is_row(data[0])
+    if is_arrow(data):
+        return is_flat(data, "")
+    return getattr(data, "ndim", 1) == 1 and not _holds_rows(data)
 
 
 def float_rows(data: RowsLike, name: str, like: Ragged) -> npt.NDArray[np.float64]:
@@ -116,28 +163,39 @@ def float_rows(data: RowsLike, name: str, like: Ragged) -> npt.NDArray[np.float6
     return rows.values.astype(np.float64)
 
 
-def boolean_rows(data: RowsLike, name: str, like: Ragged, *, integers: bool = False) -> npt.NDArray[np.bool_]:
+def boolean_rows(data: RowsLike, name: str, like: Ragged) -> npt.NDArray[np.bool_]:
     """The values of a mask over `like`, row after row.
 
     Args:
-        data: rows of booleans, as long as those of `like`.
+        data: rows of booleans, or of 0 and 1 of any integer type, as long as those of `like`.
         name: what to call it in an error.
         like: the rows that the mask is for.
-        integers: whether 0 and 1 will do, as in an attention mask.
 
     Raises:
-        TypeError: it holds something else but booleans.
-        ValueError: its rows are not as many or not as long, the row is named; or an attention mask has
-            other numbers than 0 and 1.
+        TypeError: it holds something else but booleans and integers.
+        ValueError: its rows are not as many or not as long, or there is a number in it that is neither 0 nor
+            1; the row is named.
     """
+    plain = _core.read_flags(_with_arrays_for_tensors(data))
+    if plain is not None:
+        rows = Ragged(*plain)
+        _refuse_other_shape(rows, name, like)
+        return plain[0]
     rows = _rows(data, name)
     values = rows.values
-    if values.dtype.kind not in ("biu" if integers else "b") and values.size:
-        raise TypeError(f"{name} holds {values.dtype}, and a mask is boolean; pass it as mask.astype(bool)")
+    if values.dtype.kind not in "biu" and values.size:
+        raise TypeError(
+            f"{name} holds {values.dtype}, and a mask is boolean, or 0 and 1; pass it as mask.astype(bool)"
+        )
     _refuse_other_shape(rows, name, like)
-    if values.dtype != np.bool_ and not np.isin(values, (0, 1)).all():
-        raise ValueError(f"{name} has other values than 0 and 1; an attention mask has no others")
-    return np.ascontiguousarray(values, dtype=np.bool_)
+    selected = np.ascontiguousarray(values, dtype=np.bool_)
+    strange = np.flatnonzero(selected != values)
+    if strange.size:
+        raise ValueError(
+            f"{name} {_place(rows, int(strange[0]))} is {values[strange[0]]}, and a mask has True and False, "
+            f"or 1 and 0; say which ids take part: pass {name} == 1 or {name} != 0"
+        )
+    return selected
 
 
 def _integers(data: RowsLike, name: str) -> Ragged:
@@ -258,6 +316,22 @@ def _signed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array.astype(np.int64 if array.max() <= np.iinfo(np.int64).max else object)
 
 
+def _with_arrays_for_tensors(data: Any) -> Any:
+    """The same, with an array for each tensor where it is a list of tensors whose memory numpy can read."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(data, (list, tuple)) or not data or type(data[0]) is not torch.Tensor:
+        return data
+    try:
+        return [row.numpy() for row in data]
+    except (AttributeError, RuntimeError, TypeError):
+        return data  # no tensors, on another device, with a gradient, of a type that numpy has not
+
+
+def _holds_rows(data: Any) -> bool:
+    """Whether it is an array of objects that are rows."""
+    return isinstance(data, np.ndarray) and data.dtype == object and len(data) > 0 and _is_row(data[0])
+
+
 def _is_row(item: Any) -> bool:
     return hasattr(item, "__len__") and getattr(item, "ndim", 1) > 0
 
@@ -294,12 +368,16 @@ def _without_too_large(rows: Ragged, name: str, selected: npt.NDArray[np.bool_] 
     refused = too_large if selected is None else too_large & selected
     if refused.any():
         index = int(np.argmax(refused))
-        row = int(np.searchsorted(rows.offsets, index, side="right")) - 1
-        column = index - int(rows.offsets[row])
         raise ValueError(
-            f"{name} row {row}, position {column}: {values[index]} does not fit int64 and is no token id"
+            f"{name} {_place(rows, index)}: {values[index]} does not fit int64 and is no token id"
         )
     return np.where(too_large, 0, values) if too_large.any() else values
+
+
+def _place(rows: Ragged, index: int) -> str:
+    """Where in its rows a value stands."""
+    row = int(np.searchsorted(rows.offsets, index, side="right")) - 1
+    return f"row {row}, position {index - int(rows.offsets[row])}"
 
 
 def _refuse_other_shape(rows: Ragged, name: str, like: Ragged, what: str = "a mask has one value") -> None:

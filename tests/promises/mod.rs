@@ -9,9 +9,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dskd::align::{Aligner, PairKind, Ranges};
-use dskd::batch::{Batch, Ids, Rows, align_batch};
+use dskd::batch::{Ids, Rows, Values};
 use dskd::error::Error;
 use dskd::vocabulary::{Kind, Roles, Vocabulary};
+
+use crate::columns::{Batch, align_batch};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Token {
@@ -124,8 +126,8 @@ pub fn align_rows(
     let (teacher_offsets, student_offsets) = (offsets(teacher), offsets(student));
     align_batch(
         aligner,
-        Rows { ids: Ids::I64(&teacher_ids), offsets: &teacher_offsets, mask: None },
-        Rows { ids: Ids::I64(&student_ids), offsets: &student_offsets, mask: None },
+        Rows { ids: Ids::I64(Values::Joined(&teacher_ids)), offsets: &teacher_offsets, mask: None },
+        Rows { ids: Ids::I64(Values::Joined(&student_ids)), offsets: &student_offsets, mask: None },
         threads,
     )
 }
