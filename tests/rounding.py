@@ -1,0 +1,356 @@
+"""What rounding may cost: bounds that are derived from the numbers computed with, for any machine's kernels.
+
+Which library multiplies, how wide its registers are and how many threads it has decide in which order a sum is
+made and by which polynomial an exponential; so two errors of one machine are two draws, and a test that
+compares them holds on that machine only. Here a bound follows from three things: the unit roundoff u of the
+dtype (no operation is off by more than u of its result, an exponential or logarithm by 2 u), how many operations
+a number goes through, and how far what they are off moves the result, which float64 says.
+
+Sums. Roundings are taken as independent and as likely up as down, each uniform within u. Then n numbers, added in
+whatever order, are off by `c sqrt(n / 3) u` times the sum of their sizes, and by more with a probability of
+`2 exp(-c^2 / 2)` (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019, with the variance
+of a uniform error in place of its bound); the worst case, which no order reaches, is `n u`. `CERTAIN` is the c
+taken here.
+
+Two ways to a bound:
+
+* `divergence_bounds`: where a closed form is short enough, term by term.
+* `losses_by_rounding`: of a whole loss, by the definition itself in float64, in which each product with a head
+  is disturbed at random by what it may round (Monte Carlo arithmetic; Parker 1997). No machine's kernel is in it.
+
+tests/test_rounding.py shows that faults are larger than either allows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+
+from dskd.nn import DIVERGENCES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from dskd.nn.divergences import Divergence
+
+__all__ = [
+    "ON_PAPER",
+    "DivergenceBounds",
+    "divergence_bounds",
+    "losses_by_rounding",
+    "probabilities_bound",
+    "product_bound",
+    "summed",
+    "unit",
+]
+
+CERTAIN = 6.0
+"""Standard deviations that nothing is off by: one in 10^8 is, of a machine's kernels and not of its runs."""
+
+
+def unit(dtype: torch.dtype) -> float:
+    """The unit roundoff: a rounded number is off by so much of itself, at most."""
+    return torch.finfo(dtype).eps / 2
+
+
+def summed(count: int) -> float:
+    """By how many roundings of the sum of their sizes a sum of so many numbers is off, in any order."""
+    return CERTAIN * math.sqrt(count / 3)
+
+
+def added(errors: Tensor) -> Tensor:
+    """How far a sum over the last dimension is off, of numbers that are off by so much, each by itself."""
+    return CERTAIN * errors.norm(dim=-1) / math.sqrt(3)
+
+
+ON_PAPER = 1024 * unit(torch.float64)
+"""Relative, 1.1e-13: what a number worked out on paper may be off in float64.
+
+Such numbers come of at most a hundred operations, on terms at most ten times as large as they are.
+"""
+
+
+def product_bound(rows: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """How far `rows weight^T + bias` may be off, `[m, n]` in float64, where it is given in this dtype.
+
+    Products of k terms are added up in float32, or in float64 where these are wide: `summed(k + 1)` roundings of
+    the sum of the sizes of all terms. Then the product is rounded to the dtype, again after the bias, and again
+    as it is copied to where it belongs: thrice.
+    """
+    sizes = rows.double().abs() @ weight.double().abs().T
+    wide = rows.double() @ weight.double().T
+    if bias is not None:
+        sizes, wide = sizes + bias.double().abs(), wide.abs() + bias.double().abs()
+    added_in = torch.promote_types(dtype, torch.float32)
+    return summed(rows.shape[1] + 1) * unit(added_in) * sizes + 3 * unit(dtype) * wide.abs()
+
+
+# ---- Divergences -----------------------------------------------------------------------------------------
+
+OPERATIONS = 16
+"""A number of a closed form goes through no more, exponentials and logarithms counted twice.
+
+The longest is js by autograd: a mixture of exponentials, its logarithm, differences, products, and back.
+"""
+
+MASKED = 1e29
+"""Logits below minus this are no numbers of the computation: what is masked has no probability."""
+
+
+@dataclass(frozen=True)
+class DivergenceBounds:
+    """How far a divergence a token `[n]` and its gradient by the student's logits `[n, V]` may be off."""
+
+    items: Tensor
+    gradient: Tensor
+
+
+def divergence_bounds(
+    name: Divergence,
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    mix: float | None = None,
+    *,
+    dtype: torch.dtype,
+) -> DivergenceBounds:
+    """Of logits of any dtype, which are computed with in this one, by either form.
+
+    A divergence is a sum over tokens of `f(log p, log q)`. With `g = df/dlog q`, its gradient is
+    `g - q sum(g)`. What is off, to first order in u:
+
+    1. log p and log q, each by itself and all of a row together, see `_Logarithms`. It moves a sum by its slopes,
+       and g by the slopes of g, which autograd finds in float64: g of a token depends on that token alone.
+    2. What is made of them. g is a product of p or q with numbers of which the largest are g itself, the
+       divergence and 1: `OPERATIONS` roundings. A mixture and the weights in it are exponentials of logarithms:
+       they are off by a rounding of these, twice.
+    3. Sums over tokens. The terms that are added are no larger than p, q and the slopes together.
+
+    Two have steps at which a rounding moves more than it is:
+
+    4. `tvd` has the sign of `q - p`, which may be either where they are as near as both are off: g moves by q.
+    5. `adaptive_kl` has a head, in which a token is or is not: see `_share_off`.
+    """
+    u = unit(dtype)
+    weight = 0.5 if mix is None else mix
+    teacher, student = (_Logarithms.of(logits, u) for logits in (teacher_logits, student_logits))
+    log_p, log_q = (side.log_probs.clone().requires_grad_() for side in (teacher, student))
+    items = DIVERGENCES[name](log_p, log_q, **({} if mix is None else {"mix": mix}))
+    by_p, g = torch.autograd.grad(items.sum(), [log_p, log_q], create_graph=True)
+    slopes = [
+        torch.zeros_like(g) if slope is None else slope
+        for slope in torch.autograd.grad(g.sum(), [log_p, log_q], allow_unused=True)
+    ]
+    by_p, g, items = by_p.detach(), g.detach(), items.detach()
+    p, q = teacher.probs, student.probs
+    logs_p, logs_q = teacher.log_probs.abs(), student.log_probs.abs()
+
+    made = OPERATIONS * (g.abs() + q * (1 + items.abs()[:, None]))
+    made = u * (made + 2 * g.abs() * (logs_p + logs_q) + 2 * q * (logs_q - math.log(min(weight, 0.1))))
+    if name == "tvd":
+        made = made + q * ((p - q).abs() <= p * teacher.off + q * student.off)
+    adding = summed(g.shape[-1]) * u * (by_p.abs() + g.abs() + p + q).sum(-1)
+    items_off = teacher.moves(by_p) + student.moves(g) + added(made) + added(u * OPERATIONS * (p + q)) + adding
+    sum_off = teacher.moves(slopes[0]) + student.moves(slopes[1]) + added(made) + adding
+    g_off = slopes[0].abs() * teacher.off + slopes[1].abs() * student.off + made
+    total = g.sum(-1, keepdim=True).abs()
+    gradient_off = g_off + q * (sum_off[:, None] + total * (student.off + OPERATIONS * u))
+    if name == "adaptive_kl":
+        share = _share_off(teacher, student, weight, dtype)
+        items_off += share * (_kl(teacher, student) - _kl(student, teacher)).abs()
+        apart = q * (student.log_probs - teacher.log_probs - _kl(student, teacher)[:, None]) - (q - p)
+        gradient_off += share[:, None] * apart.abs()
+    least = 1e3 * torch.finfo(dtype).tiny  # below, numbers have fewer digits
+    return DivergenceBounds(items_off + least, gradient_off + least)
+
+
+@dataclass(frozen=True)
+class _Logarithms:
+    """Log-probabilities of logits, in float64, and how far they are off, absolute; what exp makes of them, relative.
+
+    They are `z - max - log sum exp(z - max)`; what makes probabilities of them may be a softmax once more. Each
+    is off by itself, `alone`, by a rounding for each of three differences of such sizes, and for exponentials.
+    All of a row are off together, `shared`: by the logarithm of a sum, twice, in which exponentials are off by
+    a rounding of their arguments, and by the largest logit and the logarithm, where these are added first.
+    """
+
+    log_probs: Tensor
+    probs: Tensor
+    alone: Tensor
+    shared: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, u: float) -> _Logarithms:
+        logits = logits.detach().double()
+        log_probs = logits.log_softmax(-1)
+        probs = log_probs.exp()
+        seen = logits.abs().where(logits > -MASKED, 0)
+        largest = seen.max(-1, keepdim=True).values if logits.numel() else seen.sum(-1, keepdim=True)
+        mean = (probs * log_probs).sum(-1, keepdim=True).abs()
+        total = logits.logsumexp(-1, keepdim=True).abs()
+        shared = u * (2 * summed(logits.shape[-1]) + largest + total + 2 * mean + OPERATIONS)
+        return cls(log_probs, probs, u * (3 * log_probs.abs() + 4), shared)
+
+    @property
+    def off(self) -> Tensor:
+        return self.alone + self.shared
+
+    def moves(self, slopes: Tensor) -> Tensor:
+        """How far that moves a sum over a row, of which these are the slopes: `[n]`."""
+        return added(slopes * self.alone) + slopes.sum(-1).abs() * self.shared.squeeze(-1)
+
+
+def probabilities_bound(logits: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """How far their probabilities may be off, `[n, V]` in float64, made of log-probabilities in this dtype."""
+    made = _Logarithms.of(logits, unit(dtype))
+    return made.probs * made.off + torch.finfo(dtype).tiny
+
+
+def _kl(left: _Logarithms, right: _Logarithms) -> Tensor:
+    return (left.probs * (left.log_probs - right.log_probs)).sum(-1)
+
+
+def _share_off(teacher: _Logarithms, student: _Logarithms, threshold: float, dtype: torch.dtype) -> Tensor:
+    """How far the share of `adaptive_kl`, which is at most 1, may be off: `[n]`.
+
+    Each gap `|p - q|` is off by what p and q are. A token may be in the head or not where the sum of p up to it
+    is as near to the threshold as it may be off, or its p as near to the one there: then either may be the last.
+    """
+    p, q, u = teacher.probs, student.probs, unit(dtype)
+    columns = p.shape[-1]
+    gaps = (p - q).abs()
+    gaps_off = teacher.moves(p) + student.moves(q) + summed(columns) * u * (p + q).sum(-1)
+    ordered = p.sort(dim=-1, stable=True)
+    sums, alone = ordered.values.cumsum(-1), teacher.alone.gather(-1, ordered.indices)
+    near = 2 * 64 * torch.finfo(dtype).eps + teacher.moves(p)[:, None] + summed(columns) * u
+    last = (sums <= threshold).sum(-1, keepdim=True).clamp(max=columns - 1)
+    ties = (ordered.values - ordered.values.gather(-1, last)).abs() <= 2 * alone * ordered.values
+    unsure = gaps.gather(-1, ordered.indices) * (((sums - threshold).abs() <= near) | ties)
+    whole = gaps.sum(-1).clamp(min=torch.finfo(torch.float64).tiny)
+    return ((2 * gaps_off + unsure.sum(-1)) / whole + OPERATIONS * u).clamp(max=1)
+
+
+# ---- Whole losses ----------------------------------------------------------------------------------------
+
+DRAWS = 16
+"""Of disturbances. Their root mean square is too low by half once in 10^4 if a single number is off."""
+
+MORE = 2.0
+"""A form may round so many times more than the definition does, at most.
+
+A gradient by the weights is rounded once for each chunk and once as it is given back, where the definition
+rounds it once; roundings add up as their squares do, to sqrt(2). The rest is for the draws.
+"""
+
+
+def losses_by_rounding(
+    compute: Callable[[], Mapping[str, Tensor]], exact: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """How far, by the norm of the difference, each of what a definition computes may be off by rounding.
+
+    The definition is run with products of heads that are made in float64 and disturbed at random by what the
+    dtype in which the head multiplies may round (see `_RoundedProduct`), `DRAWS` times. The root mean square of
+    what that moves, times `CERTAIN` and `MORE`, is allowed: however few numbers a gradient really consists of, its
+    norm is not further off than a single normal one.
+
+    Args:
+        compute: what is compared, by name, by the definition.
+        exact: the same in float64.
+    """
+    generator = torch.Generator().manual_seed(1)
+    squares = dict.fromkeys(exact, 0.0)
+
+    def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        dtype = weight.dtype
+        if torch.is_autocast_enabled(weight.device.type) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(weight.device.type)
+        made: Tensor = _RoundedProduct.apply(hidden, weight, bias, dtype, generator)
+        return made
+
+    with patch("dskd.nn.heads.functional", SimpleNamespace(linear=linear)):
+        for _ in range(DRAWS):
+            found = compute()
+            for name, one in exact.items():
+                squares[name] += float((found[name].double() - one).square().sum())
+    return {name: CERTAIN * MORE * math.sqrt(square / DRAWS) for name, square in squares.items()}
+
+
+class _RoundedProduct(torch.autograd.Function):
+    """`hidden weight^T + bias` and its gradients, each number off by what its dtype may round.
+
+    Operands and results by a rounding of that dtype; a result besides by `sqrt(k)` roundings of float32 of the
+    sum of the sizes of its k terms (the standard deviation of what summing rounds, see the top). The logits and
+    their gradient also by what softmax and divergence round in float32, seen as a disturbance of these: as often
+    as `OPERATIONS` of the largest, and `sqrt(V)` for their sums.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        generator: torch.Generator,
+    ) -> Tensor:
+        ctx.dtypes = [hidden.dtype, weight.dtype, None if bias is None else bias.dtype]
+        ctx.rounding = _Rounding(dtype, generator)
+        rounded = ctx.rounding
+        hidden, weight = rounded.number(hidden), rounded.number(weight)
+        ctx.save_for_backward(hidden, weight)
+        made = rounded.product(hidden, weight.T)
+        if bias is not None:
+            made = rounded.number(made + rounded.number(bias))
+        return rounded.by_softmax(made)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        rounded = ctx.rounding
+        given = rounded.number(rounded.by_softmax(outer[0]))
+        made = [rounded.product(given, weight), rounded.product(given.T, hidden)]
+        if ctx.dtypes[2] is not None:
+            ones = torch.ones(1, len(given), dtype=given.dtype, device=given.device)
+            made.append(rounded.product(ones, given)[0])
+        found = [one.to(dtype) for one, dtype in zip(made, ctx.dtypes, strict=False)]
+        return (*found, *[None] * (5 - len(found)))
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """Disturbs as a dtype rounds, and as sums in float32, or in it where it is wider, do."""
+
+    dtype: torch.dtype
+    generator: torch.Generator
+
+    @property
+    def _added_in(self) -> float:
+        return unit(torch.promote_types(self.dtype, torch.float32))
+
+    def number(self, values: Tensor) -> Tensor:
+        values = values.double()
+        return values + values * unit(self.dtype) * self._draw(values)
+
+    def product(self, left: Tensor, right: Tensor) -> Tensor:
+        made, sizes = left @ right, left.abs() @ right.abs()
+        adding = math.sqrt(left.shape[1]) * self._added_in
+        return self.number(made + adding * sizes * self._draw(made))
+
+    def by_softmax(self, values: Tensor) -> Tensor:
+        values = values.double()
+        if not values.numel():
+            return values
+        largest = values.abs().amax(-1, keepdim=True)
+        roundings = (OPERATIONS + math.sqrt(values.shape[-1])) * self._added_in
+        return values + roundings * largest * self._draw(values)
+
+    def _draw(self, like: Tensor) -> Tensor:
+        """Uniform from -1 to 1, as the error of a rounding is."""
+        drawn = torch.rand(like.shape, generator=self.generator, dtype=torch.float64)
+        return (2 * drawn - 1).to(like.device)
