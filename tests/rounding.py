@@ -24,6 +24,7 @@ tests/test_rounding.py shows that faults are larger than either allows.
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -238,14 +239,14 @@ def _share_off(teacher: _Logarithms, student: _Logarithms, threshold: float, dty
 
 # ---- Whole losses ----------------------------------------------------------------------------------------
 
-DRAWS = 16
-"""Of disturbances. Their root mean square is too low by half once in 10^4 if a single number is off."""
+DRAWS = 8
+"""Of disturbances, of which the mean and the deviation are taken."""
 
 MORE = 2.0
-"""A form may round so many times more than the definition does, at most.
+"""A form may round as if so many definitions did, at most, one beside the other.
 
 A gradient by the weights is rounded once for each chunk and once as it is given back, where the definition
-rounds it once; roundings add up as their squares do, to sqrt(2). The rest is for the draws.
+rounds it once; as roundings add up by their squares, that is sqrt(2). The rest is for what eight draws say.
 """
 
 
@@ -255,16 +256,16 @@ def losses_by_rounding(
     """How far, by the norm of the difference, each of what a definition computes may be off by rounding.
 
     The definition is run with products of heads that are made in float64 and disturbed at random by what the
-    dtype in which the head multiplies may round (see `_RoundedProduct`), `DRAWS` times. The root mean square of
-    what that moves, times `CERTAIN` and `MORE`, is allowed: however few numbers a gradient really consists of, its
-    norm is not further off than a single normal one.
+    dtype in which the head multiplies may round (see `_RoundedProduct`), `DRAWS` times. What that moves a result
+    has a mean, and a deviation: small where many numbers are off, large where it is one number. The mean and
+    `CERTAIN` deviations, `MORE` times, are allowed.
 
     Args:
         compute: what is compared, by name, by the definition.
         exact: the same in float64.
     """
     generator = torch.Generator().manual_seed(1)
-    squares = dict.fromkeys(exact, 0.0)
+    moved: dict[str, list[float]] = {name: [] for name in exact}
 
     def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dtype = weight.dtype
@@ -277,8 +278,11 @@ def losses_by_rounding(
         for _ in range(DRAWS):
             found = compute()
             for name, one in exact.items():
-                squares[name] += float((found[name].double() - one).square().sum())
-    return {name: CERTAIN * MORE * math.sqrt(square / DRAWS) for name, square in squares.items()}
+                moved[name].append(float((found[name].double() - one).norm()))
+    return {
+        name: MORE * (statistics.fmean(norms) + CERTAIN * statistics.stdev(norms))
+        for name, norms in moved.items()
+    }
 
 
 class _RoundedProduct(torch.autograd.Function):
