@@ -16,7 +16,7 @@ Two ways to a bound:
 
 * `divergence_bounds`: where a closed form is short enough, term by term.
 * `losses_by_rounding`: of a whole loss, by the definition itself in float64, in which each product with a head
-  is disturbed at random by what it may round (Monte Carlo arithmetic; Parker 1997). No machine's kernel is in it.
+  (and each other linear map) is disturbed at random by what it may round (Monte Carlo arithmetic; Parker 1997). No machine's kernel is in it.
 
 tests/test_rounding.py shows that faults are larger than either allows.
 """
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ON_PAPER",
     "DivergenceBounds",
+    "assert_loses_no_more",
     "divergence_bounds",
     "losses_by_rounding",
     "probabilities_bound",
@@ -255,8 +256,8 @@ def losses_by_rounding(
 ) -> dict[str, float]:
     """How far, by the norm of the difference, each of what a definition computes may be off by rounding.
 
-    The definition is run with products of heads that are made in float64 and disturbed at random by what the
-    dtype in which the head multiplies may round (see `_RoundedProduct`), `DRAWS` times. What that moves a result
+    The definition is run with heads that multiply in float64 and are disturbed at random by what the dtype in which
+    they multiply otherwise may round, other linear maps likewise (see `_RoundedProduct`), `DRAWS` times. What that moves a result
     has a mean, and a deviation: small where many numbers are off, large where it is one number. The mean and
     `CERTAIN` deviations, `MORE` times, are allowed.
 
@@ -267,14 +268,18 @@ def losses_by_rounding(
     generator = torch.Generator().manual_seed(1)
     moved: dict[str, list[float]] = {name: [] for name in exact}
 
-    def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def of_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dtype = weight.dtype
         if torch.is_autocast_enabled(weight.device.type) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(weight.device.type)
         made: Tensor = _RoundedProduct.apply(hidden, weight, bias, dtype, generator)
         return made
 
-    with patch("dskd.nn.heads.functional", SimpleNamespace(linear=linear)):
+    def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return of_head(hidden, weight, bias).to(weight.dtype)
+
+    heads = patch("dskd.nn.heads.functional", SimpleNamespace(linear=of_head))
+    with heads, patch("torch.nn.functional.linear", linear):
         for _ in range(DRAWS):
             found = compute()
             for name, one in exact.items():
@@ -283,6 +288,15 @@ def losses_by_rounding(
         name: MORE * (statistics.fmean(norms) + CERTAIN * statistics.stdev(norms))
         for name, norms in moved.items()
     }
+
+
+def assert_loses_no_more(
+    found: Mapping[str, Tensor], exact: Mapping[str, Tensor], allowed: Mapping[str, float]
+) -> None:
+    """Than is allowed; of what is 0, nothing."""
+    for name, one in exact.items():
+        gap = float((found[name].double() - one).norm())
+        assert gap <= allowed[name] if one.any() else gap == 0, (name, gap, allowed[name], float(one.norm()))
 
 
 class _RoundedProduct(torch.autograd.Function):

@@ -31,7 +31,7 @@ from dskd.nn.losses.known_teacher import KnownTeacherSpace, block_sizes
 from dskd.nn.losses.spaces import Comparison
 from dskd.nn.projectors import carried
 from leaves import PLAIN, TRANSFORMS, Leaves, Transforms, backward, clearly_said, gradients, random_leaves
-from rounding import losses_by_rounding
+from rounding import assert_loses_no_more, losses_by_rounding
 from test_dual_space import OPTIONS, TABLE, ungated, with_projectors
 
 if TYPE_CHECKING:
@@ -728,15 +728,6 @@ LOSSES: dict[str, DualSpaceOptions] = {
 def all_of(found: LossParts, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The loss and its gradients."""
     return {"loss": found.loss.detach(), **gradients(found.loss, leaves)}
-
-
-def assert_loses_no_more(
-    found: Mapping[str, Tensor], exact: Mapping[str, Tensor], allowed: Mapping[str, float]
-) -> None:
-    """Than is allowed; of what is 0, nothing."""
-    for name, one in exact.items():
-        gap = float((found[name].double() - one).norm())
-        assert gap <= allowed[name] if one.any() else gap == 0, (name, gap, allowed[name], float(one.norm()))
 
 
 EVERY_LOSS = [(dtypes, options) for dtypes in ("float32", "bfloat16") for options in LOSSES]
