@@ -184,7 +184,7 @@ def backward(value: Any, **options: Any) -> None:
 
 
 def clearly_said(case: Leaves) -> Leaves:
-    """The same, its teacher states and those carried to the student moved a little, so that one id stands out.
+    """The same, the teacher's states and those carried to the student moved so that one id stands out.
 
     Which id is largest decides what is trained towards and what a gate lets through; where two are as near as
     products in bfloat16 are off, another kernel says another.

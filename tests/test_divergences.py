@@ -26,7 +26,7 @@ from dskd.nn import (
     skew_reverse_kl,
     tvd,
 )
-from rounding import ON_PAPER, divergence_bounds, unit
+from rounding import ON_PAPER, assert_within, divergence_bounds, unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -295,11 +295,6 @@ def assert_items(
     wide = torch.as_tensor(expected, dtype=torch.float64, device=found.device)
     bounds = [divergence_bounds(name, *logits, mix, dtype=dtype).items for dtype in (found.dtype, wide.dtype)]
     assert_within(found, wide, bounds[0] + bounds[1])
-
-
-def assert_within(found: Tensor, expected: Tensor, bound: Tensor) -> None:
-    off = (found.double() - expected).abs()
-    assert (off <= bound).all(), f"off by {(off / bound).max():.3g} times what rounding allows"
 
 
 # --- values ---

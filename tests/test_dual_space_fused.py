@@ -112,13 +112,11 @@ def assert_equal(
         assert not found.sums[name].requires_grad
     counts = {name: int(value) for name, value in expected.counts.items()}
     assert {name: int(value) for name, value in found.counts.items()} == counts
-    assert_equal_gradients(
-        gradients(found.loss, case.by_name), gradients(expected.loss, case.by_name)
-    )
+    assert_equal_gradients(gradients(found.loss, case.by_name), gradients(expected.loss, case.by_name))
 
 
 def assert_equal_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """To 1e-10 of its norm each, a million roundings; where it cancels, to a thousand of the largest of all."""
+    """To 1e-10 of each norm, a million roundings; where it cancels, to a thousand of the largest of all."""
     largest = max(float(one.norm()) for one in expected.values())
     for name, one in expected.items():
         gap, size = float((found[name] - one).norm()), float(one.norm())
@@ -472,7 +470,9 @@ def test_statistics_kept_in_half_precision_are_computed_with_in_full() -> None:
     kept = statistics_of(case, 1.0)["statistics"]
     halved = replace(kept, mean_row=kept.mean_row.bfloat16())
     widened = replace(halved, mean_row=halved.mean_row.float())
-    found, expected = (all_of(by_fused(case, ungated(), statistics=one), case.trained) for one in (halved, widened))
+    found, expected = (
+        all_of(by_fused(case, ungated(), statistics=one), case.trained) for one in (halved, widened)
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 

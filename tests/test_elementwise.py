@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dskd.nn.elementwise import argmax, exp_, probabilities, row_blocks
-from rounding import probabilities_bound, unit
+from rounding import assert_within, probabilities_bound, unit
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -82,7 +82,7 @@ def test_probabilities_are_off_by_what_rounding_may_do(columns: int, dtype: torc
     for out in (torch.empty_like(logits), log_probs):
         found = probabilities(log_probs, out=out)
         assert found is out
-        assert ((found.double() - exact).abs() <= bound).all()
+        assert_within(found, exact, bound)
 
 
 def test_what_is_masked_has_no_probability(device: str) -> None:
@@ -98,8 +98,8 @@ def test_exp_in_place_is_close_where_it_counts(dtype: torch.dtype, device: str) 
     found = exp_(given)
     assert found is given
     error = (found.double() - values.exp()) / values.exp()
-    # What a value is off is what its exponential is off, relatively: by a rounding as it is given, by those of
-    # the logarithm of e and of the product with it; the power itself by two.
+    # What a value is off is what its exponential is off, relatively: by a rounding as it is given, of the
+    # logarithm of e, and of the product with it; the power itself by two.
     assert (error.abs() <= unit(dtype) * (2 + 3 * values.abs())).all()
     assert found[-1] == 1
     assert exp_(torch.tensor([-1e30, -torch.inf], dtype=dtype, device=device)).tolist() == [0.0, 0.0]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dskd.nn import products
 from dskd.nn.products import linear, linear_into
-from rounding import product_bound
+from rounding import assert_within, product_bound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +38,7 @@ def matrices(m: int, n: int, k: int, dtype: torch.dtype, device: str) -> tuple[T
 def assert_close(found: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """To what may be rounded in the dtype of the matrices."""
     wide = functional.linear(rows.double(), weight.double(), None if bias is None else bias.double())
-    off, bound = (found.double() - wide).abs(), product_bound(rows, weight, bias, rows.dtype)
-    assert (off <= bound).all(), float((off / bound).max())
+    assert_within(found, wide, product_bound(rows, weight, bias, rows.dtype))
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

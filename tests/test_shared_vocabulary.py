@@ -24,7 +24,7 @@ from leaves import TRANSFORMS as OF_HEADS
 from leaves import Leaves
 from leaves import gradients as gradients_of
 from leaves import random_leaves as random_case
-from rounding import assert_loses_no_more, losses_by_rounding
+from rounding import ON_PAPER, assert_loses_no_more, losses_by_rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -216,11 +216,11 @@ def test_the_kept_tokens_are_the_largest_of_the_student_and_not_of_the_teacher()
     )
     overlap = [[0, 0], [1, 1], [2, 2]]
     expected = math.log(5 / 9) / 3 + math.log(5 / 3) * 2 / 3
-    assert by_library(states, overlap, top_k=2).item() == pytest.approx(expected, rel=1e-13)
+    assert by_library(states, overlap, top_k=2).item() == pytest.approx(expected, rel=ON_PAPER)
     # of all three: 1/6 ln(1/3) + 1/2 ln 3
-    assert by_library(states, overlap).item() == pytest.approx(math.log(3) / 3, rel=1e-13)
+    assert by_library(states, overlap).item() == pytest.approx(math.log(3) / 3, rel=ON_PAPER)
     # of the first two columns, whatever their order, the others are not there
-    assert by_library(states, overlap[1::-1]).item() == pytest.approx(expected, rel=1e-13)
+    assert by_library(states, overlap[1::-1]).item() == pytest.approx(expected, rel=ON_PAPER)
 
 
 def test_the_order_of_the_overlap_does_not_matter() -> None:
@@ -389,9 +389,9 @@ def test_fused_shared_tokens_worked_out_by_hand() -> None:
     for fused in (False, True):
         loss = SharedVocabularyLoss(overlap, fused=fused)(case.states(), reduction).loss
         kd = math.log(4 / 3) / 3 + math.log(8 / 9) * 2 / 3
-        assert loss.item() == pytest.approx(kd / 2 + math.log(13) / 4, rel=1e-13)
+        assert loss.item() == pytest.approx(kd / 2 + math.log(13) / 4, rel=ON_PAPER)
         (moved,) = torch.autograd.grad(loss, by_name["student_hidden"])
-        assert moved.item() == pytest.approx(1 / 24 + 21 / 52, rel=1e-13)
+        assert moved.item() == pytest.approx(1 / 24 + 21 / 52, rel=ON_PAPER)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

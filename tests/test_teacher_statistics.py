@@ -11,6 +11,7 @@ import torch
 from dskd.nn import Head, TeacherStatistics, kl, teacher_statistics
 from dskd.nn.teacher_statistics import probability_sums
 from leaves import TRANSFORMS, Transforms, random_leaves
+from rounding import ON_PAPER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,10 +71,10 @@ def test_one_state_worked_out_by_hand() -> None:
     for factor in (1.0, 2.0):
         found = teacher_statistics(Head(weight, factor * bias), factor * state, temperature=factor)
         assert found.predicted.tolist() == [2]
-        assert found.mean_row.item() == pytest.approx(8 / 9, rel=1e-14)
-        assert found.mean_bias.item() == pytest.approx(factor * 6 / 9 * LN3, rel=1e-14)
+        assert found.mean_row.item() == pytest.approx(8 / 9, rel=ON_PAPER)
+        assert found.mean_bias.item() == pytest.approx(factor * 6 / 9 * LN3, rel=ON_PAPER)
         entropy = -2 / 9 * LN2 - 6 / 9 * math.log(6) + math.log(9)
-        assert found.negative_entropy.item() == pytest.approx(-entropy, rel=1e-14)
+        assert found.negative_entropy.item() == pytest.approx(-entropy, rel=ON_PAPER)
 
 
 def test_of_ids_that_tie_the_lowest_is_predicted() -> None:
