@@ -11,7 +11,7 @@ import torch
 from dskd.nn import Head, TeacherStatistics, kl, teacher_statistics
 from dskd.nn.teacher_statistics import probability_sums
 from leaves import TRANSFORMS, Transforms, random_leaves
-from rounding import ON_PAPER
+from rounding import ON_PAPER, assert_within, probabilities_bound, product_bound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,13 +110,29 @@ def test_a_head_that_caps_its_logits_has_none() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_they_are_float32_or_wider_and_as_right_as_the_head(dtype: torch.dtype) -> None:
-    head, hidden = of_teacher(ALL["bias and scale"])
-    low = Transforms(bias=True, scale=0.5).head(head.weight.to(dtype), head.bias.to(dtype))  # type: ignore[union-attr] # it has one
-    found, exact = teacher_statistics(low, hidden.to(dtype)), teacher_statistics(head, hidden)
-    for name in ("negative_entropy", "mean_row", "mean_bias"):
-        one, other = getattr(found, name), getattr(exact, name)
-        assert one.dtype == torch.float32
-        torch.testing.assert_close(one.double(), other, rtol=0, atol=float(16 * torch.finfo(dtype).eps))
+    """Where logits are off by at most e, p is by `2 e p`, and so is what is summed over it, times what is summed.
+
+    A mean of rows or of the bias is rounded once more, as the product that it is.
+    """
+    made, states = of_teacher(ALL["bias and scale"])
+    assert made.bias is not None
+    low = Transforms(bias=True, scale=0.5).head(made.weight.detach().to(dtype), made.bias.detach().to(dtype))
+    head = Transforms(bias=True, scale=0.5).head(low.weight.double(), low.bias.double())  # type: ignore[union-attr] # it has one
+    hidden = states.detach().to(dtype)
+    found, exact = teacher_statistics(low, hidden), teacher_statistics(head, hidden.double())
+    logits, products = head.logits(hidden.double()), product_bound(hidden, low.weight, low.bias, dtype)
+    off = products.amax(-1) * head.scale + probabilities_bound(logits, dtype=torch.float32).sum(-1)
+    p, log_p = logits.softmax(-1), logits.log_softmax(-1)
+    rows = 2 * off[:, None] * (p @ head.weight.abs()) + product_bound(p, low.weight.T, None, dtype)
+    bias = 2 * off * (p @ head.bias.abs()) + product_bound(p, low.bias[None], None, dtype)[:, 0]  # type: ignore[union-attr] # it has one
+    bounds = {
+        "negative_entropy": 2 * off * (1 + (p * log_p.abs()).sum(-1)),
+        "mean_row": rows,
+        "mean_bias": bias,
+    }
+    for name, bound in bounds.items():
+        assert getattr(found, name).dtype == torch.float32
+        assert_within(getattr(found, name), getattr(exact, name), bound)
 
 
 # ---- Sums of probabilities -------------------------------------------------------------------------------
