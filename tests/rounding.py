@@ -304,7 +304,7 @@ def losses_by_rounding(
         for _ in range(DRAWS):
             found = compute()
             for name, one in exact.items():
-                moved[name].append(float((found[name].double() - one).norm()))
+                moved[name].append(float((found[name].detach().double() - one.detach()).norm()))
     return {
         name: MORE * (statistics.fmean(norms) + CERTAIN * statistics.stdev(norms))
         for name, norms in moved.items()
@@ -316,7 +316,7 @@ def assert_loses_no_more(
 ) -> None:
     """Than is allowed; of what is 0, nothing."""
     for name, one in exact.items():
-        gap = float((found[name].double() - one).norm())
+        gap = float((found[name].detach().double() - one.detach()).norm())
         assert gap <= allowed[name] if one.any() else gap == 0, (name, gap, allowed[name], float(one.norm()))
 
 

@@ -110,7 +110,7 @@ def test_a_head_that_caps_its_logits_has_none() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_they_are_float32_or_wider_and_as_right_as_the_head(dtype: torch.dtype) -> None:
-    """Where logits are off by at most e, p is by `2 e p`, and so is what is summed over it, times what is summed.
+    """Where logits are off by e at most, p is by `2 e p`, and so is what is summed over it.
 
     A mean of rows or of the bias is rounded once more, as the product that it is.
     """
