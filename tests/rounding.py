@@ -69,7 +69,8 @@ def summed(count: int) -> float:
 
 def added(errors: Tensor) -> Tensor:
     """How far a sum over the last dimension is off, of numbers that are off by so much, each by itself."""
-    return CERTAIN * errors.norm(dim=-1) / math.sqrt(3)
+    length: Tensor = errors.norm(dim=-1)
+    return CERTAIN * length / math.sqrt(3)
 
 
 ON_PAPER = 1024 * unit(torch.float64)
@@ -339,8 +340,8 @@ class _RoundedProduct(torch.autograd.Function):
         generator: torch.Generator,
     ) -> Tensor:
         ctx.dtypes = [one.dtype for one in (hidden, weight, bias) if one is not None]
-        ctx.rounding = _Rounding(dtype, generator)
-        rounded = ctx.rounding
+        rounded = _Rounding(dtype, generator)
+        ctx.rounding = rounded
         hidden, weight = rounded.number(hidden), rounded.number(weight)
         ctx.save_for_backward(hidden, weight)
         made = rounded.product(hidden, weight.T)

@@ -324,9 +324,9 @@ def _one_thread() -> Iterator[None]:
 class Training:
     """Queries of a random map of standard normal points, keys that are normal around (2, .., 2).
 
-    After some hundred steps what comes of a seed depends on how a kernel rounds, as it does on the seed. So it
-    is asked for more than draws of a thousand points vary by, some hundredths, and for much less than seeds
-    gave: costs of 0.00 to 0.33 of the raised one, distances of 0.35 to 0.58, by hand.
+    After some hundred steps what comes of a seed depends on how a kernel rounds, as it does on the seed. So
+    more is asked than draws of a thousand points vary by, some hundredths, and much less than seeds gave:
+    costs of 0.00 to 0.33 of the raised one, distances of 0.35 to 0.58, by hand.
     """
 
     WIDTH, DRAWN = 8, 256
