@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-onednn"):
         import torch  # noqa: PLC0415 - tests of the core run without it
 
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment] # a property of the module
 
 
 def needs_assets(call: Callable[[], Asset]) -> Asset:

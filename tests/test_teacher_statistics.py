@@ -11,7 +11,7 @@ import torch
 from dskd.nn import Head, TeacherStatistics, kl, teacher_statistics
 from dskd.nn.teacher_statistics import probability_sums
 from leaves import TRANSFORMS, Transforms, random_leaves
-from rounding import ON_PAPER, assert_within, probabilities_bound, product_bound
+from rounding import ON_PAPER, assert_within, probabilities_bound, product_bound, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,23 +112,25 @@ def test_a_head_that_caps_its_logits_has_none() -> None:
 def test_they_are_float32_or_wider_and_as_right_as_the_head(dtype: torch.dtype) -> None:
     """Where logits are off by e at most, p is by `2 e p`, and so is what is summed over it.
 
-    A mean of rows or of the bias is rounded once more, as the product that it is.
+    A mean of rows or of the bias is a product besides.
     """
     made, states = of_teacher(ALL["bias and scale"])
     assert made.bias is not None
-    low = Transforms(bias=True, scale=0.5).head(made.weight.detach().to(dtype), made.bias.detach().to(dtype))
-    head = Transforms(bias=True, scale=0.5).head(low.weight.double(), low.bias.double())  # type: ignore[union-attr] # it has one
+    weight, bias = made.weight.detach().to(dtype), made.bias.detach().to(dtype)
+    low, head = (Head(weight.to(one), bias.to(one), scale=0.5) for one in (dtype, torch.float64))
     hidden = states.detach().to(dtype)
     found, exact = teacher_statistics(low, hidden), teacher_statistics(head, hidden.double())
-    logits, products = head.logits(hidden.double()), product_bound(hidden, low.weight, low.bias, dtype)
-    off = products.amax(-1) * head.scale + probabilities_bound(logits, dtype=torch.float32).sum(-1)
+    logits = head.logits(hidden.double())
     p, log_p = logits.softmax(-1), logits.log_softmax(-1)
-    rows = 2 * off[:, None] * (p @ head.weight.abs()) + product_bound(p, low.weight.T, None, dtype)
-    bias = 2 * off * (p @ head.bias.abs()) + product_bound(p, low.bias[None], None, dtype)[:, 0]  # type: ignore[union-attr] # it has one
+    products = product_bound(hidden, weight, bias, dtype)
+    off = 2 * (products.amax(-1) * head.scale + probabilities_bound(logits, dtype=torch.float32).sum(-1))
+    rounded = (off + unit(dtype))[:, None]  # p is, as it is multiplied
+    columns = torch.cat([weight, bias[:, None]], dim=1)
+    means = rounded * (p @ columns.double().abs()) + product_bound(p, columns.T, None, dtype)
     bounds = {
-        "negative_entropy": 2 * off * (1 + (p * log_p.abs()).sum(-1)),
-        "mean_row": rows,
-        "mean_bias": bias,
+        "negative_entropy": off * (1 + (p * log_p.abs()).sum(-1)),
+        "mean_row": means[:, :-1],
+        "mean_bias": means[:, -1],
     }
     for name, bound in bounds.items():
         assert getattr(found, name).dtype == torch.float32
