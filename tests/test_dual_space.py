@@ -28,7 +28,7 @@ from dskd.nn import (
     dual_space,
 )
 from leaves import TRAINED, TRANSFORMS, Leaves, Transforms, gradients, random_leaves
-from rounding import ON_PAPER
+from rounding import ON_PAPER, assert_loses_no_more, losses_by_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -817,7 +817,9 @@ def test_in_the_other_space_they_need_none(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_models_in_bfloat16_have_float32_sums_close_to_the_formulas(name: Divergence, device: str) -> None:
+def test_models_in_bfloat16_have_float32_sums_off_by_what_rounding_may_do(
+    name: Divergence, device: str
+) -> None:
     half = random_leaves(9, device=device).cast(
         {
             "teacher_hidden": torch.bfloat16,
@@ -830,9 +832,10 @@ def test_models_in_bfloat16_have_float32_sums_close_to_the_formulas(name: Diverg
     )
     options = ungated(divergence=name)
     found, expected = by_library(half, options), by_definition(half.cast(torch.float64), options)
-    for term, value in expected.terms.items():
+    allowed = losses_by_rounding(lambda: by_library(half, options).sums, expected.terms)
+    assert_loses_no_more(found.sums, expected.terms, allowed)
+    for term in expected.terms:
         assert found.sums[term].dtype == torch.float32
-        assert found.sums[term].item() == pytest.approx(value.item(), rel=0.05)
         moved = gradients(found.sums[term], half.trained, retain_graph=True)
         assert all(item.isfinite().all() for item in moved.values())
 

@@ -244,12 +244,14 @@ def test_without_pairs_it_is_a_zero_connected_to_the_student(
 
 
 @pytest.mark.parametrize("divergence", TWO)
-def test_models_in_bfloat16_have_a_float32_sum_close_to_the_definition(divergence: Divergence) -> None:
+def test_models_in_bfloat16_have_a_float32_sum_off_by_what_rounding_may_do(divergence: Divergence) -> None:
     half = {name: leaf.detach().bfloat16().requires_grad_() for name, leaf in random_leaves(7).items()}
     exact = {name: leaf.detach().double() for name, leaf in half.items()}
     found = by_library(aligned(half), divergence=divergence)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(by_definition(exact, divergence=divergence).item(), rel=0.03)
+    right = {"sum": by_definition(exact, divergence=divergence)}
+    allowed = losses_by_rounding(lambda: {"sum": by_library(aligned(half), divergence=divergence)}, right)
+    assert_loses_no_more({"sum": found}, right, allowed)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
