@@ -168,7 +168,7 @@ def test_what_others_add_to_the_gradient_is_carried_along(
 def test_in_float16_a_scaled_loss_loses_no_more_either(device: str) -> None:
     """Of 4,000 labels over 2,000 ids a gradient of the logits is mostly below 1e-7, where float16 ends.
 
-    What 64,000 numbers are off together is no draw, on any kernel: rounded twice as often it is sqrt(2) of it.
+    What 64,000 numbers are off together is no draw of a kernel: rounded twice as often, it is sqrt(2) of it.
     """
     made = random_leaves(labels=4000, pairs=0, sizes=(2, 2000), widths=(1, 16), device=device)
     made = made.cast(torch.float32)
