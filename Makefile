@@ -4,6 +4,7 @@
 #                (STEPS=5 make demo is a smoke run of its training)
 #   make test    all checks: Rust, the core with numpy alone, lint and types, everything else
 #   make fuzz    inputs that coverage leads to, a minute a target (SECONDS_A_TARGET=1200 make fuzz for longer)
+#   make test-kernels   the tests of the losses with other kernels than this machine's own
 #   make test-debug   the tests of the core on a build that checks overflow and its own assertions; all
 #                tests with TESTS=tests
 #   make wheel   the wheel that old systems install, and the source distribution, into dist/; tested with numpy alone
@@ -36,7 +37,12 @@ CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.p
 	tests/test_processes.py tests/test_ragged.py tests/test_reference.py tests/test_to_student.py \
 	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
-.PHONY: demo test test-rust test-core test-full test-debug fuzz lint format wheel bench bench-limits bench-large \
+# What computes with floating-point numbers.
+NUMERICS := $(foreach name,cross_entropy cross_model_attention divergences dual_space dual_space_fused elementwise \
+	heads key_query_matching linear products projectors rounding shared_vocabulary teacher_statistics, \
+	tests/test_$(name).py)
+
+.PHONY: demo test test-rust test-core test-full test-kernels test-debug fuzz lint format wheel bench bench-limits bench-large \
 	bench-projectors bench-loss study proof clean
 .DELETE_ON_ERROR:
 
@@ -52,15 +58,25 @@ test-rust:
 test-core: $(CORE_BIN)/core.stamp
 	$(CORE_BIN)/python -m pytest -q $(CORE_TESTS)
 
+# Threads that wait for one another sleep: products are small here, and where the machine is busy those that turn
+# keep the one that they wait for from running.
 test-full: $(BIN)/dev.stamp
-	$(BIN)/python -m pytest -q
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q
+
+# Kernels that round otherwise than those of the machine at hand: without vector instructions, in one thread; and
+# with those of most machines, in two, the products by the other library.
+test-kernels: $(BIN)/dev.stamp
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q $(NUMERICS)
+	ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
+		$(BIN)/python -m pytest -q --without-onednn $(NUMERICS)
 
 # A build of its own in an environment of its own, so that what is measured stays the release build. TESTS=tests
 # is the whole suite, which needs what [dev] installs.
 test-debug: TESTS ?= $(CORE_TESTS)
 test-debug: $(DEBUG_BIN)/core.stamp
 	$(if $(filter tests,$(TESTS)),$(DEBUG_BIN)/python -m pip install --quiet "$$(ls build/debug-wheels/dskd-*.whl)[dev]")
-	$(DEBUG_BIN)/python -m pytest -q --timeout 1200 $(TESTS)
+	$(DEBUG_BIN)/python -m pytest -q $(TESTS)
 
 # cargo-fuzz wants a nightly compiler; RUSTC_BOOTSTRAP lets the stable one do, and there is no unsafe code for a
 # sanitizer to watch. libFuzzer is C++, so this needs a C++ compiler besides. Inputs and logs stay in

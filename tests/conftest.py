@@ -1,4 +1,4 @@
-"""What tests share: hypothesis profiles, devices, and real assets or a reason."""
+"""What tests share: hypothesis profiles, devices, kernels, and real assets or a reason."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ IN_CI = os.environ.get("CI") == "true"
 hypothesis.settings.register_profile("default", deadline=None, max_examples=200, derandomize=IN_CI)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-onednn", action="store_true", help="PyTorch multiplies with its other library"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-onednn"):
+        import torch  # noqa: PLC0415 - tests of the core run without it
+
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment] # a property of the module
 
 
 def needs_assets(call: Callable[[], Asset]) -> Asset:

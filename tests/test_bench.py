@@ -17,8 +17,6 @@ from conftest import needs_assets
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-pytestmark = pytest.mark.timeout(600)  # the largest package that is fetched has 77 MB
-
 BENCHES = Path(__file__).parents[1] / "benches"
 PEERS = [
     "numpy_searchsorted",

@@ -7,12 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import assets
 from conftest import needs_assets
-
-pytestmark = pytest.mark.timeout(900)  # a dozen processes that load two real tokenizers each
 
 BENCHES = Path(__file__).parents[1] / "benches"
 

@@ -16,8 +16,6 @@ from conftest import needs_assets
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-pytestmark = pytest.mark.timeout(600)  # it starts a dozen processes that import PyTorch
-
 BENCHES = Path(__file__).parents[1] / "benches"
 
 

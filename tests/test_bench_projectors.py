@@ -8,12 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import assets
 from conftest import needs_assets
-
-pytestmark = pytest.mark.timeout(600)  # the real model is converted at the first call
 
 BENCHES = Path(__file__).parents[1] / "benches"
 COMMITTED = BENCHES / "results" / "projectors.json"

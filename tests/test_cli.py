@@ -20,6 +20,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 import assets
+from children import HANGS
 from conftest import needs_assets
 from dskd import Aligner, Counts, Vocabulary, __version__
 from dskd.cli.commands import application
@@ -569,7 +570,7 @@ def test_a_signal_leaves_nothing_behind(pair: list[str], tmp_path: Path, name: s
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -13,6 +13,7 @@ from dskd.nn import Head, Reduction, fused_cross_entropy
 from dskd.nn.linear import chunk_memory_of, computing
 from dskd.nn.losses.cross_entropy import StudentRows, cross_entropy_and_gradient
 from leaves import TRANSFORMS, backward, gradients, random_leaves
+from rounding import ON_PAPER, assert_loses_no_more, losses_by_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,8 +60,8 @@ def test_two_labels_worked_out_by_hand() -> None:
     hidden = torch.tensor([[LN3], [0.0]], dtype=torch.float64, requires_grad=True)
     weight = torch.tensor([[0.0], [1.0]], dtype=torch.float64, requires_grad=True)
     found = fused_cross_entropy(hidden, Head(weight), torch.tensor([1, 0]), reduction=Reduction(4, 9, 0.5))
-    assert found.loss.item() == pytest.approx(math.log(8 / 3) / 8, rel=1e-14)
-    assert found.sums["cross_entropy"].item() == pytest.approx(math.log(8 / 3), rel=1e-14)
+    assert found.loss.item() == pytest.approx(math.log(8 / 3) / 8, rel=ON_PAPER)
+    assert found.sums["cross_entropy"].item() == pytest.approx(math.log(8 / 3), rel=ON_PAPER)
     backward(found.loss)
     assert hidden.grad is not None
     assert weight.grad is not None
@@ -165,7 +166,10 @@ def test_what_others_add_to_the_gradient_is_carried_along(
 
 
 def test_in_float16_a_scaled_loss_loses_no_more_either(device: str) -> None:
-    """Of 4,000 labels over 2,000 ids a gradient of the logits is mostly below 1e-7, where float16 ends."""
+    """Of 4,000 labels over 2,000 ids a gradient of the logits is mostly below 1e-7, where float16 ends.
+
+    What 64,000 numbers are off together is no draw of a kernel: rounded twice as often, it is sqrt(2) of it.
+    """
     made = random_leaves(labels=4000, pairs=0, sizes=(2, 2000), widths=(1, 16), device=device)
     made = made.cast(torch.float32)
     reduction, scale = Reduction(4000, 0, 0.0), 2.0**16
@@ -182,24 +186,20 @@ def test_in_float16_a_scaled_loss_loses_no_more_either(device: str) -> None:
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_it_loses_no_more_than_the_definition_loses(dtype: torch.dtype, autocast: bool, device: str) -> None:
-    """Both against float64 on the very same numbers."""
+def test_it_loses_no_more_than_rounding_may(dtype: torch.dtype, autocast: bool, device: str) -> None:
     made = random_leaves(labels=64, pairs=0, sizes=(9, 101), widths=(4, 32), device=device)
     reduction = Reduction(64, 0, 0.0)
     low = made.cast(dtype)
-    exact = low.cast(torch.float64)
-    names = ["student_hidden", "student_weight"]
 
-    def of(one: Leaves, call: Callable[..., Tensor]) -> list[Tensor]:
-        loss = call(one.by_name["student_hidden"], one.head("student"), one.labels, reduction=reduction)
-        found = torch.autograd.grad(loss, [one.by_name[name] for name in names])
-        return [loss.detach(), *found]
+    def of(one: Leaves, call: Callable[..., Tensor]) -> dict[str, Tensor]:
+        leaves = {name: one.by_name[name] for name in ("student_hidden", "student_weight")}
+        loss = call(leaves["student_hidden"], one.head("student"), one.labels, reduction=reduction)
+        return {"loss": loss.detach(), **gradients(loss, leaves)}
 
-    expected = of(exact, definition)
+    expected = of(low.cast(torch.float64), definition)
     with torch.autocast(device, torch.bfloat16, enabled=autocast):
         mine = of(low, lambda *given, **more: fused_cross_entropy(*given, **more).loss)
         theirs = of(low, definition)
-    for one, other, right in zip(mine, theirs, expected, strict=True):
-        assert one.dtype == other.dtype
-        lost = [float((found.double() - right).norm() / right.norm()) for found in (one, other)]
-        assert lost[0] <= 1.25 * lost[1] + torch.finfo(torch.float32).eps, lost
+        allowed = losses_by_rounding(lambda: of(low, definition), expected)
+    assert [one.dtype for one in mine.values()] == [one.dtype for one in theirs.values()]
+    assert_loses_no_more(mine, expected, allowed)

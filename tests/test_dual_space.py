@@ -28,6 +28,7 @@ from dskd.nn import (
     dual_space,
 )
 from leaves import TRAINED, TRANSFORMS, Leaves, Transforms, gradients, random_leaves
+from rounding import ON_PAPER, assert_loses_no_more, losses_by_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -518,10 +519,10 @@ def test_two_pairs_worked_out_by_hand(
 ) -> None:
     found = by_library(two_ids(), ungated(**options))
     # labels 1 and 0: ln(4/3) + ln 2
-    assert found.sums["cross_entropy"].item() == pytest.approx(math.log(8 / 3), rel=1e-14)
-    assert found.sums["t2s_ce"].item() == pytest.approx(t2s_ce, rel=1e-14)
-    assert found.sums["t2s_kd"].item() == pytest.approx(t2s_kd, rel=1e-13)
-    assert found.sums["s2t_kd"].item() == pytest.approx(s2t_kd, rel=1e-13)
+    assert found.sums["cross_entropy"].item() == pytest.approx(math.log(8 / 3), rel=ON_PAPER)
+    assert found.sums["t2s_ce"].item() == pytest.approx(t2s_ce, rel=ON_PAPER)
+    assert found.sums["t2s_kd"].item() == pytest.approx(t2s_kd, rel=ON_PAPER)
+    assert found.sums["s2t_kd"].item() == pytest.approx(s2t_kd, rel=ON_PAPER)
     assert found.counts["unmapped"].item() == 1
     assert found.counts["agreed"].item() == agreed
 
@@ -533,8 +534,8 @@ def test_the_divergence_at_a_temperature_worked_out_by_hand(squared: bool) -> No
     found = by_library(two_ids(), options)
     q = math.sqrt(3) / (1 + math.sqrt(3))
     kd = math.log(1 / 3 / (1 - q)) / 3 + math.log(2 / 3 / q) * 2 / 3
-    assert found.sums["t2s_kd"].item() == pytest.approx(kd * (4 if squared else 1), rel=1e-13)
-    assert found.sums["t2s_ce"].item() == pytest.approx(math.log(5 / 4), rel=1e-14)
+    assert found.sums["t2s_kd"].item() == pytest.approx(kd * (4 if squared else 1), rel=ON_PAPER)
+    assert found.sums["t2s_ce"].item() == pytest.approx(math.log(5 / 4), rel=ON_PAPER)
 
 
 def test_the_gradients_of_two_pairs_worked_out_by_hand() -> None:
@@ -603,7 +604,7 @@ ON_OVERLAP = math.log(8 / 9) * 2 / 3 + math.log(4 / 3) / 3
 )
 def test_shared_ids_worked_out_by_hand(options: dict[str, Any], term: str, expected: float) -> None:
     found = by_library(three_ids(), ungated(**options))
-    assert found.sums[term].item() == pytest.approx(expected, rel=1e-13)
+    assert found.sums[term].item() == pytest.approx(expected, rel=ON_PAPER)
 
 
 def test_the_gradients_on_shared_ids_worked_out_by_hand() -> None:
@@ -694,11 +695,11 @@ def test_terms_are_divided_by_what_the_options_name(
     options: DualSpaceOptions, each: float, t2s_kd: float
 ) -> None:
     weights = options.weights(Reduction(labels=8, pairs=5, alpha=0.4), 4, 2)
-    assert weights["cross_entropy"] == pytest.approx(0.6 / 8, rel=1e-15)
-    assert [weights[name] for name in EACH] == [pytest.approx(each, rel=1e-15)] * len(EACH)
-    assert weights["t2s_kd"] == pytest.approx(t2s_kd, rel=1e-15)
+    assert weights["cross_entropy"] == pytest.approx(0.6 / 8, rel=ON_PAPER)
+    assert [weights[name] for name in EACH] == [pytest.approx(each, rel=ON_PAPER)] * len(EACH)
+    assert weights["t2s_kd"] == pytest.approx(t2s_kd, rel=ON_PAPER)
     halved = replace(options, s2t_weight=0.5).weights(Reduction(labels=8, pairs=5, alpha=0.4), 4, 2)
-    assert halved == {**weights, "s2t_kd": pytest.approx(each / 2, rel=1e-15)}
+    assert halved == {**weights, "s2t_kd": pytest.approx(each / 2, rel=ON_PAPER)}
 
 
 @pytest.mark.parametrize("options", [DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, ungated()])
@@ -816,7 +817,9 @@ def test_in_the_other_space_they_need_none(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_models_in_bfloat16_have_float32_sums_close_to_the_formulas(name: Divergence, device: str) -> None:
+def test_models_in_bfloat16_have_float32_sums_off_by_what_rounding_may_do(
+    name: Divergence, device: str
+) -> None:
     half = random_leaves(9, device=device).cast(
         {
             "teacher_hidden": torch.bfloat16,
@@ -829,9 +832,10 @@ def test_models_in_bfloat16_have_float32_sums_close_to_the_formulas(name: Diverg
     )
     options = ungated(divergence=name)
     found, expected = by_library(half, options), by_definition(half.cast(torch.float64), options)
-    for term, value in expected.terms.items():
+    allowed = losses_by_rounding(lambda: by_library(half, options).sums, expected.terms)
+    assert_loses_no_more(found.sums, expected.terms, allowed)
+    for term in expected.terms:
         assert found.sums[term].dtype == torch.float32
-        assert found.sums[term].item() == pytest.approx(value.item(), rel=0.05)
         moved = gradients(found.sums[term], half.trained, retain_graph=True)
         assert all(item.isfinite().all() for item in moved.values())
 

@@ -30,7 +30,8 @@ from dskd.nn.linear import ChunkMemory
 from dskd.nn.losses.known_teacher import KnownTeacherSpace, block_sizes
 from dskd.nn.losses.spaces import Comparison
 from dskd.nn.projectors import carried
-from leaves import PLAIN, TRANSFORMS, Leaves, Transforms, backward, gradients, random_leaves
+from leaves import PLAIN, TRANSFORMS, Leaves, Transforms, backward, clearly_said, gradients, random_leaves
+from rounding import assert_loses_no_more, losses_by_rounding
 from test_dual_space import OPTIONS, TABLE, ungated, with_projectors
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def assert_equal(
     chunk_memory: int = 0,
     **more: Any,
 ) -> None:
-    """Loss, sums, counts, and the gradient of every leaf that wants one, to 1e-10."""
+    """Loss, sums, counts, and the gradient of every leaf that wants one: see `assert_equal_gradients`."""
     found = by_fused(case, options, reduction, chunk_memory, **more)
     expected = by_definition(case, options, reduction)
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-10, atol=1e-13)
@@ -111,10 +112,15 @@ def assert_equal(
         assert not found.sums[name].requires_grad
     counts = {name: int(value) for name, value in expected.counts.items()}
     assert {name: int(value) for name, value in found.counts.items()} == counts
-    mine, theirs = gradients(found.loss, case.by_name), gradients(expected.loss, case.by_name)
-    for name, gradient in theirs.items():
-        gap, size = (mine[name] - gradient).norm(), gradient.norm()
-        assert gap <= 1e-10 * size + 1e-15, (name, float(gap), float(size))
+    assert_equal_gradients(gradients(found.loss, case.by_name), gradients(expected.loss, case.by_name))
+
+
+def assert_equal_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """To 1e-10 of each norm, a million roundings; where it cancels, to a thousand of the largest of all."""
+    largest = max(float(one.norm()) for one in expected.values())
+    for name, one in expected.items():
+        gap, size = float((found[name] - one).norm()), float(one.norm())
+        assert gap <= 1e-10 * size + 1e-13 * largest, (name, gap, size)
 
 
 # ---- Value and every gradient ----------------------------------------------------------------------------
@@ -464,7 +470,9 @@ def test_statistics_kept_in_half_precision_are_computed_with_in_full() -> None:
     kept = statistics_of(case, 1.0)["statistics"]
     halved = replace(kept, mean_row=kept.mean_row.bfloat16())
     widened = replace(halved, mean_row=halved.mean_row.float())
-    found, expected = (all_of(by_fused(case, ungated(), statistics=one), case) for one in (halved, widened))
+    found, expected = (
+        all_of(by_fused(case, ungated(), statistics=one), case.trained) for one in (halved, widened)
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
@@ -536,9 +544,7 @@ def test_read_through_a_projector_or_carried_by_it_is_the_same(
     for more in ({}, known):
         found = given.by_fused(options, chunk_memory, **more)
         torch.testing.assert_close(found.loss, expected.loss, rtol=1e-10, atol=1e-13)
-        mine = gradients(found.loss, given.leaves)
-        for name, gradient in theirs.items():
-            assert (mine[name] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-15, name
+        assert_equal_gradients(gradients(found.loss, given.leaves), theirs)
 
 
 @pytest.mark.parametrize(
@@ -616,22 +622,19 @@ def test_a_sharded_teacher_is_refused_by_name_where_it_is_known_too() -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("known", [False, True])
-def test_a_head_that_is_multiplied_loses_no_more_either(
+def test_a_head_that_is_multiplied_loses_no_more_than_rounding_may_either(
     known: bool, dtype: torch.dtype, autocast: bool
 ) -> None:
-    """The gradients; how far the loss itself, one number, is off is chance in both forms."""
-    exact = uncarried(pairs=250, widths=(48, 32), sizes=(120, 101))
-    case, states = exact.case.cast(dtype), exact.states.detach().to(dtype)
-    given = Uncarried(case, states.clone().requires_grad_(), exact.projector.float())
+    made = uncarried(pairs=250, widths=(48, 32), sizes=(120, 101))
+    case, states = clearly_said(made.case).cast(dtype), made.states.detach().to(dtype)
+    given = Uncarried(case, states.clone().requires_grad_(), made.projector.float())
     exact = Uncarried(case.cast(torch.float64), states.double().requires_grad_(), given.projector.double())
-    expected = gradients(exact.by_definition(ungated()).loss, exact.leaves)
+    expected = all_of(exact.by_definition(ungated()), exact.leaves)
     more = statistics_of(case, 1.0) if known else {}
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        both = given.by_fused(ungated(), 10**6, **more), given.by_definition(ungated())
-    mine, theirs = (lost(gradients(one.loss, given.leaves), expected) for one in both)
-    for name, loss in mine.items():
-        assert loss <= 1.5 * theirs[name] + 8 * torch.finfo(torch.float32).eps, (name, loss, theirs[name])
-    torch.testing.assert_close(both[0].loss, both[1].loss, rtol=5e-3, atol=0)
+        found = given.by_fused(ungated(), 10**6, **more)
+        allowed = losses_by_rounding(lambda: all_of(given.by_definition(ungated()), given.leaves), expected)
+    assert_loses_no_more(all_of(found, given.leaves), expected, allowed)
 
 
 # ---- Backward --------------------------------------------------------------------------------------------
@@ -722,42 +725,35 @@ LOSSES: dict[str, DualSpaceOptions] = {
 }
 
 
-def all_of(found: LossParts, case: Leaves) -> dict[str, Tensor]:
+def all_of(found: LossParts, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The loss and its gradients."""
-    return {"loss": found.loss.detach(), **gradients(found.loss, case.trained)}
+    return {"loss": found.loss.detach(), **gradients(found.loss, leaves)}
 
 
-def lost(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far they are from the exact ones, relative; from those that are 0, not at all."""
-    assert not any(found[name].any() for name, one in exact.items() if not one.any())
-    moved = {name: one for name, one in exact.items() if one.any()}
-    return {name: float((found[name].double() - one).norm() / one.norm()) for name, one in moved.items()}
+EVERY_LOSS = [(dtypes, options) for dtypes in ("float32", "bfloat16") for options in LOSSES]
+MIXED = [(dtypes, options) for dtypes in DTYPES for options in ("kl", "js", "v1")]
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
-@pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES)
-def test_it_loses_no_more_than_the_definition_loses(
-    dtypes: dict[str, torch.dtype], options: DualSpaceOptions, autocast: bool, device: str
-) -> None:
-    """Both against float64 on the very same numbers.
-
-    The gradient of a weight in bfloat16 is rounded once for each chunk and once as it is given back, that of
-    the definition once: by chance that is 1.3 times here, on 3,000 pairs in 188 chunks 1.02.
-    """
+@pytest.mark.parametrize(("dtypes_", "options_"), sorted({*EVERY_LOSS, *MIXED}))
+def test_it_loses_no_more_than_rounding_may(dtypes_: str, options_: str, autocast: bool, device: str) -> None:
+    dtypes, options = DTYPES[dtypes_], LOSSES[options_]
     transforms = Transforms(bias=True, scale=0.7, softcap=3.0)
     sizes: dict[str, Any] = {"labels": 64, "pairs": 50, "sizes": (120, 101), "widths": (48, 32)}
-    case = random_leaves(13, transforms=(transforms, transforms), device=device, **sizes).cast(dtypes)
+    case = clearly_said(random_leaves(13, transforms=(transforms, transforms), device=device, **sizes))
+    case = case.cast(dtypes)
     exact = case.cast(torch.float64)
-    expected = all_of(by_definition(exact, options), exact)
+    expected = all_of(by_definition(exact, options), exact.trained)
+
+    def defined() -> LossParts:
+        return by_definition(case, options)
+
     with torch.autocast(device, torch.bfloat16, enabled=autocast):
-        found, eager = by_fused(case, options), by_definition(case, options)
+        found, eager = by_fused(case, options), defined()
+        allowed = losses_by_rounding(lambda: all_of(defined(), case.trained), expected)
     assert found.loss.dtype == eager.loss.dtype
-    mine, theirs = lost(all_of(found, case), expected), lost(all_of(eager, case), expected)
-    rounding = 4 * torch.finfo(torch.float32).eps
-    for name, loss in mine.items():
-        assert loss <= 1.5 * theirs[name] + rounding, (name, loss, theirs[name])
-    assert max(mine.values()) < 0.1
+    for one in (found, eager):
+        assert_loses_no_more(all_of(one, case.trained), expected, allowed)
 
 
 @pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES)
@@ -772,14 +768,12 @@ def test_gradients_have_the_dtype_of_what_they_are_of(dtypes: dict[str, torch.dt
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_statistics_lose_no_more_either(dtype: torch.dtype) -> None:
     sizes: dict[str, Any] = {"labels": 64, "pairs": 50, "sizes": (120, 101), "widths": (48, 32)}
-    case = random_leaves(14, **sizes).cast(dtype)
+    case = clearly_said(random_leaves(14, **sizes)).cast(dtype)
     exact = case.cast(torch.float64)
-    expected = all_of(by_definition(exact, ungated()), exact)
+    expected = all_of(by_definition(exact, ungated()), exact.trained)
     found = by_fused(case, ungated(), **statistics_of(case, 1.0))
-    eager = by_definition(case, ungated())
-    mine, theirs = lost(all_of(found, case), expected), lost(all_of(eager, case), expected)
-    for name, loss in mine.items():
-        assert loss <= 1.5 * theirs[name] + 8 * torch.finfo(torch.float32).eps, (name, loss, theirs[name])
+    allowed = losses_by_rounding(lambda: all_of(by_definition(case, ungated()), case.trained), expected)
+    assert_loses_no_more(all_of(found, case.trained), expected, allowed)
 
 
 # ---- What is kept ----------------------------------------------------------------------------------------

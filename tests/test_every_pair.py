@@ -43,7 +43,6 @@ def test_there_are_twelve_tokenizers_and_twenty_languages() -> None:
     assert len(needs_assets(rows)) == EACH * (len(LANGUAGES) + 2)
 
 
-@pytest.mark.timeout(600)  # of fetching
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_pairs_with_every_tokenizer_are_those_of_the_oracle(name: str) -> None:
     teacher = needs_assets(lambda: corpus.tokenizer(name))

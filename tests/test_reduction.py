@@ -10,6 +10,7 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 from dskd.nn import LossParts, Reduction, TermSums, weighted
+from rounding import ON_PAPER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ def test_the_loss_is_its_formula(alpha: float, expected: float) -> None:
     sums = {"cross_entropy": scalar(12), "t2s_ce": scalar(5), "t2s_kd": scalar(7), "s2t_kd": scalar(8)}
     found = by_reduction(sums, Reduction(labels=4, pairs=2, alpha=alpha))
     assert found.loss.shape == ()
-    assert found.loss.item() == pytest.approx(expected, rel=1e-15)
+    assert found.loss.item() == pytest.approx(expected, rel=ON_PAPER)
 
 
 def test_the_share_of_distillation_is_a_half_unless_told_otherwise() -> None:
@@ -51,7 +52,7 @@ def test_the_gradient_is_the_weight_of_the_term() -> None:
     leaves = {"cross_entropy": scalar(12), "a": scalar(5), "b": scalar(7)}
     found = by_reduction(leaves, Reduction(labels=4, pairs=5, alpha=0.2))
     gradients = torch.autograd.grad(found.loss, list(leaves.values()))
-    assert [item.item() for item in gradients] == pytest.approx([0.8 / 4, 0.2 / 5, 0.2 / 5], rel=1e-15)
+    assert [item.item() for item in gradients] == pytest.approx([0.8 / 4, 0.2 / 5, 0.2 / 5], rel=ON_PAPER)
 
 
 def test_the_sums_are_kept_as_they_were_without_gradients_and_the_counts_too() -> None:

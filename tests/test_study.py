@@ -16,8 +16,6 @@ import assets
 import study
 from conftest import needs_assets
 
-pytestmark = pytest.mark.timeout(900)  # the real model is converted at the first call
-
 BENCHES = Path(__file__).parents[1] / "benches"
 
 

@@ -11,6 +11,7 @@ import torch
 from dskd.nn import Head, TeacherStatistics, kl, teacher_statistics
 from dskd.nn.teacher_statistics import probability_sums
 from leaves import TRANSFORMS, Transforms, random_leaves
+from rounding import ON_PAPER, assert_within, probabilities_bound, product_bound, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,10 +71,10 @@ def test_one_state_worked_out_by_hand() -> None:
     for factor in (1.0, 2.0):
         found = teacher_statistics(Head(weight, factor * bias), factor * state, temperature=factor)
         assert found.predicted.tolist() == [2]
-        assert found.mean_row.item() == pytest.approx(8 / 9, rel=1e-14)
-        assert found.mean_bias.item() == pytest.approx(factor * 6 / 9 * LN3, rel=1e-14)
+        assert found.mean_row.item() == pytest.approx(8 / 9, rel=ON_PAPER)
+        assert found.mean_bias.item() == pytest.approx(factor * 6 / 9 * LN3, rel=ON_PAPER)
         entropy = -2 / 9 * LN2 - 6 / 9 * math.log(6) + math.log(9)
-        assert found.negative_entropy.item() == pytest.approx(-entropy, rel=1e-14)
+        assert found.negative_entropy.item() == pytest.approx(-entropy, rel=ON_PAPER)
 
 
 def test_of_ids_that_tie_the_lowest_is_predicted() -> None:
@@ -109,13 +110,31 @@ def test_a_head_that_caps_its_logits_has_none() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_they_are_float32_or_wider_and_as_right_as_the_head(dtype: torch.dtype) -> None:
-    head, hidden = of_teacher(ALL["bias and scale"])
-    low = Transforms(bias=True, scale=0.5).head(head.weight.to(dtype), head.bias.to(dtype))  # type: ignore[union-attr] # it has one
-    found, exact = teacher_statistics(low, hidden.to(dtype)), teacher_statistics(head, hidden)
-    for name in ("negative_entropy", "mean_row", "mean_bias"):
-        one, other = getattr(found, name), getattr(exact, name)
-        assert one.dtype == torch.float32
-        torch.testing.assert_close(one.double(), other, rtol=0, atol=float(16 * torch.finfo(dtype).eps))
+    """Where logits are off by e at most, p is by `2 e p`, and so is what is summed over it.
+
+    A mean of rows or of the bias is a product besides.
+    """
+    made, states = of_teacher(ALL["bias and scale"])
+    assert made.bias is not None
+    weight, bias = made.weight.detach().to(dtype), made.bias.detach().to(dtype)
+    low, head = (Head(weight.to(one), bias.to(one), scale=0.5) for one in (dtype, torch.float64))
+    hidden = states.detach().to(dtype)
+    found, exact = teacher_statistics(low, hidden), teacher_statistics(head, hidden.double())
+    logits = head.logits(hidden.double())
+    p, log_p = logits.softmax(-1), logits.log_softmax(-1)
+    products = product_bound(hidden, weight, bias, dtype)
+    off = 2 * (products.amax(-1) * head.scale + probabilities_bound(logits, dtype=torch.float32).sum(-1))
+    rounded = (off + unit(dtype))[:, None]  # p is, as it is multiplied
+    columns = torch.cat([weight, bias[:, None]], dim=1)
+    means = rounded * (p @ columns.double().abs()) + product_bound(p, columns.T, None, dtype)
+    bounds = {
+        "negative_entropy": off * (1 + (p * log_p.abs()).sum(-1)),
+        "mean_row": means[:, :-1],
+        "mean_bias": means[:, -1],
+    }
+    for name, bound in bounds.items():
+        assert getattr(found, name).dtype == torch.float32
+        assert_within(getattr(found, name), getattr(exact, name), bound)
 
 
 # ---- Sums of probabilities -------------------------------------------------------------------------------

@@ -64,7 +64,6 @@ def sentencepiece_model(**options: Any) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", EXACT)
 def test_the_bytes_of_the_ids_are_the_text(name: str) -> None:
     vocabulary = vocabulary_of(name)
@@ -78,7 +77,6 @@ def test_the_bytes_of_the_ids_are_the_text(name: str) -> None:
         assert vocabulary.spans(ids)[-1, 1] == len(expected.encode())
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", EXACT + LOSSY)
 def test_the_bytes_of_an_id_are_what_it_adds_behind_text(name: str) -> None:
     """Every id whose bytes are whole characters, so that `decode` loses nothing."""
@@ -95,7 +93,6 @@ def test_the_bytes_of_an_id_are_what_it_adds_behind_text(name: str) -> None:
     assert checked > 0.95 * len(vocabulary)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", EXACT + LOSSY)
 def test_decoding_equals_its_definition_on_every_real_tokenizer(name: str) -> None:
     pieces = read_tokenizer(tokenizer_of(name))
@@ -109,7 +106,6 @@ def test_decoding_equals_its_definition_on_every_real_tokenizer(name: str) -> No
             assert vocabulary.token_bytes(token_id) == expected, spelling
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", EXACT + LOSSY)
 def test_spans_of_any_ids_are_those_of_the_decoded_text(name: str) -> None:
     """Ids in an order that no encoder writes; all are whole characters, so that `decode` loses nothing."""
