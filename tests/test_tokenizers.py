@@ -461,12 +461,6 @@ def bpe(**options: Any) -> Any:
         (models.WordPiece({"a": 0}), None, "this WordPiece tokenizer has no decoder"),
         (models.Unigram([("a", 0.0)]), None, "this Unigram tokenizer has no decoder"),
         (
-            bpe(),
-            decoders.BPEDecoder(),
-            "step BPEDecoder cannot be read exactly: the space of a word stands behind",
-        ),
-        (bpe(), decoders.CTC(), "step CTC cannot be read exactly: it drops a token that repeats"),
-        (
             bpe(end_of_word_suffix="</w>"),
             decoders.ByteLevel(),
             "BPE with the word suffix '</w>' cannot be read exactly",
@@ -490,42 +484,6 @@ def bpe(**options: Any) -> Any:
             models.Unigram([("a", 0.0)], byte_fallback=True),
             decoders.Metaspace(),
             "Unigram falls back to bytes, and its decoder has no step",
-        ),
-        (bpe(), decoders.Replace(tokenizers.Regex("a+"), " "), '"Replace".*"Regex".* is not supported'),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteLevel(), decoders.Strip("x", 1, 0)]),
-            '"Strip".* is not supported',
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.Metaspace(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]),
-            '"Strip".* would drop a second space',
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteFallback(), decoders.Strip(" ", 1, 0), decoders.Fuse()]),
-            "Strip behind ByteFallback is not",
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()]),
-            "Metaspace behind ByteFallback is not supported: it would see several tokens at once",
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteFallback(), decoders.Replace("A", "Z"), decoders.Fuse()]),
-            "Replace behind ByteFallback is not",
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("bb", "X")]),
-            "Replace behind Fuse is not",
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteLevel(), decoders.Replace("a", "Z")]),
-            "Replace behind ByteLevel is not",
         ),
     ],
 )
@@ -561,7 +519,9 @@ def byte_level(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
 
 
 def test_an_id_beyond_the_limit_is_refused_before_memory_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="the tokenizer defines id 4294967295; ids end at 16777215"):
+    with pytest.raises(
+        ValueError, match=r"defines id 4294967295, and a vocabulary may have \d+ entries, ids 0 to"
+    ):
         Vocabulary.from_tokenizer(byte_level({"a": 2**32 - 1}))
 
 
@@ -585,7 +545,9 @@ def test_a_token_beyond_the_limit_is_refused() -> None:
 def test_a_decoder_that_doubles_a_token_again_and_again_is_refused_before_memory_is_asked_for() -> None:
     tokenizer = byte_level({"a": 0})
     tokenizer.decoder = decoders.Sequence([decoders.Replace("a", "aa")] * 64)
-    with pytest.raises(ValueError, match="token 0 has 65536 bytes, and 65535 are allowed"):
+    with pytest.raises(
+        ValueError, match="decoder makes 128 bytes of token 0, and 68 are allowed: four times"
+    ):
         Vocabulary.from_tokenizer(tokenizer)
 
 

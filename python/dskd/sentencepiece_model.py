@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dskd.pieces import Kind, Pieces
+from dskd.pieces import DecoderStep, Kind, Pieces
 
 if TYPE_CHECKING:
-    from dskd.pieces import Step
+    from collections.abc import Iterator
 
 __all__ = ["ROLES", "sentencepiece_pieces"]
 
@@ -42,13 +42,13 @@ def sentencepiece_pieces(processor: Any) -> Pieces:
         if token_id >= 0:
             named.setdefault(token_id, set()).add(role)
     kinds = [_KINDS[piece.type] for piece in model.pieces]
-    byte_fallback: tuple[Step, ...] = (("byte_fallback", "", ""),) if Kind.BYTE in kinds else ()
+    byte_fallback = (DecoderStep("byte_fallback"),) if Kind.BYTE in kinds else ()
     normalizer = model.normalizer_spec
     return Pieces(
-        spellings=[piece.piece for piece in model.pieces],
+        spellings=list(_spellings(model)),
         kinds=kinds,
         named=named,
-        steps=(("replace", "▁", " "), *byte_fallback),
+        steps=(DecoderStep("replace", "▁", " "), *byte_fallback),
         dummy_prefix=normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces,
     )
 
@@ -59,8 +59,24 @@ def _model(processor: Any) -> Any:
     except ImportError as error:
         raise ImportError("reading a SentencePiece model needs protobuf: pip install protobuf") from error
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined] # made at run time
-    model.ParseFromString(processor.serialized_model_proto())
+    try:
+        model.ParseFromString(processor.serialized_model_proto())
+    except UnicodeDecodeError as error:  # protobuf in pure Python; the compiled one hands over the bytes
+        raise ValueError(f"a piece of the SentencePiece model is not UTF-8: {error}; {_WAY_OUT}") from error
     return model
+
+
+def _spellings(model: Any) -> Iterator[str | None]:
+    for index, piece in enumerate(model.pieces):
+        spelling = piece.piece
+        if isinstance(spelling, bytes):
+            raise ValueError(  # noqa: TRY004 - a file
+                f"piece {index} of the SentencePiece model is {spelling!r}, which is not UTF-8; {_WAY_OUT}"
+            )
+        yield spelling
+
+
+_WAY_OUT = "the file is damaged, get it again"
 
 
 def _refuse(model: Any) -> None:
