@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dskd import _core
 from dskd.decoder_chain import decoder_steps
-from dskd.pieces import Kind, Pieces
+from dskd.pieces import Kind, Pieces, refuse_slots
 from dskd.sentencepiece_model import ROLES, sentencepiece_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 __all__ = ["read_tokenizer"]
 
@@ -55,7 +54,7 @@ def _from_tokenizers(tokenizer: Any) -> Pieces:
     spelled, unknown, byte_fallback = _model_of(tokenizer)
     steps, dummy_prefix = decoder_steps(tokenizer, byte_fallback=byte_fallback)
     added = tokenizer.get_added_tokens_decoder()
-    slots = _slots([*(token_id for _, token_id in spelled), *added])
+    slots = _slots({*(token_id for _, token_id in spelled), *added})
     spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * slots
     normal = Kind.NORMAL
@@ -85,11 +84,10 @@ def _model_of(tokenizer: Any) -> tuple[list[tuple[str, int]], int | None, bool]:
     return list(vocabulary.items()), unknown, bool(getattr(model, "byte_fallback", False))
 
 
-def _slots(ids: Iterable[int]) -> int:
+def _slots(ids: Collection[int]) -> int:
     """How many slots the ids need, if so many are allowed."""
     slots = max(ids, default=-1) + 1
-    if slots > _core.MAX_ENTRIES:
-        raise ValueError(f"the tokenizer defines id {slots - 1}; ids end at {_core.MAX_ENTRIES - 1}")
+    refuse_slots(slots, len(ids), f"the tokenizer defines id {slots - 1}")
     return slots
 
 
@@ -102,19 +100,33 @@ def _refuse_second(first: str | None, second: str, *, token_id: int) -> None:
 
 
 def _from_fast(tokenizer: Any) -> Pieces:
-    """From a fast tokenizer of transformers: what its backend says, and its special-token map."""
-    return _with_roles(_from_tokenizers(tokenizer.backend_tokenizer), tokenizer)
+    """From a fast tokenizer of transformers: what its backend says, and which tokens it names by their use.
+
+    Its list of further special tokens (`extra_special_tokens`) is not believed: special is what the backend
+    flags as such, which is what `decode(skip_special_tokens=True)` leaves out. Of a SentencePiece model
+    transformers lists every user-defined piece there (the full stop of XLNet), and decodes it as text.
+    """
+    return _with_roles(_from_tokenizers(tokenizer.backend_tokenizer), tokenizer, _ids_named_by_use(tokenizer))
+
+
+def _ids_named_by_use(tokenizer: Any) -> Iterator[int]:
+    """The ids of `bos_token`, `sep_token`, and so on."""
+    for literal in getattr(tokenizer, "special_tokens_map", {}).values():
+        token_id = tokenizer.convert_tokens_to_ids(literal) if isinstance(literal, str) else None
+        if token_id is not None:
+            yield token_id
 
 
 def _from_slow(tokenizer: Any) -> Pieces:
     """From a tokenizer of transformers around a SentencePiece model; its ids may be others than the model's.
 
-    The model's decoder counts and not that of the Python around it, which writes `<0xE2>` out.
+    The model's decoder counts and not that of the Python around it, which writes `<0xE2>` out. What is
+    special, that Python says: its `decode(skip_special_tokens=True)` goes by `all_special_ids`.
     """
     model = sentencepiece_pieces(tokenizer.sp_model)
     index = {spelling: position for position, spelling in enumerate(model.spellings)}
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-    slots = _slots(vocabulary.values())
+    slots = _slots(set(vocabulary.values()))
     spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * slots
     for spelling, token_id in vocabulary.items():
@@ -129,12 +141,12 @@ def _from_slow(tokenizer: Any) -> Pieces:
         spellings[token_id] = token.content
         kinds[token_id] = Kind.SPECIAL if token.special else Kind.USER_DEFINED
     pieces = Pieces(spellings, kinds, {}, model.steps, model.dummy_prefix)
-    return _with_roles(pieces, tokenizer)
+    return _with_roles(pieces, tokenizer, tokenizer.all_special_ids)
 
 
-def _with_roles(pieces: Pieces, tokenizer: Any) -> Pieces:
-    """`pieces` with the roles and special ids that a tokenizer of transformers names."""
-    for role, token_id in _named_ids(tokenizer):
+def _with_roles(pieces: Pieces, tokenizer: Any, special: Iterable[int]) -> Pieces:
+    """`pieces` with the roles that a tokenizer of transformers names, and these ids special."""
+    for role, token_id in (*_roles_of(tokenizer), *(("", token_id) for token_id in special)):
         if not 0 <= token_id < len(pieces.kinds):
             raise ValueError(f"special id {token_id} is beyond the tokenizer's last, {len(pieces.kinds) - 1}")
         pieces.kinds[token_id] = Kind.SPECIAL
@@ -143,13 +155,11 @@ def _with_roles(pieces: Pieces, tokenizer: Any) -> Pieces:
     return pieces
 
 
-def _named_ids(tokenizer: Any) -> Iterator[tuple[str, int]]:
+def _roles_of(tokenizer: Any) -> Iterator[tuple[str, int]]:
     for role in ROLES:
         token_id = getattr(tokenizer, f"{role}_token_id", None)
         if token_id is not None:
             yield role, token_id
-    for token_id in tokenizer.all_special_ids:
-        yield "", token_id
 
 
 # ---- tiktoken --------------------------------------------------------------------------------------------
@@ -157,7 +167,9 @@ def _named_ids(tokenizer: Any) -> Iterator[tuple[str, int]]:
 
 def _from_tiktoken(encoding: Any) -> Pieces:
     """From a `tiktoken.Encoding`: the bytes of its ranks, its special tokens, and which ends a text."""
-    slots = _slots([encoding.n_vocab - 1])
+    slots = encoding.n_vocab
+    defined = len(encoding.token_byte_values()) + len(encoding.special_tokens_set)
+    refuse_slots(slots, defined, f"the encoding defines id {slots - 1}")
     tokens: list[bytes | None] = [_bytes_of(encoding, token_id) for token_id in range(slots)]
     kinds = [Kind.OPAQUE if token is None else Kind.NORMAL for token in tokens]
     named: dict[int, set[str]] = {}
