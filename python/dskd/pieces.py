@@ -67,13 +67,13 @@ def refuse_slots(slots: int, tokens: int, found: str) -> None:
     """
     if slots > _core.MAX_ENTRIES:
         raise ValueError(
-            f"{found}, and a vocabulary may have {_core.MAX_ENTRIES} entries, ids 0 to "
+            f"{found}, and a vocabulary may have {_core.MAX_ENTRIES} entries; ids end at "
             f"{_core.MAX_ENTRIES - 1}"
         )
     allowed = max(_LARGEST_REAL, _SLOTS_A_TOKEN * tokens)
     if slots > allowed:
         raise ValueError(
-            f"{found}, and has {tokens} tokens: of {slots} slots most would be empty, and {allowed} are "
-            f"allowed ({_SLOTS_A_TOKEN} a token, and {_LARGEST_REAL} in any case); if the ids are right, "
-            "give Vocabulary.from_bytes a list of what each decodes to, with None where there is nothing"
+            f"{found}: {slots} slots for {tokens} token{'s' * (tokens != 1)}, and {allowed} are allowed "
+            f"({_SLOTS_A_TOKEN} a token, and {_LARGEST_REAL} in any case); if the ids are right, give "
+            "Vocabulary.from_bytes a list of what each decodes to, with None where there is nothing"
         )

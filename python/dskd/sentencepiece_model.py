@@ -6,12 +6,9 @@ is its text, and at the start of a text one space is dropped if a flag of the no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dskd.pieces import DecoderStep, Kind, Pieces
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["ROLES", "sentencepiece_pieces"]
 
@@ -34,6 +31,7 @@ def sentencepiece_pieces(processor: Any) -> Pieces:
         ValueError: the model changes text in a way that no piece shows.
         ImportError: protobuf is not installed.
     """
+    spellings = _spellings(processor)
     model = _model(processor)
     _refuse(model)
     named: dict[int, set[str]] = {}
@@ -45,7 +43,7 @@ def sentencepiece_pieces(processor: Any) -> Pieces:
     byte_fallback = (DecoderStep("byte_fallback"),) if Kind.BYTE in kinds else ()
     normalizer = model.normalizer_spec
     return Pieces(
-        spellings=list(_spellings(model)),
+        spellings=spellings,
         kinds=kinds,
         named=named,
         steps=(DecoderStep("replace", "▁", " "), *byte_fallback),
@@ -59,24 +57,24 @@ def _model(processor: Any) -> Any:
     except ImportError as error:
         raise ImportError("reading a SentencePiece model needs protobuf: pip install protobuf") from error
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined] # made at run time
-    try:
-        model.ParseFromString(processor.serialized_model_proto())
-    except UnicodeDecodeError as error:  # protobuf in pure Python; the compiled one hands over the bytes
-        raise ValueError(f"a piece of the SentencePiece model is not UTF-8: {error}; {_WAY_OUT}") from error
+    model.ParseFromString(processor.serialized_model_proto())
     return model
 
 
-def _spellings(model: Any) -> Iterator[str | None]:
-    for index, piece in enumerate(model.pieces):
-        spelling = piece.piece
-        if isinstance(spelling, bytes):
-            raise ValueError(  # noqa: TRY004 - a file
-                f"piece {index} of the SentencePiece model is {spelling!r}, which is not UTF-8; {_WAY_OUT}"
-            )
-        yield spelling
+def _spellings(processor: Any) -> list[str | None]:
+    """What the pieces are; protobuf would hand over broken ones as bytes, or an error without a place."""
+    return [_spelling(processor, index) for index in range(processor.get_piece_size())]
 
 
-_WAY_OUT = "the file is damaged, get it again"
+def _spelling(processor: Any, index: int) -> str:
+    try:
+        spelling: str = processor.id_to_piece(index)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"piece {index} of the SentencePiece model is {error.object!r}, which is not UTF-8; the file is "
+            "damaged, get it again"
+        ) from error
+    return spelling
 
 
 def _refuse(model: Any) -> None:

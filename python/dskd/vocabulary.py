@@ -282,14 +282,14 @@ def _vocabulary(pieces: Pieces, size: int | None, roles: RolesLike | None) -> Vo
 def _with_size(pieces: Pieces, size: int | None) -> tuple[list[Any], list[Kind]]:
     defined = len(pieces.spellings)
     if size is None or size == defined:
-        refuse_slots(defined, defined, f"it has {defined} entries")
+        refuse_slots(defined, defined, f"it has {defined} tokens")
         return pieces.spellings, pieces.kinds
     if size < defined:
         raise ValueError(
             f"size={size} is smaller than the tokenizer, which defines ids up to {defined - 1}; "
             "leave size= out, or pass the vocab_size of a model that has all of them"
         )
-    refuse_slots(size, defined - pieces.kinds.count(Kind.OPAQUE), f"it is to have size={size}")
+    refuse_slots(size, defined - pieces.kinds.count(Kind.OPAQUE), f"size={size}")
     surplus = size - defined
     return [*pieces.spellings, *[None] * surplus], [*pieces.kinds, *[Kind.OPAQUE] * surplus]
 
