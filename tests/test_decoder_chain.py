@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import tokenizers
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
@@ -109,7 +109,6 @@ CHAINS = st.lists(st.sampled_from(list(LINKS)), min_size=1, max_size=4)
 """The unknown token is the last; it is opaque whatever decodes it."""
 
 
-@settings(max_examples=300)
 @given(CHAINS, ROWS, st.sampled_from(FIRST))
 def test_any_chain_is_read_as_it_decodes_or_refused(names: list[str], ids: list[int], first: int) -> None:
     tokenizer = tokenizer_with(*names)

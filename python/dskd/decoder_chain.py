@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dskd.pieces import DecoderStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["decoder_steps"]
+__all__ = ["Decoder", "read_decoder"]
 
 _Json = dict[str, Any]
 
@@ -39,8 +39,15 @@ _MOST_LINKS = 64
 """The longest chain of a real tokenizer has 5; each costs time for each token."""
 
 
-def decoder_steps(tokenizer: Any, *, byte_fallback: bool) -> tuple[tuple[DecoderStep, ...], bool]:
-    """The steps of a tokenizer's decoder, and whether it drops a space at the start of a text.
+class Decoder(NamedTuple):
+    """The steps of a decoder, and whether it drops a space at the start of a text."""
+
+    steps: tuple[DecoderStep, ...]
+    dummy_prefix: bool
+
+
+def read_decoder(tokenizer: Any, *, byte_fallback: bool) -> Decoder:
+    """What a tokenizer's decoder does to each token.
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`.
@@ -71,7 +78,7 @@ def decoder_steps(tokenizer: Any, *, byte_fallback: bool) -> tuple[tuple[Decoder
             f"{name} falls back to bytes, and its decoder has no step ByteFallback that reads them: the "
             "decoder would write <0xE2> out"
         )
-    return tuple(chain.steps), chain.dummy_prefix
+    return Decoder(tuple(chain.steps), chain.dummy_prefix)
 
 
 _SPACE_BEHIND = (
@@ -83,10 +90,10 @@ _BYTE_LEVEL = DecoderStep("byte_level")
 _BYTE_FALLBACK = DecoderStep("byte_fallback")
 
 
-def _without_decoder(name: str) -> tuple[tuple[DecoderStep, ...], bool]:
+def _without_decoder(name: str) -> Decoder:
     """Tokens are joined by spaces then, which is what whole words want and nothing else."""
     if name == "WordLevel":
-        return (DecoderStep("word"),), True
+        return Decoder((DecoderStep("word"),), dummy_prefix=True)
     raise ValueError(
         f"this {name} tokenizer has no decoder, which says what its spellings mean: set tokenizer.decoder to "
         "the one that it was trained for (decoders.ByteLevel() for byte-level BPE)"

@@ -8,9 +8,9 @@ tokenizer is run.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dskd.decoder_chain import decoder_steps
+from dskd.decoder_chain import read_decoder
 from dskd.pieces import Kind, Pieces, refuse_slots
 from dskd.sentencepiece_model import ROLES, sentencepiece_pieces
 
@@ -51,37 +51,46 @@ def read_tokenizer(tokenizer: Any) -> Pieces:
 
 def _from_tokenizers(tokenizer: Any) -> Pieces:
     """From a `tokenizers.Tokenizer`; the only role it names is the model's unknown token."""
-    spelled, unknown, byte_fallback = _model_of(tokenizer)
-    steps, dummy_prefix = decoder_steps(tokenizer, byte_fallback=byte_fallback)
+    model = _model_of(tokenizer)
+    decoder = read_decoder(tokenizer, byte_fallback=model.byte_fallback)
     added = tokenizer.get_added_tokens_decoder()
-    slots = _slots({*(token_id for _, token_id in spelled), *added})
+    slots = _slots({*(token_id for _, token_id in model.spelled), *added})
     spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * slots
     normal = Kind.NORMAL
-    for spelling, token_id in spelled:
+    # The decoder leaves specials out by what they are spelled, at whatever id.
+    special = {token.content for token in added.values() if token.special}
+    for spelling, token_id in model.spelled:
         if spellings[token_id] is not None:
             _refuse_second(*sorted([spelling, str(spellings[token_id])]), token_id=token_id)
         spellings[token_id] = spelling
-        kinds[token_id] = normal
+        kinds[token_id] = Kind.SPECIAL if spelling in special else normal
     for token_id, token in added.items():
         _refuse_second(spellings[token_id], token.content, token_id=token_id)
         spellings[token_id] = token.content
         kinds[token_id] = Kind.SPECIAL if token.special else Kind.USER_DEFINED
-    named = {} if unknown is None else {unknown: {"unk"}}
-    return Pieces(spellings, kinds, named, steps, dummy_prefix)
+    named = {} if model.unknown is None else {model.unknown: {"unk"}}
+    return Pieces(spellings, kinds, named, decoder.steps, decoder.dummy_prefix)
 
 
-def _model_of(tokenizer: Any) -> tuple[list[tuple[str, int]], int | None, bool]:
-    """The spellings of a model with their ids, its unknown token's id, and whether it falls back to bytes."""
+class _Model(NamedTuple):
+    """What the model inside a `tokenizers.Tokenizer` says."""
+
+    spelled: list[tuple[str, int]]
+    unknown: int | None
+    byte_fallback: bool
+
+
+def _model_of(tokenizer: Any) -> _Model:
     model = tokenizer.model
     if type(model).__name__ == "Unigram":
         # It shows its unknown token to nobody but pickle, and get_vocab hides a piece that it has twice.
         state = json.loads(model.__getstate__())
         pieces = [(spelling, token_id) for token_id, (spelling, _) in enumerate(state["vocab"])]
-        return pieces, state["unk_id"], bool(state.get("byte_fallback"))
+        return _Model(pieces, state["unk_id"], bool(state.get("byte_fallback")))
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
     unknown = vocabulary.get(model.unk_token) if model.unk_token else None
-    return list(vocabulary.items()), unknown, bool(getattr(model, "byte_fallback", False))
+    return _Model(list(vocabulary.items()), unknown, bool(getattr(model, "byte_fallback", False)))
 
 
 def _slots(ids: Collection[int]) -> int:
