@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -30,7 +31,6 @@ from real_tokenizers import encode, folder_of, tokenizer_of, vocabulary_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 BYTE_LEVEL = [name for name, source in assets.TOKENIZERS.items() if source.family == "byte-level BPE"]
 SENTENCEPIECE = [name for name, source in assets.TOKENIZERS.items() if source.family == "SentencePiece BPE"]
@@ -704,6 +704,34 @@ def test_an_id_far_beyond_the_number_of_tokens_is_refused(tokenizer: Callable[[]
     )
     with pytest.raises(ValueError, match=message):
         Vocabulary.from_tokenizer(tokenizer())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and limits the address space")
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("tokenizer largest", "defines id 16777215"),
+        ("tokenizer allowed", "size=262144"),
+        ("tekken largest", "has default_vocab_size 16777215"),
+        ("tekken allowed", "size=262143"),
+        ("tiktoken largest", "id 16777215; ids end at"),
+        ("tiktoken allowed", "size=262144"),
+        ("rwkv largest", "id 16777215; ids end at"),
+        ("rwkv allowed", "size=262144"),
+        ("size largest", "size=16777215"),
+        ("size allowed", "size=262143"),
+        ("steps", "20000 steps"),
+        ("growth", "makes 65001 bytes of token 0"),
+    ],
+)
+def test_little_memory_is_enough_to_read_or_refuse_a_small_input(
+    name: str, answer: str, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("hostile.py")
+    command = [sys.executable, str(script), name, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert answer in run.stdout
 
 
 def test_an_id_below_the_size_of_real_vocabularies_may_stand_alone() -> None:
