@@ -7,7 +7,7 @@ use crate::vocabulary::{Kind, MAX_TOKEN_BYTES};
 
 /// One step of a tokenizer's decoder, as far as it changes the bytes of a single token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum DecoderStep {
     /// Every character stands for one byte (GPT-2's table); a token with another character is UTF-8.
     ByteLevel,
     /// One string becomes another, as `▁` becomes a space.
@@ -26,43 +26,103 @@ pub enum Step {
     },
 }
 
-/// The bytes of one token, and its kind once the decoder has had its say.
+/// What a token adds to the text, and its kind once the decoder has had its say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// Its bytes; none if it is opaque.
+    pub bytes: Vec<u8>,
+    /// As given, but for a byte that a normal token spells, and one that cannot be read alone.
+    pub kind: Kind,
+}
+
+impl AsRef<[u8]> for Decoded {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The bytes and the kind of one token.
 ///
 /// A user-defined token is its own content, with `▁` and the space before a word read as the decoder
 /// reads them; only normal tokens go through the byte-level table and the byte fallback.
-pub fn decode(id: usize, spelling: &str, kind: Kind, steps: &[Step]) -> Result<(Vec<u8>, Kind), Error> {
+pub fn decode(id: usize, spelling: &str, kind: Kind, steps: &[DecoderStep]) -> Result<Decoded, Error> {
+    let bound = Bound::of(id, spelling);
     let mut text = spelling.to_owned();
-    for step in steps {
+    for (place, step) in steps.iter().enumerate() {
+        let behind = &steps[place + 1..];
         match step {
-            Step::Replace { from, to } => text = replace(id, &text, from, to)?,
-            Step::ByteLevel if kind == Kind::Normal => {
+            DecoderStep::Replace { from, to } => text = bound.replace(&text, from, to, 0)?,
+            DecoderStep::ByteLevel if kind == Kind::Normal => {
                 if let Some(bytes) = text.chars().map(byte_of).collect() {
-                    return Ok((bytes, kind));
+                    return bound.replace_behind(Decoded { bytes, kind }, behind);
                 }
             }
-            Step::ByteFallback if matches!(kind, Kind::Normal | Kind::Byte) => {
+            DecoderStep::ByteFallback if matches!(kind, Kind::Normal | Kind::Byte) => {
                 if let Some(byte) = fallback_byte(&text) {
-                    return Ok((vec![byte], Kind::Byte));
+                    return bound.replace_behind(Decoded { bytes: vec![byte], kind: Kind::Byte }, behind);
                 }
             }
-            Step::ByteLevel | Step::ByteFallback => {}
-            Step::Word { prefix } => text = word(&text, prefix),
+            DecoderStep::ByteLevel | DecoderStep::ByteFallback => {}
+            DecoderStep::Word { prefix } => text = word(&text, prefix),
         }
     }
     if kind == Kind::Byte {
         return Err(Error::NotAByte { id, spelling: spelling.to_owned() });
     }
-    Ok((text.into_bytes(), kind))
+    Ok(Decoded { bytes: text.into_bytes(), kind })
 }
 
-/// Refused before memory is asked for: a chain of a few replacements can ask for more than there is.
-fn replace(id: usize, text: &str, from: &str, to: &str) -> Result<String, Error> {
-    let count = text.matches(from).count();
-    let length = (text.len() - count * from.len()).saturating_add(count.saturating_mul(to.len()));
-    if length > MAX_TOKEN_BYTES && to.len() > from.len() {
-        return Err(Error::TokenTooLong { id, length, limit: MAX_TOKEN_BYTES });
+/// The most bytes that a decoder may make of a token: real ones hardly lengthen any, and one that does could
+/// make gigabytes of a small file.
+struct Bound {
+    id: usize,
+    most: usize,
+}
+
+impl Bound {
+    fn of(id: usize, spelling: &str) -> Self {
+        Self { id, most: spelling.len().saturating_mul(4).saturating_add(64).min(MAX_TOKEN_BYTES) }
     }
-    Ok(text.replace(from, to))
+
+    /// The text with one string in place of the other; `made` bytes of the token stand before it.
+    ///
+    /// Refused before memory is asked for: a chain of a few replacements can ask for more than there is.
+    fn replace(&self, text: &str, from: &str, to: &str, made: usize) -> Result<String, Error> {
+        let count = text.matches(from).count();
+        let kept = made + text.len() - count * from.len();
+        let length = kept.saturating_add(count.saturating_mul(to.len()));
+        if length > self.most && to.len() > from.len() {
+            return Err(Error::DecodedTooLong { id: self.id, length, limit: self.most });
+        }
+        Ok(text.replace(from, to))
+    }
+
+    /// What the replacements behind the step that made bytes make of them.
+    ///
+    /// They see neighbouring bytes as text. So the second byte of what is looked for says nothing alone: it is
+    /// opaque, and a character that stands in several tokens is never read wrongly.
+    fn replace_behind(&self, token: Decoded, steps: &[DecoderStep]) -> Result<Decoded, Error> {
+        let Decoded { mut bytes, kind } = token;
+        for step in steps {
+            let DecoderStep::Replace { from, to } = step else { continue };
+            if bytes.len() == 1 && bytes.first() == from.as_bytes().get(1) {
+                return Ok(Decoded { bytes: Vec::new(), kind: Kind::Opaque });
+            }
+            if !from.is_empty() {
+                bytes = self.replace_in_bytes(&bytes, from, to)?;
+            }
+        }
+        Ok(Decoded { bytes, kind })
+    }
+
+    fn replace_in_bytes(&self, bytes: &[u8], from: &str, to: &str) -> Result<Vec<u8>, Error> {
+        let mut made = Vec::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            made.extend_from_slice(self.replace(chunk.valid(), from, to, made.len())?.as_bytes());
+            made.extend_from_slice(chunk.invalid());
+        }
+        Ok(made)
+    }
 }
 
 /// The byte that a character of GPT-2's byte-level alphabet stands for.

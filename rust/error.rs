@@ -97,6 +97,15 @@ pub enum Error {
         /// How many bytes are allowed.
         limit: usize,
     },
+    /// A decoder makes far more bytes of a token than it is spelled in.
+    DecodedTooLong {
+        /// The token's id.
+        id: usize,
+        /// How many bytes the decoder would make.
+        length: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
     /// A role is given to an id that the vocabulary does not have.
     RoleOfNoToken {
         /// The id.
@@ -183,6 +192,11 @@ impl fmt::Display for Error {
             Self::TokenTooLong { id, length, limit } => {
                 write!(f, "token {id} has {length} bytes, and {limit} are allowed")
             }
+            Self::DecodedTooLong { id, length, limit } => write!(
+                f,
+                "the decoder makes {length} bytes of token {id}, and {limit} are allowed: four times its spelling \
+                 and a few"
+            ),
             Self::Parts { expected, found, what } => {
                 write!(f, "a vocabulary's parts disagree: {found} {what} where {expected} are needed")
             }

@@ -15,7 +15,7 @@ use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::decode::{self, Step};
+use crate::decode::{self, Decoded, DecoderStep};
 use crate::error::Error;
 use crate::vocabulary::{self, Kind, Roles};
 
@@ -64,7 +64,8 @@ impl Vocabulary {
         let kinds = kinds_of(kinds.as_slice()?)?;
         let steps = steps.into_iter().map(step_of).collect::<PyResult<Vec<_>>>()?;
         py.detach(|| {
-            let (tokens, kinds) = decode_all(&spellings, &kinds, &steps)?;
+            let tokens = decode_all(&spellings, &kinds, &steps)?;
+            let kinds: Vec<Kind> = tokens.iter().map(|token| token.kind).collect();
             build(&tokens, &kinds, roles, dummy_prefix)
         })
     }
@@ -180,12 +181,12 @@ fn kinds_of(numbers: &[u8]) -> PyResult<Vec<Kind>> {
     numbers.iter().enumerate().map(kind).collect()
 }
 
-fn step_of((name, from, to): (String, String, String)) -> PyResult<Step> {
+fn step_of((name, from, to): (String, String, String)) -> PyResult<DecoderStep> {
     match name.as_str() {
-        "byte_level" => Ok(Step::ByteLevel),
-        "byte_fallback" => Ok(Step::ByteFallback),
-        "replace" => Ok(Step::Replace { from, to }),
-        "word" => Ok(Step::Word { prefix: from }),
+        "byte_level" => Ok(DecoderStep::ByteLevel),
+        "byte_fallback" => Ok(DecoderStep::ByteFallback),
+        "replace" => Ok(DecoderStep::Replace { from, to }),
+        "word" => Ok(DecoderStep::Word { prefix: from }),
         _ => Err(PyValueError::new_err(format!("unknown decoder step {name:?}"))),
     }
 }
@@ -194,16 +195,16 @@ fn step_of((name, from, to): (String, String, String)) -> PyResult<Step> {
 fn decode_all(
     spellings: &[Option<String>],
     kinds: &[Kind],
-    steps: &[Step],
-) -> Result<(Vec<Vec<u8>>, Vec<Kind>), Error> {
+    steps: &[DecoderStep],
+) -> Result<Vec<Decoded>, Error> {
     if spellings.len() != kinds.len() {
         return Err(Error::Parts { expected: spellings.len(), found: kinds.len(), what: "kinds" });
     }
     let decoded = spellings.iter().zip(kinds).enumerate().map(|(id, (spelling, kind))| match spelling {
         Some(spelling) if kind.is_text() => decode::decode(id, spelling, *kind, steps),
-        _ => Ok((Vec::new(), *kind)),
+        _ => Ok(Decoded { bytes: Vec::new(), kind: *kind }),
     });
-    Ok(decoded.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
+    decoded.collect()
 }
 
 /// The compiled part of dskd; use the package's own names instead.

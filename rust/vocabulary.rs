@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::Error;
 
-/// Most entries that a vocabulary may have; real ones stop at a quarter of a million.
-pub const MAX_ENTRIES: usize = 1 << 24;
+/// Most entries that a vocabulary may have: four times the largest that a model was published with (XLM-V,
+/// 901,629), and most stop at a quarter of a million.
+pub const MAX_ENTRIES: usize = 1 << 22;
 /// Most bytes that one token may have; with [`MAX_ENTRIES`] it bounds the arena.
 pub const MAX_TOKEN_BYTES: usize = u16::MAX as usize;
 

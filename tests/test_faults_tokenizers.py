@@ -14,7 +14,8 @@ What has a test elsewhere is not repeated:
     chat templates                   test_collator.py: messages go through the template of each side
     straddling tokens                test_collator.py: prompt and response are tokenised apart
     surrogates, NUL, BOM, U+2028     test_tokenizers.py: texts with them; a spelling that is no Unicode text
-    slow and hostile tokenizers      test_tokenizers.py: slow ones are read or refused; four hostile files
+    slow and hostile tokenizers      test_tokenizers.py: slow ones are read or refused; hostile files
+                                     test_decoder_chain.py: decoder steps in any order, and too many of them
     content hash                     test_vocabulary.py, test_tokenizers.py: one by two roads and everywhere;
                                      test_trainer.py: resuming with another tokenizer is an error
 """

@@ -189,6 +189,20 @@ def test_tekken_without_a_list_has_the_names_of_its_time(tmp_path: Path) -> None
     assert vocabulary.roles == {0: {"unk"}, 1: {"bos", "<s>"}}
 
 
+def test_a_special_token_of_tekken_and_a_token_of_the_same_bytes_are_two_ids(tmp_path: Path) -> None:
+    spelled = [base64.b64encode(token).decode() for token in (b"</s>", b"a")]
+    vocab = [{"rank": rank, "token_bytes": text} for rank, text in enumerate(spelled)]
+    path = tekken(tmp_path, vocab=vocab, special_tokens=[{"rank": 1, "token_str": "</s>"}])
+    vocabulary = Vocabulary.from_file(path)
+    assert [vocabulary.kind(token_id) for token_id in (1, 2)] == [Kind.SPECIAL, Kind.NORMAL]
+    assert vocabulary.token_bytes(2) == b"</s>"
+
+
+def test_bytes_that_a_file_has_at_two_ranks_are_those_of_both(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.from_file(written(tmp_path, "YQ== 0", "YQ== 1"))
+    assert vocabulary.canonical_ids.tolist() == [0, 0]
+
+
 # ---- What is malformed ------------------------------------------------------------------------------------
 
 LIMIT = 65_535
@@ -206,8 +220,8 @@ LIMIT = 65_535
         (["YQ== 0", "", "Y!== 1"], r"line 3: b'Y!==' is not base64"),
         (["YQ== 0", "Yg= 1"], r"line 2: b'Yg=' is not base64 \(Incorrect padding\)"),
         (["YQ== 0", "Yg== 0"], "line 2: id 0 is there already, as b'a'"),
-        (["YQ== 16777216"], "line 1: id 16777216; ids end at 16777215"),
-        (["YQ== 0", f"Yg== {10**18}"], "line 2: id 1000000000000000000; ids end at 16777215"),
+        (["YQ== 4194304"], "line 1: id 4194304; ids end at 4194303"),
+        (["YQ== 0", f"Yg== {10**18}"], "line 2: id 1000000000000000000; ids end at 4194303"),
         (["YQ== 0", "Yg== " + "9" * 5000], r"line 2 is b'Yg== 9+' \.\.\.; it should be"),
         (["YQ== 0", "= 1"], "line 2: "),
         (
@@ -228,12 +242,26 @@ LIMIT = 65_535
         (["1 'a' 1", "2 'a', 'b' 2"], "line 2: .* is no literal of text or bytes"),
         (["1 'a' 1", f"2 'a'{'+(' * 60_000}'b' 2"], "line 2: .* is no literal of text or bytes"),
         (["1 'a' 1", b"2 '\xff' 1"], "line 2: .* is no literal of text or bytes"),
-        (["1 'a' 1", "99999999 'b' 1"], "line 2: id 99999999; ids end at 16777215"),
+        (["1 'a' 1", "99999999 'b' 1"], "line 2: id 99999999; ids end at 4194303"),
     ],
 )
 def test_a_malformed_line_is_named(lines: list[str | bytes], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         Vocabulary.from_file(written(tmp_path, *lines))
+
+
+@pytest.mark.parametrize("line", ["YQ== 262144", "262144 'a' 1"], ids=["tiktoken", "RWKV"])
+def test_a_file_of_one_line_with_a_large_id_is_refused(line: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="defines id 262144: 262145 slots for 1 token, and 262144 are allowed"
+    ):
+        Vocabulary.from_file(written(tmp_path, line))
+
+
+def test_a_tekken_of_hardly_any_token_and_many_special_ones_is_refused(tmp_path: Path) -> None:
+    config = {"default_vocab_size": 300_000, "default_num_special_tokens": 299_999}
+    with pytest.raises(ValueError, match="default_vocab_size 300000: 300000 slots for 3 tokens, and 262144"):
+        Vocabulary.from_file(tekken(tmp_path, config=config))
 
 
 ENTRY = {"rank": 0, "token_bytes": "YQ=="}
@@ -253,16 +281,31 @@ ENTRY = {"rank": 0, "token_bytes": "YQ=="}
         ),
         (
             {"config": {"default_num_special_tokens": 2, "default_vocab_size": 2**40}},
-            "default_vocab_size is 1099511627776, .* and 16777216 at most",
+            "has default_vocab_size 1099511627776, and a vocabulary may have 4194304 entries",
         ),
-        ({"vocab": [ENTRY]}, "not all ranks from 0 to 1 are in its vocab"),
-        ({"vocab": []}, "not all ranks from 0 to 1 are in its vocab"),
+        ({"vocab": [ENTRY]}, "rank 1 is not in its vocab, which should have all from 0 to 1"),
+        ({"vocab": []}, "rank 0 is not in its vocab, which should have all from 0 to 1"),
+        ({"vocab": [{**ENTRY, "rank": 1}]}, "rank 0 is not in its vocab, which should have all from 0 to 1"),
         ({"vocab": [ENTRY, 5]}, r"vocab\[1\] has rank None; it should be a number from 0 on"),
         ({"vocab": [{**ENTRY, "rank": -1}]}, r"vocab\[0\] has rank -1; it should be a number"),
+        ({"vocab": [{**ENTRY, "rank": True}]}, r"vocab\[0\] has rank True; it should be a number"),
+        ({"vocab": [{**ENTRY, "rank": 0.0}]}, r"vocab\[0\] has rank 0.0; it should be a number"),
         ({"vocab": [{"rank": 0}]}, r"vocab\[0\] has token_bytes = None; it should be a string"),
         ({"vocab": [{**ENTRY, "token_bytes": "é"}]}, r"vocab\[0\]: 'é' is not base64"),
-        ({"vocab": [ENTRY, ENTRY]}, r"vocab\[1\]: id 2 is there already, as b'a'"),
-        ({"special_tokens": [{"rank": 2, "token_str": "x"}]}, "special token 2, and default_num_special_tok"),
+        ({"vocab": [ENTRY, ENTRY]}, r"vocab\[1\]: rank 0 is there already, as b'a'"),
+        (
+            {"special_tokens": [{"rank": 2, "token_str": "x"}]},
+            r"special_tokens\[0\]: 'x' has rank 2, and default_num_special_tokens is 2",
+        ),
+        (
+            {"special_tokens": [{"rank": 1, "token_str": "<s>"}, {"rank": 1, "token_str": "</s>"}]},
+            r"special_tokens\[1\]: rank 1 of '</s>' is there already, as '<s>'",
+        ),
+        (
+            {"special_tokens": [{"rank": -1, "token_str": "<s>"}]},
+            r"special_tokens\[0\] has rank -1; it should be a number from 0 on",
+        ),
+        ({"special_tokens": ["<s>"]}, r"special_tokens\[0\] has rank None; it should be a number"),
         ({"special_tokens": [{"rank": 0}]}, r"special_tokens\[0\] has token_str = None; it should be"),
         (
             {"special_tokens": [{"rank": 0, "token_str": "\ud800"}]},
@@ -288,7 +331,7 @@ def test_a_json_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"{")
         file.truncate(1 << 29)  # a hole, which takes no disk
-    with pytest.raises(ValueError, match=r"has 536870912 bytes, and a tekken\.json has 268435456 at most"):
+    with pytest.raises(ValueError, match=r"has 536870912 bytes, and a tekken\.json has 67108864 at most"):
         Vocabulary.from_file(path)
 
 

@@ -6,8 +6,12 @@ import base64
 import functools
 import io
 import json
+import os
+import subprocess
+import sys
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -26,7 +30,7 @@ from dskd.reading import read_tokenizer
 from real_tokenizers import encode, folder_of, tokenizer_of, vocabulary_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 BYTE_LEVEL = [name for name, source in assets.TOKENIZERS.items() if source.family == "byte-level BPE"]
 SENTENCEPIECE = [name for name, source in assets.TOKENIZERS.items() if source.family == "SentencePiece BPE"]
@@ -349,6 +353,103 @@ def test_what_transformers_makes_of_a_sentencepiece_model_adds_what_its_decoder_
             assert decode([*ids, token_id]) == text + added
 
 
+# ---- What is listed as special and decoded as text --------------------------------------------------------
+
+ORDINARY_SYMBOLS = ["<sep>", "<pad>", "<cls>", "<mask>", "<eop>", "<eod>", ".", "("]
+"""As in XLNet's spiece.model: control symbols by their looks, and punctuation."""
+
+
+def assert_text_is_what_is_not_skipped(tokenizer: Any) -> None:
+    """Whether every id has bytes if and only if `decode(skip_special_tokens=True)` prints it behind text.
+
+    Specials that are named for their use are special in any case, and unknown tokens opaque.
+    """
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    before = tokenizer("a cat", add_special_tokens=False).input_ids
+    text = tokenizer.decode(before, skip_special_tokens=True)
+    named = {tokenizer.convert_tokens_to_ids(token) for token in tokenizer.special_tokens_map.values()}
+    for token_id in set(range(len(vocabulary))) - named:
+        printed = tokenizer.decode([*before, token_id], skip_special_tokens=True)
+        token = vocabulary.token_bytes(token_id)
+        if token is not None and _is_utf8(token):
+            assert printed == text + token.decode()
+
+
+@pytest.mark.parametrize("name", ["XLNet", "T5", "XLMRoberta", "DebertaV2", "Llama", "Reformer"])
+def test_a_user_defined_piece_that_transformers_lists_as_special_is_what_its_decoder_says(
+    name: str, tmp_path: Path
+) -> None:
+    options = {} if name == "Llama" else {"model_type": "unigram", "byte_fallback": False}
+    model = sentencepiece_model(user_defined_symbols=ORDINARY_SYMBOLS, control_symbols=["<ctl>"], **options)
+    for file in ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "spm.model"):
+        (tmp_path / file).write_bytes(model.serialized_model_proto())
+    tokenizer = getattr(transformers, f"{name}Tokenizer").from_pretrained(tmp_path)
+    stop = tokenizer.convert_tokens_to_ids(".")
+    assert stop in tokenizer.all_special_ids
+    assert_text_is_what_is_not_skipped(tokenizer)
+    skipped = tokenizer.decode([stop], skip_special_tokens=True) == ""
+    assert Vocabulary.from_tokenizer(tokenizer).token_bytes(stop) == (b"" if skipped else b".")
+    assert skipped is (name == "Reformer")
+
+
+def test_the_full_stops_of_xlnet_align_with_those_of_others(tmp_path: Path) -> None:
+    model = sentencepiece_model(
+        user_defined_symbols=ORDINARY_SYMBOLS, model_type="unigram", byte_fallback=False
+    )
+    (tmp_path / "spiece.model").write_bytes(model.serialized_model_proto())
+    tokenizer: Any = transformers.XLNetTokenizer.from_pretrained(tmp_path)
+    other = Vocabulary.from_bytes([b" the", b" cat", b"."])
+    ids = tokenizer("the cat. the cat.", add_special_tokens=False).input_ids
+    aligned = dskd.Aligner(tokenizer, other).align(ids, [0, 1, 2, 0, 1, 2])
+    assert aligned.coverage.teacher.tolist() == aligned.coverage.student.tolist() == [1.0]
+    assert len(aligned.differences) == 0
+
+
+def byte_level_of_transformers(*added: tokenizers.AddedToken, **options: Any) -> Any:
+    """A byte-level BPE that has `the`, with these added tokens."""
+    vocabulary = {**reference.byte_level_alphabet(), "th": 256, "the": 257}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, [("t", "h"), ("th", "e")]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens(list(added))
+    fast: Any = transformers.PreTrainedTokenizerFast
+    return fast(tokenizer_object=tokenizer, **options)
+
+
+ADDED_AS_TEXT = tokenizers.AddedToken("<x>", special=False, normalized=False)
+
+
+def test_ordinary_text_among_the_further_special_tokens_is_special_where_the_decoder_skips_it() -> None:
+    tokenizer = byte_level_of_transformers(ADDED_AS_TEXT, extra_special_tokens=[".", "the", "<x>"])
+    assert {".", "the", "<x>"} <= set(tokenizer.all_special_tokens)
+    assert_text_is_what_is_not_skipped(tokenizer)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    found = {literal: tokenizer.convert_tokens_to_ids(literal) for literal in (".", "the", "<x>")}
+    assert {literal: vocabulary.token_bytes(token_id) for literal, token_id in found.items()} == {
+        ".": b"",
+        "the": b"",
+        "<x>": b"<x>",
+    }
+
+
+def test_a_line_break_that_is_added_as_special_is_special_and_that_of_the_vocabulary_text() -> None:
+    tokenizer = byte_level_of_transformers()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["\n"]})
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    assert vocabulary.token_bytes(tokenizer.convert_tokens_to_ids("\n")) == b""
+    assert vocabulary.token_bytes(tokenizer.convert_tokens_to_ids("Ċ")) == b"\n"
+    assert_text_is_what_is_not_skipped(tokenizer)
+
+
+def test_what_is_named_for_its_use_is_special_though_the_decoder_prints_it() -> None:
+    tokenizer = byte_level_of_transformers(ADDED_AS_TEXT)
+    tokenizer.eos_token, tokenizer.pad_token = "<x>", "!"
+    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    assert tokenizer.decode(ends, skip_special_tokens=True) == "<x>!"
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    assert [vocabulary.roles[token_id] for token_id in ends] == [{"eos", "<x>"}, {"pad"}]
+
+
 # ---- Slow tokenizers of transformers ----------------------------------------------------------------------
 
 
@@ -446,6 +547,29 @@ def test_a_sentencepiece_model_with_a_denormalizer_is_refused() -> None:
         Vocabulary.from_tokenizer(processor)
 
 
+@pytest.mark.parametrize("protobuf", ["upb", "python"])
+def test_a_piece_that_is_no_utf8_is_named(protobuf: str, tmp_path: Path) -> None:
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined] # made at run time
+    model.ParseFromString(sentencepiece_model().serialized_model_proto())
+    model.pieces[300].piece = "QQQQ"
+    path = tmp_path / "broken.model"
+    path.write_bytes(model.SerializeToString().replace(b"QQQQ", b"Q\xff\xfeQ"))
+    code = (
+        "import sys, sentencepiece, dskd\n"
+        "processor = sentencepiece.SentencePieceProcessor(model_file=sys.argv[1])\n"
+        "try: dskd.Vocabulary.from_tokenizer(processor)\n"
+        "except ValueError as error: print(error)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        env={**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": protobuf},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.startswith(r"piece 300 of the SentencePiece model is b'Q\xff\xfeQ', which is not UTF-8")
+
+
 def bpe(**options: Any) -> Any:
     return models.BPE({"a": 0, "b": 1}, [], **options)
 
@@ -456,12 +580,6 @@ def bpe(**options: Any) -> Any:
         (bpe(), None, "this BPE tokenizer has no decoder"),
         (models.WordPiece({"a": 0}), None, "this WordPiece tokenizer has no decoder"),
         (models.Unigram([("a", 0.0)]), None, "this Unigram tokenizer has no decoder"),
-        (
-            bpe(),
-            decoders.BPEDecoder(),
-            "step BPEDecoder cannot be read exactly: the space of a word stands behind",
-        ),
-        (bpe(), decoders.CTC(), "step CTC cannot be read exactly: it drops a token that repeats"),
         (
             bpe(end_of_word_suffix="</w>"),
             decoders.ByteLevel(),
@@ -486,42 +604,6 @@ def bpe(**options: Any) -> Any:
             models.Unigram([("a", 0.0)], byte_fallback=True),
             decoders.Metaspace(),
             "Unigram falls back to bytes, and its decoder has no step",
-        ),
-        (bpe(), decoders.Replace(tokenizers.Regex("a+"), " "), '"Replace".*"Regex".* is not supported'),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteLevel(), decoders.Strip("x", 1, 0)]),
-            '"Strip".* is not supported',
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.Metaspace(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]),
-            '"Strip".* would drop a second space',
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteFallback(), decoders.Strip(" ", 1, 0), decoders.Fuse()]),
-            "Strip behind ByteFallback is not",
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()]),
-            "Metaspace behind ByteFallback is not supported: it would see several tokens at once",
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteFallback(), decoders.Replace("A", "Z"), decoders.Fuse()]),
-            "Replace behind ByteFallback is not",
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("bb", "X")]),
-            "Replace behind Fuse is not",
-        ),
-        (
-            bpe(),
-            decoders.Sequence([decoders.ByteLevel(), decoders.Replace("a", "Z")]),
-            "Replace behind ByteLevel is not",
         ),
     ],
 )
@@ -557,7 +639,9 @@ def byte_level(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
 
 
 def test_an_id_beyond_the_limit_is_refused_before_memory_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="the tokenizer defines id 4294967295; ids end at 16777215"):
+    with pytest.raises(
+        ValueError, match="id 4294967295, and a vocabulary may have 4194304 entries; ids end at"
+    ):
         Vocabulary.from_tokenizer(byte_level({"a": 2**32 - 1}))
 
 
@@ -581,8 +665,73 @@ def test_a_token_beyond_the_limit_is_refused() -> None:
 def test_a_decoder_that_doubles_a_token_again_and_again_is_refused_before_memory_is_asked_for() -> None:
     tokenizer = byte_level({"a": 0})
     tokenizer.decoder = decoders.Sequence([decoders.Replace("a", "aa")] * 64)
-    with pytest.raises(ValueError, match="token 0 has 65536 bytes, and 65535 are allowed"):
+    with pytest.raises(
+        ValueError, match="decoder makes 128 bytes of token 0, and 68 are allowed: four times"
+    ):
         Vocabulary.from_tokenizer(tokenizer)
+
+
+def test_a_decoder_that_makes_much_of_each_token_is_refused() -> None:
+    tokenizer = byte_level({f"a{number}": number for number in range(20_000)})
+    tokenizer.decoder = decoders.Replace("a", "x" * 65_000)
+    with pytest.raises(
+        ValueError, match="decoder makes 65001 bytes of token 0, and 72 are allowed: four times"
+    ):
+        Vocabulary.from_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        lambda: byte_level({"a": 262_144}),
+        lambda: cast("Any", transformers).PreTrainedTokenizerFast(
+            tokenizer_object=byte_level({"a": 262_144})
+        ),
+        lambda: tiktoken.Encoding(
+            "x", pat_str=".", mergeable_ranks={b"a": 0}, special_tokens={"<e>": 262_144}
+        ),
+    ],
+    ids=["tokenizers", "transformers", "tiktoken"],
+)
+def test_an_id_far_beyond_the_number_of_tokens_is_refused(tokenizer: Callable[[], Any]) -> None:
+    message = (
+        r"defines id 262144: 262145 slots for \d+ tokens?, and 262144 are allowed \(4 a token, and 262144 in "
+        r"any case\); if the ids are right, give Vocabulary\.from_bytes a list"
+    )
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.from_tokenizer(tokenizer())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and limits the address space")
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("tokenizer largest", "defines id 16777215"),
+        ("tokenizer allowed", "size=262144"),
+        ("tekken largest", "has default_vocab_size 16777215"),
+        ("tekken allowed", "size=262143"),
+        ("tiktoken largest", "id 16777215; ids end at"),
+        ("tiktoken allowed", "size=262144"),
+        ("rwkv largest", "id 16777215; ids end at"),
+        ("rwkv allowed", "size=262144"),
+        ("size largest", "size=16777215"),
+        ("size allowed", "size=262143"),
+        ("steps", "20000 steps"),
+        ("growth", "makes 65001 bytes of token 0"),
+    ],
+)
+def test_little_memory_is_enough_to_read_or_refuse_a_small_input(
+    name: str, answer: str, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("hostile.py")
+    command = [sys.executable, str(script), name, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert answer in run.stdout
+
+
+def test_an_id_below_the_size_of_real_vocabularies_may_stand_alone() -> None:
+    assert len(Vocabulary.from_tokenizer(byte_level({"a": 262_143}))) == 262_144
 
 
 def test_a_slot_that_no_token_has_is_opaque() -> None:

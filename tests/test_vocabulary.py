@@ -39,6 +39,24 @@ def test_none_is_opaque_and_surplus_slots_are_opaque() -> None:
     assert vocabulary.token_bytes(3) is None
 
 
+def test_a_model_may_have_far_more_slots_than_a_small_tokenizer_and_not_any_number() -> None:
+    assert len(Vocabulary.from_bytes([b"a"], size=262_144)) == 262_144
+    message = "size=262145: 262145 slots for 1 token, and 262144 are allowed"
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.from_bytes([b"a", None], size=262_145)
+
+
+def test_of_a_large_tokenizer_a_model_may_have_four_times_the_slots() -> None:
+    tokens = [b"a"] * 70_000
+    assert len(Vocabulary.from_bytes(tokens, size=280_000)) == 280_000
+    with pytest.raises(ValueError, match="280001 slots for 70000 tokens, and 280000 are allowed"):
+        Vocabulary.from_bytes(tokens, size=280_001)
+
+
+def test_slots_that_are_given_one_by_one_may_all_be_empty() -> None:
+    assert len(Vocabulary.from_bytes([None] * 300_000)) == 300_000
+
+
 def test_an_id_with_roles_is_special_and_adds_no_text() -> None:
     vocabulary = Vocabulary.from_bytes([b"a", b"</s>"], roles={1: {"eos"}})
     assert vocabulary.kind(1) == Kind.SPECIAL
@@ -102,16 +120,35 @@ STEPS = st.lists(
         [
             ("replace", "▁", " "),
             ("replace", " .", "."),
+            ("replace", "é", "ab"),
+            ("replace", "A", "▁"),
+            ("replace", "bb", "A"),
             ("byte_level", "", ""),
             ("byte_fallback", "", ""),
             ("word", "##", ""),
             ("word", "", ""),
         ]
     ),
-    max_size=3,
+    max_size=4,
 )
 SPELLINGS = st.text("aé▁Ġ<0xE2>\n好", max_size=6) | st.sampled_from(
-    ["<0xE2>", "<0x0a>", "<0xGG>", "Ċ", "▁▁", "##a", "####", ".", ""]
+    [
+        "<0xE2>",
+        "<0x96>",
+        "<0xA9>",
+        "<0x41>",
+        "<0x62>",
+        "Ã©",
+        "AbbA",
+        "<0x0a>",
+        "<0xGG>",
+        "Ċ",
+        "▁▁",
+        "##a",
+        "####",
+        ".",
+        "",
+    ]
 )
 
 
@@ -194,7 +231,11 @@ def test_hash_and_pickle_are_the_same_in_every_process() -> None:
             ValueError,
             r"id 1180591620717411303424 .*size 1",
         ),
-        (lambda: Vocabulary.from_bytes([], size=2**40), ValueError, "may have 16777216 entries"),
+        (
+            lambda: Vocabulary.from_bytes([], size=2**40),
+            ValueError,
+            "size=1099511627776, and a vocabulary may have 4194304 entries",
+        ),
         (
             lambda: _from_parts(b"", b"", b"", ((5, ("eos",)),), False),
             ValueError,

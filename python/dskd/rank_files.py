@@ -16,10 +16,10 @@ import binascii
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dskd import _core
-from dskd.pieces import Kind, Pieces
+from dskd.pieces import Kind, Pieces, refuse_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ _Json = dict[str, Any]
 
 # A token's byte is `\xe2` at most, in a literal with an id before it and a length behind.
 _LONGEST_LINE = 4 * _core.MAX_TOKEN_BYTES + 100
-_LARGEST_JSON = 1 << 28  # tekken.json has 20 MB
+_LARGEST_JSON = 1 << 26  # tekken.json has 20 MB, and of brackets alone Python makes 20 times as much
 
 
 def read_rank_file(path: str | Path) -> Pieces:
@@ -50,30 +50,36 @@ def read_rank_file(path: str | Path) -> Pieces:
     tokens = _Tokens()
     for place, line in _lines(path):
         tokens.add(*read_line(place, line), place)
-    return tokens.pieces()
+    return tokens.pieces(path)
 
 
 class _Tokens:
     """The bytes of ids as they come, each once and none beyond the limits."""
 
-    def __init__(self) -> None:
-        self._bytes: dict[int, bytes] = {}
+    def __init__(self, name: str = "id") -> None:
+        self._name = name
+        self.by_id: dict[int, bytes] = {}
 
     def add(self, token_id: int, token: bytes, place: str) -> None:
         if token_id >= _core.MAX_ENTRIES:
-            raise ValueError(f"{place}: id {token_id}; ids end at {_core.MAX_ENTRIES - 1}")
-        if token_id in self._bytes:
-            raise ValueError(f"{place}: id {token_id} is there already, as {self._bytes[token_id]!r}")
+            raise ValueError(
+                f"{place}: {self._name} {token_id}; {self._name}s end at {_core.MAX_ENTRIES - 1}"
+            )
+        if token_id in self.by_id:
+            raise ValueError(
+                f"{place}: {self._name} {token_id} is there already, as {self.by_id[token_id]!r}"
+            )
         if not 0 < len(token) <= _core.MAX_TOKEN_BYTES:
             raise ValueError(
                 f"{place}: a token of {len(token)} bytes; 1 to {_core.MAX_TOKEN_BYTES} are allowed"
             )
-        self._bytes[token_id] = token
+        self.by_id[token_id] = token
 
-    def pieces(self) -> Pieces:
+    def pieces(self, path: Path) -> Pieces:
         """All of them; an id between them that the file does not have is opaque."""
-        slots = max(self._bytes, default=-1) + 1
-        tokens = [self._bytes.get(token_id) for token_id in range(slots)]
+        slots = max(self.by_id, default=-1) + 1
+        refuse_slots(slots, len(self.by_id), f"{path} defines id {slots - 1}")
+        tokens = [self.by_id.get(token_id) for token_id in range(slots)]
         return Pieces(tokens, [Kind.OPAQUE if token is None else Kind.NORMAL for token in tokens])
 
 
@@ -164,41 +170,57 @@ _TEKKEN_SPECIALS = (
 def _read_tekken(path: Path) -> Pieces:
     """Special tokens first, then the ranks; the vocabulary is cut to what the model has."""
     contents = _json(path)
+    config, vocab, listed = contents["config"], contents["vocab"], contents.get("special_tokens")
     specials, slots = (
-        _count(path, contents["config"], key) for key in ("default_num_special_tokens", "default_vocab_size")
+        _count(path, config, key) for key in ("default_num_special_tokens", "default_vocab_size")
     )
-    if not specials < slots <= _core.MAX_ENTRIES:
+    if slots <= specials:
         raise ValueError(
             f"{path}: default_vocab_size is {slots}, with {specials} special tokens; it should be more than "
-            f"those and {_core.MAX_ENTRIES} at most"
+            "those"
         )
-    tokens = _Tokens()
-    for index, entry in enumerate(contents["vocab"]):
+    refuse_slots(slots, len(vocab) + len(listed or ()), f"{path} has default_vocab_size {slots}")
+    tokens = _tekken_ranks(path, vocab, slots - specials)
+    literals = _tekken_specials(path, listed, specials)
+    spellings = [literals[i].encode() if i in literals else None for i in range(specials)]
+    named = {i: {_TEKKEN_ROLES[literal]} for i, literal in literals.items() if literal in _TEKKEN_ROLES}
+    kinds = [Kind.SPECIAL] * specials + [Kind.NORMAL] * len(tokens)
+    return Pieces([*spellings, *tokens], kinds, named)
+
+
+def _tekken_ranks(path: Path, vocab: list[Any], count: int) -> list[bytes]:
+    """The bytes of the ranks from 0 to one less than `count`."""
+    tokens = _Tokens("rank")
+    for index, entry in enumerate(vocab):
         place = f"{path}, vocab[{index}]"
         rank = _rank(place, entry)
-        if rank < slots - specials:
-            tokens.add(specials + rank, _base64(place, _text(place, entry, "token_bytes")), place)
-    pieces = tokens.pieces()
-    if len(pieces.kinds) != slots or Kind.OPAQUE in pieces.kinds[specials:]:
-        raise ValueError(f"{path}: not all ranks from 0 to {slots - specials - 1} are in its vocab")
-    return _with_tekken_specials(path, pieces, contents.get("special_tokens"), specials)
+        if rank < count:
+            tokens.add(rank, _base64(place, _text(place, entry, "token_bytes")), place)
+    found = tokens.by_id
+    missing = next((rank for rank in range(count) if rank not in found), None)
+    if missing is not None:
+        raise ValueError(
+            f"{path}: rank {missing} is not in its vocab, which should have all from 0 to {count - 1}"
+        )
+    return [found[rank] for rank in range(count)]
 
 
-def _with_tekken_specials(path: Path, pieces: Pieces, listed: Any, count: int) -> Pieces:
-    """`pieces` with the first `count` ids special, and those named that the file lists."""
-    literals = dict(enumerate(_TEKKEN_SPECIALS[:count]))
-    if listed is not None:
-        places = [(f"{path}, special_tokens[{index}]", entry) for index, entry in enumerate(listed)]
-        literals = {_rank(place, entry): _text(place, entry, "token_str") for place, entry in places}
-    if literals and max(literals) >= count:
-        raise ValueError(f"{path}: special token {max(literals)}, and default_num_special_tokens is {count}")
-    spellings = [literals[i].encode() if i in literals else None for i in range(count)]
-    named = {i: {_TEKKEN_ROLES[literal]} for i, literal in literals.items() if literal in _TEKKEN_ROLES}
-    return Pieces(
-        [*spellings, *pieces.spellings[count:]],
-        [Kind.SPECIAL] * count + pieces.kinds[count:],
-        named,
-    )
+def _tekken_specials(path: Path, listed: list[Any] | None, count: int) -> dict[int, str]:
+    """The literals of the first `count` ids, as far as the file lists them."""
+    if listed is None:
+        return dict(enumerate(_TEKKEN_SPECIALS[:count]))
+    literals: dict[int, str] = {}
+    for index, entry in enumerate(listed):
+        place = f"{path}, special_tokens[{index}]"
+        rank, literal = _rank(place, entry), _text(place, entry, "token_str")
+        if rank >= count:
+            raise ValueError(
+                f"{place}: {literal!r} has rank {rank}, and default_num_special_tokens is {count}"
+            )
+        if rank in literals:
+            raise ValueError(f"{place}: rank {rank} of {literal!r} is there already, as {literals[rank]!r}")
+        literals[rank] = literal
+    return literals
 
 
 def _json(path: Path) -> _Json:
@@ -220,16 +242,20 @@ def _json(path: Path) -> _Json:
     return dict(contents)
 
 
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _count(path: Path, config: _Json, key: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or value < 0:
+    if not _is_count(value):
         raise ValueError(f"{path}: its config has {key} = {value!r}; it should be a number")
     return value
 
 
 def _rank(place: str, entry: Any) -> int:
     rank = entry.get("rank") if isinstance(entry, dict) else None
-    if not isinstance(rank, int) or rank < 0:
+    if not _is_count(rank):
         raise ValueError(f"{place} has rank {rank!r}; it should be a number from 0 on")
     return rank
 

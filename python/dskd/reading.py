@@ -8,15 +8,14 @@ tokenizer is run.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dskd import _core
-from dskd.decoder_chain import decoder_steps
-from dskd.pieces import Kind, Pieces
+from dskd.decoder_chain import read_decoder
+from dskd.pieces import Kind, Pieces, refuse_slots
 from dskd.sentencepiece_model import ROLES, sentencepiece_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 __all__ = ["read_tokenizer"]
 
@@ -52,44 +51,52 @@ def read_tokenizer(tokenizer: Any) -> Pieces:
 
 def _from_tokenizers(tokenizer: Any) -> Pieces:
     """From a `tokenizers.Tokenizer`; the only role it names is the model's unknown token."""
-    spelled, unknown, byte_fallback = _model_of(tokenizer)
-    steps, dummy_prefix = decoder_steps(tokenizer, byte_fallback=byte_fallback)
+    model = _model_of(tokenizer)
+    decoder = read_decoder(tokenizer, byte_fallback=model.byte_fallback)
     added = tokenizer.get_added_tokens_decoder()
-    slots = _slots([*(token_id for _, token_id in spelled), *added])
+    slots = _slots({*(token_id for _, token_id in model.spelled), *added})
     spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * slots
     normal = Kind.NORMAL
-    for spelling, token_id in spelled:
+    # The decoder leaves specials out by what they are spelled, at whatever id.
+    special = {token.content for token in added.values() if token.special}
+    for spelling, token_id in model.spelled:
         if spellings[token_id] is not None:
             _refuse_second(*sorted([spelling, str(spellings[token_id])]), token_id=token_id)
         spellings[token_id] = spelling
-        kinds[token_id] = normal
+        kinds[token_id] = Kind.SPECIAL if spelling in special else normal
     for token_id, token in added.items():
         _refuse_second(spellings[token_id], token.content, token_id=token_id)
         spellings[token_id] = token.content
         kinds[token_id] = Kind.SPECIAL if token.special else Kind.USER_DEFINED
-    named = {} if unknown is None else {unknown: {"unk"}}
-    return Pieces(spellings, kinds, named, steps, dummy_prefix)
+    named = {} if model.unknown is None else {model.unknown: {"unk"}}
+    return Pieces(spellings, kinds, named, decoder.steps, decoder.dummy_prefix)
 
 
-def _model_of(tokenizer: Any) -> tuple[list[tuple[str, int]], int | None, bool]:
-    """The spellings of a model with their ids, its unknown token's id, and whether it falls back to bytes."""
+class _Model(NamedTuple):
+    """What the model inside a `tokenizers.Tokenizer` says."""
+
+    spelled: list[tuple[str, int]]
+    unknown: int | None
+    byte_fallback: bool
+
+
+def _model_of(tokenizer: Any) -> _Model:
     model = tokenizer.model
     if type(model).__name__ == "Unigram":
         # It shows its unknown token to nobody but pickle, and get_vocab hides a piece that it has twice.
         state = json.loads(model.__getstate__())
         pieces = [(spelling, token_id) for token_id, (spelling, _) in enumerate(state["vocab"])]
-        return pieces, state["unk_id"], bool(state.get("byte_fallback"))
+        return _Model(pieces, state["unk_id"], bool(state.get("byte_fallback")))
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
     unknown = vocabulary.get(model.unk_token) if model.unk_token else None
-    return list(vocabulary.items()), unknown, bool(getattr(model, "byte_fallback", False))
+    return _Model(list(vocabulary.items()), unknown, bool(getattr(model, "byte_fallback", False)))
 
 
-def _slots(ids: Iterable[int]) -> int:
+def _slots(ids: Collection[int]) -> int:
     """How many slots the ids need, if so many are allowed."""
     slots = max(ids, default=-1) + 1
-    if slots > _core.MAX_ENTRIES:
-        raise ValueError(f"the tokenizer defines id {slots - 1}; ids end at {_core.MAX_ENTRIES - 1}")
+    refuse_slots(slots, len(ids), f"the tokenizer defines id {slots - 1}")
     return slots
 
 
@@ -102,19 +109,33 @@ def _refuse_second(first: str | None, second: str, *, token_id: int) -> None:
 
 
 def _from_fast(tokenizer: Any) -> Pieces:
-    """From a fast tokenizer of transformers: what its backend says, and its special-token map."""
-    return _with_roles(_from_tokenizers(tokenizer.backend_tokenizer), tokenizer)
+    """From a fast tokenizer of transformers: what its backend says, and which tokens it names by their use.
+
+    Its list of further special tokens (`extra_special_tokens`) is not believed: special is what the backend
+    flags as such, which is what `decode(skip_special_tokens=True)` leaves out. Of a SentencePiece model
+    transformers lists every user-defined piece there (the full stop of XLNet), and decodes it as text.
+    """
+    return _with_roles(_from_tokenizers(tokenizer.backend_tokenizer), tokenizer, _ids_named_by_use(tokenizer))
+
+
+def _ids_named_by_use(tokenizer: Any) -> Iterator[int]:
+    """The ids of `bos_token`, `sep_token`, and so on."""
+    for literal in getattr(tokenizer, "special_tokens_map", {}).values():
+        token_id = tokenizer.convert_tokens_to_ids(literal) if isinstance(literal, str) else None
+        if token_id is not None:
+            yield token_id
 
 
 def _from_slow(tokenizer: Any) -> Pieces:
     """From a tokenizer of transformers around a SentencePiece model; its ids may be others than the model's.
 
-    The model's decoder counts and not that of the Python around it, which writes `<0xE2>` out.
+    The model's decoder counts and not that of the Python around it, which writes `<0xE2>` out. What is
+    special, that Python says: its `decode(skip_special_tokens=True)` goes by `all_special_ids`.
     """
     model = sentencepiece_pieces(tokenizer.sp_model)
     index = {spelling: position for position, spelling in enumerate(model.spellings)}
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-    slots = _slots(vocabulary.values())
+    slots = _slots(set(vocabulary.values()))
     spellings: list[str | None] = [None] * slots
     kinds = [Kind.OPAQUE] * slots
     for spelling, token_id in vocabulary.items():
@@ -129,12 +150,12 @@ def _from_slow(tokenizer: Any) -> Pieces:
         spellings[token_id] = token.content
         kinds[token_id] = Kind.SPECIAL if token.special else Kind.USER_DEFINED
     pieces = Pieces(spellings, kinds, {}, model.steps, model.dummy_prefix)
-    return _with_roles(pieces, tokenizer)
+    return _with_roles(pieces, tokenizer, tokenizer.all_special_ids)
 
 
-def _with_roles(pieces: Pieces, tokenizer: Any) -> Pieces:
-    """`pieces` with the roles and special ids that a tokenizer of transformers names."""
-    for role, token_id in _named_ids(tokenizer):
+def _with_roles(pieces: Pieces, tokenizer: Any, special: Iterable[int]) -> Pieces:
+    """`pieces` with the roles that a tokenizer of transformers names, and these ids special."""
+    for role, token_id in (*_roles_of(tokenizer), *(("", token_id) for token_id in special)):
         if not 0 <= token_id < len(pieces.kinds):
             raise ValueError(f"special id {token_id} is beyond the tokenizer's last, {len(pieces.kinds) - 1}")
         pieces.kinds[token_id] = Kind.SPECIAL
@@ -143,13 +164,11 @@ def _with_roles(pieces: Pieces, tokenizer: Any) -> Pieces:
     return pieces
 
 
-def _named_ids(tokenizer: Any) -> Iterator[tuple[str, int]]:
+def _roles_of(tokenizer: Any) -> Iterator[tuple[str, int]]:
     for role in ROLES:
         token_id = getattr(tokenizer, f"{role}_token_id", None)
         if token_id is not None:
             yield role, token_id
-    for token_id in tokenizer.all_special_ids:
-        yield "", token_id
 
 
 # ---- tiktoken --------------------------------------------------------------------------------------------
@@ -157,7 +176,9 @@ def _named_ids(tokenizer: Any) -> Iterator[tuple[str, int]]:
 
 def _from_tiktoken(encoding: Any) -> Pieces:
     """From a `tiktoken.Encoding`: the bytes of its ranks, its special tokens, and which ends a text."""
-    slots = _slots([encoding.n_vocab - 1])
+    slots = encoding.n_vocab
+    defined = len(encoding.token_byte_values()) + len(encoding.special_tokens_set)
+    refuse_slots(slots, defined, f"the encoding defines id {slots - 1}")
     tokens: list[bytes | None] = [_bytes_of(encoding, token_id) for token_id in range(slots)]
     kinds = [Kind.OPAQUE if token is None else Kind.NORMAL for token in tokens]
     named: dict[int, set[str]] = {}

@@ -581,14 +581,17 @@ def byte_level_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
-def token_bytes(spelling: str, kind: Kind, steps: Sequence[tuple[str, str, str]]) -> bytes:
+def token_bytes(spelling: str, kind: Kind, steps: Sequence[tuple[str, str, str]]) -> bytes | None:
     """What a token adds to the text, from its spelling and the steps of its tokenizer's decoder.
 
     Only normal tokens go through the byte-level table and the byte fallback; a user-defined one is its
     content, with `▁` and the space before a word read as the decoder reads them.
+
+    Returns:
+        Its bytes; None for a byte that alone does not say what the text is.
     """
     alphabet = byte_level_alphabet()
-    for name, old, new in steps:
+    for place, (name, old, new) in enumerate(steps):
         if name == "replace":
             spelling = spelling.replace(old, new)
         elif name == "word":
@@ -597,10 +600,23 @@ def token_bytes(spelling: str, kind: Kind, steps: Sequence[tuple[str, str, str]]
         elif kind not in {Kind.NORMAL, Kind.BYTE}:
             continue
         elif name == "byte_level" and all(character in alphabet for character in spelling):
-            return bytes(alphabet[character] for character in spelling)
+            return _replaced(bytes(alphabet[character] for character in spelling), steps[place + 1 :])
         elif name == "byte_fallback" and re.fullmatch("<0x[0-9A-Fa-f]{2}>", spelling):
-            return bytes.fromhex(spelling[3:5])
+            return _replaced(bytes.fromhex(spelling[3:5]), steps[place + 1 :])
     return spelling.encode()
+
+
+def _replaced(token: bytes, steps: Sequence[tuple[str, str, str]]) -> bytes | None:
+    """What the replacements behind the step that made bytes make of them.
+
+    They see neighbouring bytes as text. So the second byte of what is looked for says nothing alone: None.
+    """
+    for name, old, new in steps:
+        if name == "replace" and old:
+            if len(token) == 1 and token == old.encode()[1:2]:
+                return None
+            token = token.replace(old.encode(), new.encode())
+    return token
 
 
 def published_eta(

@@ -6,12 +6,9 @@ is its text, and at the start of a text one space is dropped if a flag of the no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dskd.pieces import Kind, Pieces
-
-if TYPE_CHECKING:
-    from dskd.pieces import Step
+from dskd.pieces import DecoderStep, Kind, Pieces
 
 __all__ = ["ROLES", "sentencepiece_pieces"]
 
@@ -34,6 +31,7 @@ def sentencepiece_pieces(processor: Any) -> Pieces:
         ValueError: the model changes text in a way that no piece shows.
         ImportError: protobuf is not installed.
     """
+    spellings = _spellings(processor)
     model = _model(processor)
     _refuse(model)
     named: dict[int, set[str]] = {}
@@ -42,13 +40,13 @@ def sentencepiece_pieces(processor: Any) -> Pieces:
         if token_id >= 0:
             named.setdefault(token_id, set()).add(role)
     kinds = [_KINDS[piece.type] for piece in model.pieces]
-    byte_fallback: tuple[Step, ...] = (("byte_fallback", "", ""),) if Kind.BYTE in kinds else ()
+    byte_fallback = (DecoderStep("byte_fallback"),) if Kind.BYTE in kinds else ()
     normalizer = model.normalizer_spec
     return Pieces(
-        spellings=[piece.piece for piece in model.pieces],
+        spellings=spellings,
         kinds=kinds,
         named=named,
-        steps=(("replace", "▁", " "), *byte_fallback),
+        steps=(DecoderStep("replace", "▁", " "), *byte_fallback),
         dummy_prefix=normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces,
     )
 
@@ -61,6 +59,22 @@ def _model(processor: Any) -> Any:
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined] # made at run time
     model.ParseFromString(processor.serialized_model_proto())
     return model
+
+
+def _spellings(processor: Any) -> list[str | None]:
+    """What the pieces are; protobuf would hand over broken ones as bytes, or an error without a place."""
+    return [_spelling(processor, index) for index in range(processor.get_piece_size())]
+
+
+def _spelling(processor: Any, index: int) -> str:
+    try:
+        spelling: str = processor.id_to_piece(index)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"piece {index} of the SentencePiece model is {error.object!r}, which is not UTF-8; the file is "
+            "damaged, get it again"
+        ) from error
+    return spelling
 
 
 def _refuse(model: Any) -> None:

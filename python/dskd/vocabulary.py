@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dskd import _core
-from dskd.pieces import Kind, Pieces
+from dskd.pieces import Kind, Pieces, refuse_slots
 from dskd.ragged import integer_rows
 from dskd.rank_files import read_rank_file
 from dskd.reading import read_tokenizer
@@ -281,14 +281,16 @@ def _vocabulary(pieces: Pieces, size: int | None, roles: RolesLike | None) -> Vo
 
 def _with_size(pieces: Pieces, size: int | None) -> tuple[list[Any], list[Kind]]:
     defined = len(pieces.spellings)
-    surplus = 0 if size is None else size - defined
-    if defined + surplus > _core.MAX_ENTRIES:
-        raise ValueError(f"size={size}, and a vocabulary may have {_core.MAX_ENTRIES} entries")
-    if surplus < 0:
+    if size is None or size == defined:
+        refuse_slots(defined, defined, f"it has {defined} tokens")
+        return pieces.spellings, pieces.kinds
+    if size < defined:
         raise ValueError(
             f"size={size} is smaller than the tokenizer, which defines ids up to {defined - 1}; "
             "leave size= out, or pass the vocab_size of a model that has all of them"
         )
+    refuse_slots(size, defined - pieces.kinds.count(Kind.OPAQUE), f"size={size}")
+    surplus = size - defined
     return [*pieces.spellings, *[None] * surplus], [*pieces.kinds, *[Kind.OPAQUE] * surplus]
 
 
