@@ -109,14 +109,24 @@ impl Default for Blocks {
 
 impl Blocks {
     /// The common ends of the tokens that follow on both sides, as far as these are plain text; none where
-    /// none is near. More may follow behind the last.
-    pub fn next<T: Id>(&mut self, teacher: Plain<'_, T>, student: Plain<'_, T>) -> Common<'_> {
+    /// none is near. More may follow behind the last. Those behind spaces with which the common text ends are
+    /// left out if it is asked for: who wants to know how the spaces go on takes these one by one.
+    pub fn next<T: Id>(
+        &mut self,
+        teacher: Plain<'_, T>,
+        student: Plain<'_, T>,
+        without_last_spaces: bool,
+    ) -> Common<'_> {
         let laid = self.lay_student(student);
         let (mut found, mut bytes) = self.lay_teacher(teacher, laid.bytes);
         self.marks[..=laid.bytes].fill(0);
         if self.teacher_text[..bytes] != self.student_text[..bytes] {
             let agree = agreement(&self.teacher_text[..bytes], &self.student_text[..bytes]);
             (found, bytes) = self.ends_within(agree, teacher, found);
+        }
+        if without_last_spaces && self.teacher_text[..bytes].ends_with(b" ") {
+            let spaces = self.teacher_text[..bytes].iter().rev().take_while(|byte| **byte == b' ').count();
+            (found, bytes) = self.ends_within(bytes - spaces, teacher, found);
         }
         let used = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].student()));
         self.reach = if 2 * used < laid.tokens { FEWEST_TOKENS } else { (self.reach * 8).min(TEXT) };

@@ -4,14 +4,7 @@
 
 use std::fmt;
 
-/// Which of the two tokenizations is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The large model's tokens.
-    Teacher,
-    /// The small model's tokens.
-    Student,
-}
+pub use crate::side::Side;
 
 /// Everything that this crate refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,15 +122,6 @@ pub enum Error {
         /// Its spelling.
         spelling: String,
     },
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Teacher => "teacher",
-            Self::Student => "student",
-        })
-    }
 }
 
 impl fmt::Display for Error {

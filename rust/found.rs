@@ -5,9 +5,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
+use std::ops::{Add, Range};
 
 use crate::blocks::{Common, Place};
+use crate::side::Side;
 
 /// What makes a teacher token and a student token the same token of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,29 @@ pub struct Ranges {
     pub student_end: Vec<i32>,
 }
 
+/// What tokens of one side add to the counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Tokens that have bytes.
+    pub tokens: i64,
+    /// Their bytes.
+    pub bytes: i64,
+    /// Tokens whose bytes are unknown.
+    pub opaque: i64,
+}
+
+impl Add for Counted {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens + other.tokens,
+            bytes: self.bytes + other.bytes,
+            opaque: self.opaque + other.opaque,
+        }
+    }
+}
+
 /// Numerators and denominators of one row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -102,17 +126,15 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Tokens with bytes, their bytes, and opaque tokens.
-    pub(crate) fn add_teacher(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
-        self.teacher_tokens += tokens;
-        self.teacher_bytes += bytes;
-        self.teacher_opaque += opaque;
-    }
-
-    pub(crate) fn add_student(&mut self, (tokens, bytes, opaque): (i64, i64, i64)) {
-        self.student_tokens += tokens;
-        self.student_bytes += bytes;
-        self.student_opaque += opaque;
+    /// Adds tokens of a side.
+    pub fn add(&mut self, side: Side, counted: Counted) {
+        let [tokens, bytes, opaque] = match side {
+            Side::Teacher => [&mut self.teacher_tokens, &mut self.teacher_bytes, &mut self.teacher_opaque],
+            Side::Student => [&mut self.student_tokens, &mut self.student_bytes, &mut self.student_opaque],
+        };
+        *tokens += counted.tokens;
+        *bytes += counted.bytes;
+        *opaque += counted.opaque;
     }
 }
 

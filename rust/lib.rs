@@ -8,6 +8,7 @@
 //! * [`resync`]: what to do where the two texts differ
 //! * [`batch`]: many rows, serial or in the pool
 //! * [`pool`]: this process's thread pool
+//! * [`side`]: the two sides, and one of something for each
 //! * [`stop`]: a flag that ends work from outside
 //! * [`error`]: errors as data
 //!
@@ -21,6 +22,7 @@ pub mod error;
 pub mod found;
 pub mod pool;
 pub mod resync;
+pub mod side;
 pub mod stop;
 pub mod vocabulary;
 

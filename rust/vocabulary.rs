@@ -86,6 +86,7 @@ pub struct Vocabulary {
     records: Vec<Record>,
     roles: Roles,
     dummy_prefix: bool,
+    inner_prefixes: bool,
 }
 
 /// Bytes of a [`Record`].
@@ -148,7 +149,8 @@ impl Vocabulary {
             records.push(record_of(token));
             arena.extend_from_slice(token);
         }
-        Ok(Self { arena, entries, records, roles, dummy_prefix })
+        let inner_prefixes = dummy_prefix && kinds.contains(&Kind::UserDefined);
+        Ok(Self { arena, entries, records, roles, dummy_prefix, inner_prefixes })
     }
 
     /// The number of slots; ids run from 0 to one less.
@@ -191,6 +193,12 @@ impl Vocabulary {
     #[must_use]
     pub fn dummy_prefix(&self) -> bool {
         self.dummy_prefix
+    }
+
+    /// Whether a dummy prefix may stand within a text: behind a user-defined token.
+    #[must_use]
+    pub fn inner_prefixes(&self) -> bool {
+        self.inner_prefixes
     }
 
     /// Whether the vocabulary has this id.
