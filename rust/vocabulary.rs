@@ -167,7 +167,13 @@ impl Vocabulary {
 
     /// What this id adds to the text; nothing for specials and opaque ids.
     #[must_use]
+    #[inline]
     pub fn bytes(&self, id: impl Id) -> &[u8] {
+        // One look finds those of a usual token, the entry and the arena are two.
+        let record = self.records.get(id.index()).unwrap_or(&UNKNOWN_RECORD);
+        if let Some(bytes) = record.get(..usize::from(record[RECORD - 1])) {
+            return bytes;
+        }
         let entry = self.entry(id);
         &self.arena[entry.start as usize..][..usize::from(entry.length)]
     }
@@ -199,6 +205,12 @@ impl Vocabulary {
     #[must_use]
     pub fn inner_prefixes(&self) -> bool {
         self.inner_prefixes
+    }
+
+    /// Whether a dummy prefix may stand behind this id.
+    #[must_use]
+    pub fn prefix_may_follow(&self, id: impl Id) -> bool {
+        self.inner_prefixes && self.kind(id) == Kind::UserDefined
     }
 
     /// Whether the vocabulary has this id.

@@ -87,9 +87,8 @@ impl<'a, T: Id> Cursor<'a, T> {
 
     /// Whether the tokenizer may have put a dummy prefix here: behind a user-defined token.
     pub fn may_prefix_here(&self) -> bool {
-        self.vocabulary.inner_prefixes()
-            && self.here.at > 0
-            && self.kind(self.here.at - 1) == Some(Kind::UserDefined)
+        let before = self.here.at.checked_sub(1);
+        before.is_some_and(|before| self.vocabulary.prefix_may_follow(self.tokens[before]))
     }
 
     /// The kind of this token; none behind the last.

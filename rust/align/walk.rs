@@ -71,7 +71,7 @@ impl<'a, T: Id> Walk<'a, T> {
     }
 
     /// Walks to the end, unless it is asked to stop.
-    pub fn go(mut self) {
+    pub fn go(&mut self) {
         self.pass_place(true);
         loop {
             while !self.stop.is_set() && (self.take_chunks() || self.take_chunk()) {
@@ -156,7 +156,7 @@ impl<'a, T: Id> Walk<'a, T> {
             return false;
         }
         let Sides { teacher, student } = self.sides.as_mut();
-        let common = self.blocks.next(teacher.plain(), student.plain(), self.inner_prefixes);
+        let common = self.blocks.next(teacher.plain(), student.plain());
         let Some(last) = common.ends.last() else {
             return false;
         };
