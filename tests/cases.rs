@@ -172,7 +172,9 @@ fn bytes_of(token: &Value) -> Vec<u8> {
     let byte = |digits: &str| u8::from_str_radix(digits, 16).expect("two hexadecimal digits");
     match token.get("hex") {
         Some(hex) => text(hex).split(' ').map(byte).collect(),
-        None => token.as_str().unwrap_or(token["user_defined"].as_str().unwrap_or_default()).as_bytes().to_vec(),
+        None => {
+            token.as_str().unwrap_or(token["user_defined"].as_str().unwrap_or_default()).as_bytes().to_vec()
+        }
     }
 }
 

@@ -89,12 +89,12 @@ def one_text(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
 def parts(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
     """A stretch of common text with specials before it, or a tag; often one side has a space more."""
     text = draw(texts)
-    tag = draw(st.sampled_from([b"", b"", b"<t>"]))
+    tag = draw(st.sampled_from([b"", b"<t>"]))
     longer = draw(st.sampled_from([None, 0, 1]))
     sides = []
     for side in range(2):
         lead = draw(st.lists(zero_width, max_size=2))
-        tags = [Token(tag, is_user_defined=draw(st.booleans()))] if tag else []
+        tags = [Token(tag, is_user_defined=draw(st.sampled_from([True, True, False])))] if tag else []
         tokens = draw(tokenizations(b" " + text if longer == side else text))
         sides.append([*lead, *tags, *draw(with_user_defined(tokens))])
     return sides[0], sides[1]
@@ -133,10 +133,12 @@ segments = related() | related() | one_text() | st.tuples(random_tokens, random_
 def side_of(tokens: Sequence[Token], *, dummy_prefix: bool = True) -> Side:
     """A row of these tokens, and the smallest vocabulary that has them."""
     entries = list(dict.fromkeys(tokens))
-    roles = {index: set(entry.roles) for index, entry in enumerate(entries) if entry.roles is not None}
+    roles: dict[int | str, set[str]] = {
+        index: set(entry.roles) for index, entry in enumerate(entries) if entry.roles is not None
+    }
     user_defined = {index for index, entry in enumerate(entries) if entry.is_user_defined}
     vocabulary = vocabulary_of(
-        [entry.text for entry in entries], {**roles}, user_defined, dummy_prefix=dummy_prefix
+        [entry.text for entry in entries], roles, user_defined, dummy_prefix=dummy_prefix
     )
     return Side(vocabulary, [entries.index(token) for token in tokens])
 
@@ -157,7 +159,7 @@ def masked_side(
 @st.composite
 def rows(draw: st.DrawFn) -> tuple[Side, Side]:
     """One row, mostly without a mask, else of several segments a side."""
-    prefixes = draw(st.tuples(st.booleans(), st.booleans()))
+    prefixes = draw(st.sampled_from([(True, True), (True, True), (True, False), (False, True)]))
     if draw(st.integers(0, 2)):
         of_row = draw(segments)
         teacher, student = (
