@@ -12,30 +12,30 @@ use crate::vocabulary::{Id, Kind, Vocabulary};
 /// One side of a segment, and where it stands.
 pub struct Cursor<'a, T> {
     vocabulary: &'a Vocabulary,
-    tokens: &'a [T],
+    pub(super) tokens: &'a [T],
     /// The column of the first token in its row.
-    column: usize,
-    here: Stand<'a>,
+    pub(super) column: usize,
+    pub(super) here: Stand<'a>,
     pub(super) reached: Reached,
     /// The first token of zero width at this place that is behind those in pairs.
-    unpaired: usize,
+    pub(super) unpaired: usize,
     /// The first token of the text in which is searched.
     searched_from: usize,
     /// The first token that is not in the counts yet.
     counted: usize,
 }
 
-/// What a cursor goes back to where there is no chunk.
+/// Where a cursor stands, and what it goes back to where there is no chunk.
 #[derive(Clone, Copy, Default)]
 pub struct Stand<'a> {
     /// The token at hand.
-    at: usize,
+    pub at: usize,
     /// What is left of its bytes.
-    rest: &'a [u8],
+    pub rest: &'a [u8],
     /// Whether its first space was set aside.
-    holds_space: bool,
+    pub holds_space: bool,
     /// Bytes consumed so far, those set aside included.
-    position: usize,
+    pub position: usize,
 }
 
 impl<'a, T: Id> Cursor<'a, T> {
@@ -55,27 +55,7 @@ impl<'a, T: Id> Cursor<'a, T> {
 
     // ---- The token at hand -----------------------------------------------------------------------------
 
-    /// The number of the token at hand.
-    pub fn at(&self) -> usize {
-        self.here.at
-    }
-
-    /// What is left of its bytes.
-    pub fn rest(&self) -> &'a [u8] {
-        self.here.rest
-    }
-
-    /// Bytes consumed so far, those set aside included.
-    pub fn position(&self) -> usize {
-        self.here.position
-    }
-
-    /// Whether its first space was set aside.
-    pub fn holds_space(&self) -> bool {
-        self.here.holds_space
-    }
-
-    /// Whether it has bytes to compare: it is not opaque, and not the end.
+    /// Whether the token at hand has bytes to compare: it is not opaque, and not the end.
     pub fn at_text(&self) -> bool {
         !self.here.rest.is_empty()
     }
@@ -101,19 +81,9 @@ impl<'a, T: Id> Cursor<'a, T> {
         self.tokens.get(at).map_or(&[], |token| self.vocabulary.bytes(*token))
     }
 
-    /// These tokens.
-    pub fn tokens(&self, range: Range<usize>) -> &'a [T] {
-        &self.tokens[range]
-    }
-
-    /// The column of this token.
-    pub fn column(&self, at: usize) -> usize {
-        self.column + at
-    }
-
     /// The columns of these tokens.
     pub fn columns(&self, range: Range<usize>) -> Range<usize> {
-        self.column(range.start)..self.column(range.end)
+        self.column + range.start..self.column + range.end
     }
 
     // ---- Moving ----------------------------------------------------------------------------------------
@@ -160,27 +130,12 @@ impl<'a, T: Id> Cursor<'a, T> {
         self.here.rest.is_empty()
     }
 
-    /// Goes behind the token at hand, whose bytes were read.
-    pub fn end_token(&mut self) {
-        self.here.at += 1;
-    }
-
     /// Goes on behind the token at hand to the next that has bytes; says whether there are others between.
     pub fn go_on(&mut self) -> bool {
-        self.end_token();
-        let next = self.here.at;
+        let next = self.here.at + 1;
+        self.here.at = next;
         self.pass_zero_width();
         self.here.at > next
-    }
-
-    /// Says that all tokens before this one that have no bytes are in pairs or before those that are.
-    pub fn paired_before(&mut self, at: usize) {
-        self.unpaired = at;
-    }
-
-    /// Where it stands.
-    pub fn stand(&self) -> Stand<'a> {
-        self.here
     }
 
     /// Goes back to where it stood; returns how many tokens it had passed since.
@@ -195,7 +150,7 @@ impl<'a, T: Id> Cursor<'a, T> {
         let was_all = self.read(1);
         self.here.holds_space = true;
         if was_all {
-            self.end_token();
+            self.here.at += 1;
             self.unpaired = self.here.at;
         }
         was_all

@@ -35,7 +35,7 @@ pub fn holder_of_one_space<T: Id>(sides: &mut Sides<Cursor<'_, T>>) -> Option<Si
 impl<T: Id> Cursor<'_, T> {
     /// Whether the text goes on with a space.
     fn opens_with_space(&self) -> bool {
-        self.rest().first() == Some(&b' ')
+        self.here.rest.first() == Some(&b' ')
     }
 
     /// How many spaces stand here before anything else.
@@ -43,7 +43,7 @@ impl<T: Id> Cursor<'_, T> {
         if !self.opens_with_space() {
             return 0;
         }
-        let (start, end) = (self.position(), self.reached.0[within as usize]);
+        let (start, end) = (self.here.position, self.reached.0[within as usize]);
         if start < end {
             return end - start;
         }
@@ -54,8 +54,8 @@ impl<T: Id> Cursor<'_, T> {
 
     fn measure_spaces(&self, within: Within) -> usize {
         let mut spaces = 0;
-        let mut bytes = self.rest();
-        let mut at = self.at();
+        let mut bytes = self.here.rest;
+        let mut at = self.here.at;
         loop {
             let here = bytes.iter().take_while(|byte| **byte == b' ').count();
             spaces += here;

@@ -91,8 +91,8 @@ impl<'a, T: Id> Walk<'a, T> {
         self.sides.teacher.at_text() && self.sides.student.at_text()
     }
 
-    fn holds_space(&self) -> bool {
-        self.sides.teacher.holds_space() || self.sides.student.holds_space()
+    fn stands(&self) -> Sides<Stand<'a>> {
+        self.sides.as_ref().map(|side| side.here)
     }
 
     // ---- Places ----------------------------------------------------------------------------------------
@@ -118,17 +118,15 @@ impl<'a, T: Id> Walk<'a, T> {
     fn pair_roles(&mut self) -> bool {
         let passed = self.sides.as_mut().map(Cursor::pass_specials);
         let starts = passed.as_ref().map(|range| range.start);
-        let any = !(passed.teacher.is_empty() && passed.student.is_empty());
-        let specials = self.sides.as_ref().zip(passed).map(|(side, range)| side.tokens(range));
+        let specials = self.sides.as_ref().zip(passed).map(|(side, range)| &side.tokens[range]);
         roles::pair(self.roles, specials, |pair| {
             let Sides { teacher, student } = self.sides.as_mut();
             let (at, other) = (starts.teacher + pair.teacher, starts.student + pair.student);
+            (teacher.unpaired, student.unpaired) = (at + 1, other + 1);
             self.counts.role += 1;
-            self.found.push_role(teacher.column(at), student.column(other));
-            teacher.paired_before(at + 1);
-            student.paired_before(other + 1);
+            self.found.push_role(teacher.column + at, student.column + other);
         });
-        any
+        !(specials.teacher.is_empty() && specials.student.is_empty())
     }
 
     /// Sets the one space aside, on either side where a segment starts or specials stand, else on one that may
@@ -160,8 +158,9 @@ impl<'a, T: Id> Walk<'a, T> {
         let Some(last) = common.ends.last() else {
             return false;
         };
-        let space = teacher.holds_space() || student.holds_space();
-        self.found.push_block(&common, teacher.column(teacher.at()), student.column(student.at()), space);
+        let space = teacher.here.holds_space || student.here.holds_space;
+        let columns = (teacher.column + teacher.here.at, student.column + student.here.at);
+        self.found.push_block(&common, columns.0, columns.1, space);
         let with_space = space && common.begins_with_pair();
         self.counts.exact += length_as_count(common.pairs()) - i64::from(with_space);
         self.counts.space += i64::from(with_space);
@@ -176,12 +175,10 @@ impl<'a, T: Id> Walk<'a, T> {
         if !self.at_text() {
             return false;
         }
-        let starts = self.sides.as_ref().map(Cursor::at);
-        let stands = self.sides.as_ref().map(Cursor::stand);
-        let space = self.holds_space();
+        let stands = self.stands();
         let chunk = self.read_chunk();
         if chunk.ended {
-            self.push_chunk(starts, &chunk, space);
+            self.push_chunk(stands, &chunk);
         } else {
             self.vain += chunk.bytes;
             self.go_back(stands);
@@ -194,8 +191,8 @@ impl<'a, T: Id> Walk<'a, T> {
         let Sides { teacher, student } = self.sides.as_mut();
         let mut reading = Reading::default();
         loop {
-            let length = teacher.rest().len().min(student.rest().len());
-            if teacher.rest()[..length] != student.rest()[..length] {
+            let length = teacher.here.rest.len().min(student.here.rest.len());
+            if teacher.here.rest[..length] != student.here.rest[..length] {
                 return reading;
             }
             reading.bytes += length;
@@ -209,13 +206,15 @@ impl<'a, T: Id> Walk<'a, T> {
                 return reading;
             }
         }
-        teacher.end_token();
-        student.end_token();
+        teacher.here.at += 1;
+        student.here.at += 1;
         Reading { ended: true, ..reading }
     }
 
-    fn push_chunk(&mut self, starts: Sides<usize>, chunk: &Reading, space: bool) {
-        let columns = self.sides.as_ref().zip(starts).map(|(side, start)| side.columns(start..side.at()));
+    fn push_chunk(&mut self, starts: Sides<Stand<'a>>, chunk: &Reading) {
+        let both = self.sides.as_ref().zip(starts);
+        let columns = both.map(|(side, start)| side.columns(start.at..side.here.at));
+        let space = starts.teacher.holds_space || starts.student.holds_space;
         let is_pair = columns.teacher.len() == 1 && columns.student.len() == 1;
         self.counts.exact += i64::from(is_pair && !space);
         self.counts.space += i64::from(is_pair && space);
@@ -247,11 +246,11 @@ impl<'a, T: Id> Walk<'a, T> {
             let bytes = i64::from(self.sides[side].take_space_back());
             self.counts.add(side, Counted { bytes, ..Counted::default() });
         }
-        let starts = self.sides.as_ref().map(Cursor::at);
+        let starts = self.sides.as_ref().map(|side| side.here.at);
         while let Some(place) = self.next_place() {
             let (steps, counts) = (self.found.steps(), *self.counts);
             let ends = self.jump(place);
-            let stands = self.sides.as_ref().map(Cursor::stand);
+            let stands = self.stands();
             self.pass_place(true);
             if self.take_chunk() {
                 self.push_difference(starts, ends);
@@ -262,8 +261,8 @@ impl<'a, T: Id> Walk<'a, T> {
             self.found.forget(steps);
             *self.counts = counts;
             self.go_back(stands);
-            self.sides.teacher.paired_before(ends.teacher);
-            self.sides.student.paired_before(ends.student);
+            self.sides.teacher.unpaired = ends.teacher;
+            self.sides.student.unpaired = ends.student;
         }
         let ends = self.jump(self.sides.as_ref().map(Cursor::last_place));
         self.push_difference(starts, ends);
