@@ -235,11 +235,20 @@ fn runs_of_true(mask: &[bool]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Where this value first stands; eight are looked at at once.
+/// Where this value first stands; thirty-two are looked at at once, and then eight.
 fn first(mask: &[bool], value: bool) -> Option<usize> {
-    let (eights, _) = mask.as_chunks::<8>();
-    let others = 8 * eights.iter().take_while(|eight| **eight == [!value; 8]).count();
-    mask[others..].iter().position(|one| *one == value).map(|behind| others + behind)
+    let (many, _) = mask.as_chunks::<32>();
+    let skipped = 32 * many.iter().take_while(|many| **many == [!value; 32]).count();
+    let (eights, rest) = mask[skipped..].as_chunks::<8>();
+    let others = u64::from_le_bytes([u8::from(!value); 8]);
+    for (number, eight) in eights.iter().enumerate() {
+        let differing = u64::from_le_bytes(eight.map(u8::from)) ^ others;
+        if differing != 0 {
+            return Some(skipped + 8 * number + differing.trailing_zeros() as usize / 8);
+        }
+    }
+    let behind = rest.iter().position(|one| *one == value)?;
+    Some(mask.len() - rest.len() + behind)
 }
 
 /// What was found in rows that follow each other, as it was written down.

@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use crate::vocabulary::{Id, RECORD, Vocabulary};
 
 /// Bytes of text in a block, a power of two so that a mask keeps every index within; its tokens fit 16 bits.
@@ -30,6 +32,24 @@ pub struct Plain<'a, T> {
     pub tokens: &'a [T],
     /// What is left of the bytes of the token at hand; not empty.
     pub rest: &'a [u8],
+}
+
+impl<T: Id> Plain<'_, T> {
+    /// Whether a dummy prefix may stand behind so many tokens.
+    fn prefix_may_follow(&self, tokens: u16) -> bool {
+        self.vocabulary.prefix_may_follow(self.tokens[usize::from(tokens) - 1])
+    }
+
+    /// How many bytes these tokens have.
+    fn length_of(&self, tokens: Range<usize>) -> usize {
+        let lengths = self.tokens[tokens.clone()].iter().map(|token| self.vocabulary.bytes(*token).len());
+        let read = if tokens.contains(&0) {
+            self.vocabulary.bytes(self.tokens[0]).len() - self.rest.len()
+        } else {
+            0
+        };
+        lengths.sum::<usize>() - read
+    }
 }
 
 /// A place in a block: so many tokens of the teacher are before it, in the upper half, and so many of the
@@ -118,6 +138,9 @@ impl Blocks {
             let agree = agreement(&self.teacher_text[..bytes], &self.student_text[..bytes]);
             (found, bytes) = self.ends_within(agree, teacher, found);
         }
+        if teacher.vocabulary.inner_prefixes() || student.vocabulary.inner_prefixes() {
+            (found, bytes) = self.ends_to_inner_prefix(teacher, student, found, bytes);
+        }
         let used = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].student()));
         self.reach = if 2 * used < laid.tokens { FEWEST_TOKENS } else { (self.reach * 8).min(TEXT) };
         Common { ends: &self.ends[..found], bytes }
@@ -145,10 +168,7 @@ impl Blocks {
                 ends[found & MASK] = Place(tokens | u32::from(mark));
                 found += usize::from(mark != 0);
             });
-        let last = found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].teacher()));
-        let behind =
-            teacher.tokens[last..laid.tokens].iter().map(|token| teacher.vocabulary.bytes(*token).len());
-        (found, if found == 0 { 0 } else { laid.bytes - behind.sum::<usize>() })
+        (found, laid.bytes - teacher.length_of(self.last_token(found)..laid.tokens))
     }
 
     /// The common ends, of those found, in so many bytes, and the bytes before the last.
@@ -164,6 +184,39 @@ impl Blocks {
             }
         }
         (within, last)
+    }
+
+    /// The common ends, of those found in so many bytes, up to the first behind which a dummy prefix may stand
+    /// and all is spaces, and the bytes before the last: how many the spaces are is not known yet.
+    fn ends_to_inner_prefix<T: Id>(
+        &self,
+        teacher: Plain<'_, T>,
+        student: Plain<'_, T>,
+        found: usize,
+        bytes: usize,
+    ) -> (usize, usize) {
+        let is_space = |byte: &&u8| **byte == b' ';
+        let mut spaces = self.teacher_text[..bytes].iter().rev().take_while(is_space).count();
+        let (mut kept, mut end) = ((found, bytes), (found, bytes));
+        while end.0 > 1 {
+            let tokens = self.last_token(end.0 - 1)..self.last_token(end.0);
+            let length = teacher.length_of(tokens);
+            if length > spaces {
+                break;
+            }
+            spaces -= length;
+            end = (end.0 - 1, end.1 - length);
+            let place = self.ends[end.0 - 1];
+            if teacher.prefix_may_follow(place.teacher()) || student.prefix_may_follow(place.student()) {
+                kept = end;
+            }
+        }
+        kept
+    }
+
+    /// Teacher's tokens before the last of so many ends.
+    fn last_token(&self, found: usize) -> usize {
+        found.checked_sub(1).map_or(0, |last| usize::from(self.ends[last].teacher()))
     }
 }
 

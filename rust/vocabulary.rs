@@ -87,6 +87,7 @@ pub struct Vocabulary {
     records: Vec<Record>,
     roles: Roles,
     dummy_prefix: bool,
+    inner_prefixes: bool,
 }
 
 /// Bytes of a [`Record`].
@@ -149,7 +150,8 @@ impl Vocabulary {
             records.push(record_of(token));
             arena.extend_from_slice(token);
         }
-        Ok(Self { arena, entries, records, roles, dummy_prefix })
+        let inner_prefixes = dummy_prefix && kinds.contains(&Kind::UserDefined);
+        Ok(Self { arena, entries, records, roles, dummy_prefix, inner_prefixes })
     }
 
     /// The number of slots; ids run from 0 to one less.
@@ -166,7 +168,13 @@ impl Vocabulary {
 
     /// What this id adds to the text; nothing for specials and opaque ids.
     #[must_use]
+    #[inline]
     pub fn bytes(&self, id: impl Id) -> &[u8] {
+        // One look finds those of a usual token, the entry and the arena are two.
+        let record = self.records.get(id.index()).unwrap_or(&UNKNOWN_RECORD);
+        if let Some(bytes) = record.get(..usize::from(record[RECORD - 1])) {
+            return bytes;
+        }
         let entry = self.entry(id);
         &self.arena[entry.start as usize..][..usize::from(entry.length)]
     }
@@ -192,6 +200,18 @@ impl Vocabulary {
     #[must_use]
     pub fn dummy_prefix(&self) -> bool {
         self.dummy_prefix
+    }
+
+    /// Whether a dummy prefix may stand within a text: behind a user-defined token.
+    #[must_use]
+    pub fn inner_prefixes(&self) -> bool {
+        self.inner_prefixes
+    }
+
+    /// Whether a dummy prefix may stand behind this id.
+    #[must_use]
+    pub fn prefix_may_follow(&self, id: impl Id) -> bool {
+        self.inner_prefixes && self.kind(id) == Kind::UserDefined
     }
 
     /// Whether the vocabulary has this id.

@@ -144,6 +144,7 @@ fn pair_kind(name: &str) -> PairKind {
 }
 
 /// Tokens that are written alike are one id; `{"id": n}` is an id that the vocabulary need not have.
+/// `dummy_prefix` names the sides whose tokenizers put one.
 fn side(case: &Value, name: &str) -> Side {
     let (mut tokens, mut kinds, mut roles) = (Vec::new(), Vec::new(), Roles::new());
     let mut written: Vec<&Value> = Vec::new();
@@ -165,7 +166,8 @@ fn side(case: &Value, name: &str) -> Side {
             written.push(token);
         }
     }
-    let vocabulary = Vocabulary::new(&tokens, &kinds, roles, false).expect("a case has few tokens");
+    let prefix = case.get("dummy_prefix").is_some_and(|sides| list(sides).iter().any(|side| side == name));
+    let vocabulary = Vocabulary::new(&tokens, &kinds, roles, prefix).expect("a case has few tokens");
     let mask = case.get(format!("{name}_mask")).map(|mask| list(mask).iter().map(boolean).collect());
     Side { vocabulary: Arc::new(vocabulary), ids, mask }
 }
@@ -174,7 +176,9 @@ fn bytes_of(token: &Value) -> Vec<u8> {
     let byte = |digits: &str| u8::from_str_radix(digits, 16).expect("two hexadecimal digits");
     match token.get("hex") {
         Some(hex) => text(hex).split(' ').map(byte).collect(),
-        None => token.as_str().unwrap_or_default().as_bytes().to_vec(),
+        None => {
+            token.as_str().unwrap_or(token["user_defined"].as_str().unwrap_or_default()).as_bytes().to_vec()
+        }
     }
 }
 
@@ -182,6 +186,7 @@ fn kind_of(token: &Value) -> Kind {
     match token {
         Value::String(_) => Kind::Normal,
         _ if token.get("hex").is_some() => Kind::Byte,
+        _ if token.get("user_defined").is_some() => Kind::UserDefined,
         _ if token.get("special").is_some() => Kind::Special,
         _ if token.get("opaque").is_some() => Kind::Opaque,
         _ => panic!("{token} is no token"),

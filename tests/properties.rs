@@ -50,7 +50,13 @@ fn zero_width() -> impl Strategy<Value = Token> {
 
 fn any_token() -> impl Strategy<Value = Token> {
     let piece = prop_oneof![text(1..4), Just(vec![0xC3]), Just(vec![0xA9])];
-    prop_oneof![8 => piece.prop_map(Token::Text), 2 => zero_width(), 1 => Just(Token::Opaque)]
+    let user_defined = text(1..4).prop_map(Token::UserDefined);
+    prop_oneof![
+        8 => piece.prop_map(Token::Text),
+        2 => user_defined,
+        2 => zero_width(),
+        1 => Just(Token::Opaque),
+    ]
 }
 
 fn random_side() -> impl Strategy<Value = Side> {
@@ -60,15 +66,18 @@ fn random_side() -> impl Strategy<Value = Side> {
     })
 }
 
-/// A tokenization of the text: cut anywhere, between characters or not, zero-width tokens strewn in.
+/// A tokenization of the text: cut anywhere, between characters or not, zero-width tokens strewn in, some
+/// tokens user-defined.
 fn tokenization(text: Vec<u8>) -> impl Strategy<Value = Vec<Token>> {
     let length = text.len();
     let strewn = vec(prop_oneof![5 => Just(Vec::new()), 1 => vec(zero_width(), 1..3)], length + 1);
-    (vec(any::<bool>(), length), strewn).prop_map(move |(cuts, strewn)| {
+    let kinds =
+        vec(prop_oneof![5 => Just(Token::Text as fn(_) -> _), 1 => Just(Token::UserDefined as _)], length);
+    (vec(any::<bool>(), length), kinds, strewn).prop_map(move |(cuts, kinds, strewn)| {
         let (mut tokens, mut start) = (strewn[0].clone(), 0);
         for end in 1..=length {
             if cuts[end - 1] || end == length {
-                tokens.push(Token::Text(text[start..end].to_vec()));
+                tokens.push(kinds[start](text[start..end].to_vec()));
                 tokens.extend(strewn[end].iter().cloned());
                 start = end;
             }
@@ -81,18 +90,29 @@ fn two_tokenizations() -> impl Strategy<Value = (Vec<Token>, Vec<Token>)> {
     text(0..12).prop_flat_map(|text| (tokenization(text.clone()), tokenization(text)))
 }
 
-/// Two tokenizations of one text; sometimes a dummy prefix on a side, sometimes something cut off.
+/// Two tokenizations of one text; sometimes a dummy prefix on a side, at the start or behind a user-defined
+/// token, sometimes something cut off.
 fn related_row() -> impl Strategy<Value = Row> {
-    (two_tokenizations(), 0..4_u8, 0..3_usize).prop_map(|((mut teacher, mut student), prefix, cut)| {
+    (two_tokenizations(), 0..5_u8, 0..3_usize).prop_map(|((mut teacher, mut student), prefix, cut)| {
         match (prefix, student.first_mut()) {
             (1, Some(Token::Text(first))) => first.insert(0, b' '),
             (2, _) => student.insert(0, Token::Text(b" ".to_vec())),
             (3, _) => teacher.insert(0, Token::Text(b" ".to_vec())),
+            (4, _) => put_prefixes(&mut teacher),
             _ => {}
         }
         student.truncate(student.len().saturating_sub(cut / 2));
         Row { teacher: side_of(&teacher), student: side_of(&student) }
     })
+}
+
+/// As Llama-2 does behind tokens that were added to it.
+fn put_prefixes(tokens: &mut Vec<Token>) {
+    let behind = |token: Token| match token {
+        Token::UserDefined(_) => vec![token, Token::Text(b" ".to_vec())],
+        _ => vec![token],
+    };
+    *tokens = std::mem::take(tokens).into_iter().flat_map(behind).collect();
 }
 
 fn any_row() -> impl Strategy<Value = Row> {

@@ -6,9 +6,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import dskd
-from dskd import Aligner, reference
+from dskd import Aligner, Kind, reference
+from dskd.pieces import Pieces
+from dskd.vocabulary import _vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
     import numpy as np
 
     from dskd import Alignment, Vocabulary
@@ -32,6 +36,21 @@ class Found:
     encloses: list[bool]
     differences: list[tuple[int, ...]]
     counts: dict[str, int]
+
+
+def vocabulary_of(
+    tokens: Sequence[bytes | None],
+    roles: Mapping[int | str, set[str]],
+    user_defined: Collection[int],
+    *,
+    dummy_prefix: bool,
+) -> Vocabulary:
+    """`Vocabulary.from_bytes`, and some of its tokens are user-defined."""
+    kinds = [
+        Kind.OPAQUE if token is None else Kind.USER_DEFINED if index in user_defined else Kind.NORMAL
+        for index, token in enumerate(tokens)
+    ]
+    return _vocabulary(Pieces(list(tokens), kinds, dummy_prefix=dummy_prefix), None, roles)
 
 
 COUNTS = [item.name for item in fields(dskd.Counts)]

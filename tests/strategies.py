@@ -6,15 +6,15 @@ one text or nearly so, cut anywhere, with specials strewn in; the others are ind
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
 
-from dskd import Aligner, Vocabulary
-from sides import Side
+from dskd import Aligner
+from sides import Side, vocabulary_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ class Token:
     text: bytes | None = None
     roles: frozenset[str] | None = None
     name: str = ""
+    is_user_defined: bool = False
 
 
 OPAQUE = Token()
@@ -60,7 +61,9 @@ PIECES = [
 zero_width = st.sampled_from([*SPECIALS, *SPECIALS, Token(b"")])
 texts = st.lists(st.sampled_from(UNITS), max_size=8).map(b"".join)
 random_tokens = st.lists(
-    st.sampled_from([Token(piece) for piece in PIECES]) | st.sampled_from([*SPECIALS, Token(b""), OPAQUE]),
+    st.builds(Token, text=st.sampled_from(PIECES), is_user_defined=st.booleans())
+    | st.sampled_from([Token(piece) for piece in PIECES])
+    | st.sampled_from([*SPECIALS, Token(b""), OPAQUE]),
     max_size=8,
 )
 
@@ -84,15 +87,27 @@ def one_text(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
 
 @st.composite
 def parts(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
-    """A stretch of common text with specials before it; often one side has a space more."""
+    """A stretch of common text with specials before it, or a tag; often one side has a space more."""
     text = draw(texts)
+    tag = draw(st.sampled_from([b"", b"<t>"]))
     longer = draw(st.sampled_from([None, 0, 1]))
-    leads = (draw(st.lists(zero_width, max_size=2)), draw(st.lists(zero_width, max_size=2)))
-    teacher, student = (
-        [*lead, *draw(tokenizations(b" " + text if longer == side else text))]
-        for side, lead in enumerate(leads)
-    )
-    return teacher, student
+    sides = []
+    for side in range(2):
+        lead = draw(st.lists(zero_width, max_size=2))
+        tags = [Token(tag, is_user_defined=draw(st.sampled_from([True, True, False])))] if tag else []
+        tokens = draw(tokenizations(b" " + text if longer == side else text))
+        sides.append([*lead, *tags, *draw(with_user_defined(tokens))])
+    return sides[0], sides[1]
+
+
+@st.composite
+def with_user_defined(draw: st.DrawFn, tokens: list[Token]) -> list[Token]:
+    """The same tokens, of which some are user-defined."""
+    chosen = draw(st.sets(st.integers(0, 7), max_size=2))
+    return [
+        replace(token, is_user_defined=True) if token.text and at in chosen else token
+        for at, token in enumerate(tokens)
+    ]
 
 
 @st.composite
@@ -115,17 +130,24 @@ def related(draw: st.DrawFn) -> tuple[list[Token], list[Token]]:
 segments = related() | related() | one_text() | st.tuples(random_tokens, random_tokens)
 
 
-def side_of(tokens: Sequence[Token]) -> Side:
+def side_of(tokens: Sequence[Token], *, dummy_prefix: bool = True) -> Side:
     """A row of these tokens, and the smallest vocabulary that has them."""
     entries = list(dict.fromkeys(tokens))
-    roles = {index: entry.roles for index, entry in enumerate(entries) if entry.roles is not None}
-    vocabulary = Vocabulary.from_bytes([entry.text for entry in entries], roles={**roles})
+    roles: dict[int | str, set[str]] = {
+        index: set(entry.roles) for index, entry in enumerate(entries) if entry.roles is not None
+    }
+    user_defined = {index for index, entry in enumerate(entries) if entry.is_user_defined}
+    vocabulary = vocabulary_of(
+        [entry.text for entry in entries], roles, user_defined, dummy_prefix=dummy_prefix
+    )
     return Side(vocabulary, [entries.index(token) for token in tokens])
 
 
-def masked_side(segments: Sequence[Sequence[Token]], gaps: Sequence[Sequence[int]]) -> Side:
+def masked_side(
+    segments: Sequence[Sequence[Token]], gaps: Sequence[Sequence[int]], *, dummy_prefix: bool
+) -> Side:
     """A row of segments with ids that take no part, and need not exist, before, between and behind."""
-    whole = side_of([token for segment in segments for token in segment])
+    whole = side_of([token for segment in segments for token in segment], dummy_prefix=dummy_prefix)
     ids, mask, at = list(gaps[0]), [False] * len(gaps[0]), 0
     for segment, gap in zip(segments, gaps[1:], strict=True):
         ids += [*whole.ids[at : at + len(segment)], *gap]
@@ -137,16 +159,21 @@ def masked_side(segments: Sequence[Sequence[Token]], gaps: Sequence[Sequence[int
 @st.composite
 def rows(draw: st.DrawFn) -> tuple[Side, Side]:
     """One row, mostly without a mask, else of several segments a side."""
+    prefixes = draw(st.sampled_from([(True, True), (True, True), (True, False), (False, True)]))
     if draw(st.integers(0, 2)):
-        teacher, student = draw(segments)
-        return side_of(teacher), side_of(student)
+        of_row = draw(segments)
+        teacher, student = (
+            side_of(tokens, dummy_prefix=prefix) for tokens, prefix in zip(of_row, prefixes, strict=True)
+        )
+        return teacher, student
     turns = draw(st.lists(segments, max_size=3))
     surplus = draw(st.sampled_from([(0, 0), (0, 0), (0, 1), (1, 0), (2, 0)]))
     sides = []
     for side in range(2):
         of_side = [turn[side] for turn in turns] + [draw(random_tokens) for _ in range(surplus[side])]
         gap = st.lists(st.sampled_from([-100, 0, 1, 2**40]), min_size=1, max_size=2)
-        sides.append(masked_side(of_side, [draw(gap) for _ in range(len(of_side) + 1)]))
+        gaps = [draw(gap) for _ in range(len(of_side) + 1)]
+        sides.append(masked_side(of_side, gaps, dummy_prefix=prefixes[side]))
     return sides[0], sides[1]
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from dskd import Kind, PairKind, Vocabulary, reference
-from sides import Found, Side, align, by_reference, in_lists
+from sides import Found, Side, align, by_reference, in_lists, vocabulary_of
 
 TABLES = Path(__file__).parent / "cases"
 KEYS = {
-    *("name", "teacher", "student", "teacher_mask", "student_mask"),
+    *("name", "teacher", "student", "teacher_mask", "student_mask", "dummy_prefix"),
     *("pairs", "chunks", "differences", "tokens", "bytes", "chunk_bytes", "opaque", "segment_mismatch"),
 }
 ENCLOSES = "encloses"
@@ -32,7 +32,10 @@ EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case i
 
 
 def _side(case: dict[str, Any], side: str) -> Side:
-    """Tokens that are written alike are one id; `{"id": n}` is an id that the vocabulary need not have."""
+    """Tokens that are written alike are one id; `{"id": n}` is an id that the vocabulary need not have.
+
+    `dummy_prefix` names the sides whose tokenizers put one.
+    """
     ids: list[int] = []
     spellings: list[str] = []
     tokens: list[bytes | None] = []
@@ -48,12 +51,18 @@ def _side(case: dict[str, Any], side: str) -> Side:
             if isinstance(token, dict) and "special" in token:
                 roles[len(tokens) - 1] = set(token["special"])
         ids.append(spellings.index(spelling))
-    return Side(Vocabulary.from_bytes(tokens, roles=roles), ids, case.get(f"{side}_mask"))
+    user_defined = {index for index, spelling in enumerate(spellings) if "user_defined" in spelling}
+    prefix = side in case.get("dummy_prefix", [])
+    return Side(
+        vocabulary_of(tokens, roles, user_defined, dummy_prefix=prefix), ids, case.get(f"{side}_mask")
+    )
 
 
 def _bytes_of(token: str | dict[str, Any]) -> bytes | None:
     if isinstance(token, str):
         return token.encode()
+    if "user_defined" in token:
+        return str(token["user_defined"]).encode()
     return bytes.fromhex(token["hex"]) if "hex" in token else None
 
 
@@ -159,7 +168,7 @@ def test_an_opaque_token_is_text_that_is_unknown_so_no_space_behind_it_is_droppe
     assert PREFIXED.spans([6, 0]).tolist() == [[-1, -1], [0, 6]]
 
 
-def test_alignment_knows_no_flag_the_dummy_prefix_is_the_one_space() -> None:
+def test_at_the_start_alignment_knows_no_flag_the_dummy_prefix_is_the_one_space() -> None:
     student = Vocabulary.from_bytes([b"Hello"])
     row = reference.align(PREFIXED, student, [0], [0])
     assert row.pairs == [(0, 0, PairKind.SPACE)]

@@ -77,6 +77,7 @@ impl Held {
             tokens.push(match kind(*number) {
                 Kind::Special => Token::Special(named),
                 Kind::Opaque => Token::Opaque,
+                Kind::UserDefined => Token::UserDefined(bytes.0.clone()),
                 _ => Token::Text(bytes.0.clone()),
             });
         }

@@ -82,6 +82,8 @@ class _Token:
     opaque: bool
     special: bool
     roles: AbstractSet[str]
+    before_prefix: bool
+    """Whether a dummy prefix may stand behind it."""
     held_space: bool = False
 
 
@@ -141,6 +143,10 @@ class _Side:
         before = takewhile(lambda token: not token.text, reversed(self.tokens[:index]))
         return any(token.special for token in before)
 
+    def may_prefix_at(self, index: int) -> bool:
+        """Whether the last token with text before this one is one that a dummy prefix may follow."""
+        return next((token.before_prefix for token in reversed(self.tokens[:index]) if token.text), False)
+
     def spaces_from(self, index: int, *, through_specials: bool) -> int:
         """The length of the run of spaces with which the text opens at this token."""
         text = b""
@@ -189,6 +195,7 @@ def _token(vocabulary: Vocabulary, token_id: int) -> _Token:
         opaque=kind == Kind.OPAQUE,
         special=kind == Kind.SPECIAL,
         roles=vocabulary.roles.get(token_id, frozenset()) - {"pad", "unk"},
+        before_prefix=vocabulary.dummy_prefix and kind == Kind.USER_DEFINED,
     )
 
 
@@ -430,19 +437,20 @@ def _settle_one_spaces(teacher: _Side, student: _Side) -> None:
 def _one_space_at(teacher: _Side, student: _Side, place: int) -> _Side | None:
     """The side whose first space is set aside here, if any.
 
-    At the start of a segment and right after a special on either side: where the opening runs of spaces, up
-    to the next special, differ by exactly one; not where they are equal once read on through specials.
+    At the start of a segment, right after a special on either side, and right after a user-defined token of
+    the longer side where its tokenizer puts dummy prefixes: where the opening runs of spaces, up to the next
+    special, differ by exactly one; not where they are equal once read on through specials.
     """
     at_teacher, at_student = teacher.next_text[place], student.next_text[place]
-    if not (place == 0 or teacher.is_after_special(at_teacher) or student.is_after_special(at_student)):
-        return None
     longer = teacher.spaces_from(at_teacher, through_specials=False)
     longer -= student.spaces_from(at_student, through_specials=False)
     whole = teacher.spaces_from(at_teacher, through_specials=True)
     whole -= student.spaces_from(at_student, through_specials=True)
     if abs(longer) != 1 or whole == 0:
         return None
-    return teacher if longer == 1 else student
+    side, at = (teacher, at_teacher) if longer == 1 else (student, at_student)
+    opens = place == 0 or teacher.is_after_special(at_teacher) or student.is_after_special(at_student)
+    return side if opens or side.may_prefix_at(at) else None
 
 
 def _intersect(teacher: _Side, student: _Side, row: Row) -> tuple[int, int]:

@@ -3,32 +3,42 @@
 //! Where both pass the same bytes on both sides they can be cut, and one may end as the other began. Between two such
 //! places the better one is taken: the one or the other, or the one up to a place and from there on the other.
 
-use super::run::Run;
+use crate::stop::{Pace, Stop};
+
+use super::run::{Run, joined};
 
 /// The better of two sequences, each in order and without neighbours on one diagonal.
-pub(super) fn better_of(one: &[Run], other: &[Run]) -> Vec<Run> {
-    let mut runs = Vec::new();
+pub(super) fn better_of(one: &[Run], other: &[Run], stop: &Stop<'_>) -> Vec<Run> {
+    let mut runs = stop.room(one.len() + other.len());
+    let mut pace = Pace::default();
     let mut from = [0, 0];
     let (mut ones, mut others) = (Sections::new(one), Sections::new(other));
-    for shared in shared(one, other).into_iter().map(Some).chain([None]) {
+    for shared in shared(one, other, stop).into_iter().map(Some).chain([None]) {
+        if pace.after_tokens(1, stop) {
+            break;
+        }
         let to = shared.map_or([usize::MAX; 2], |run| run.at);
-        runs.extend(best_switch(&ones.next(from, to), &others.next(from, to)));
+        let best = best_switch(&ones.next(from, to), &others.next(from, to));
+        if !stop.reserve(&mut runs, best.len() + 1) {
+            break;
+        }
+        runs.extend(best);
         if let Some(run) = shared {
             runs.push(run);
             from = run.end();
         }
     }
-    super::run::joined(runs)
+    joined(runs, stop)
 }
 
 /// The runs that both have, or the parts of them.
-fn shared(mut one: &[Run], mut other: &[Run]) -> Vec<Run> {
-    let mut shared = Vec::new();
+fn shared(mut one: &[Run], mut other: &[Run], stop: &Stop<'_>) -> Vec<Run> {
+    let mut shared = stop.room(one.len().min(other.len()));
     while let ([first, ones @ ..], [second, others @ ..]) = (one, other) {
         if first.diagonal() == second.diagonal() {
             let both = first.clipped(second.at).cut(second.end());
             if both.length > 0 {
-                shared.push(both);
+                stop.push(&mut shared, both);
             }
         }
         if first.end()[0] <= second.end()[0] {
@@ -74,11 +84,11 @@ fn best_switch(one: &[Run], other: &[Run]) -> Vec<Run> {
 fn switch(one: &[Run], other: &[Run]) -> Vec<Run> {
     let mut left = bonds(other);
     let mut behind = other.iter().copied().peekable();
-    let (mut kept, mut end) = (0, [0, 0]);
+    let mut kept = 0;
     let mut best = (left, 0);
     for (index, run) in one.iter().enumerate() {
         kept += run.bonds();
-        end = run.end();
+        let end = run.end();
         while let Some(passed) = behind.next_if(|run| run.is_before(end)) {
             left -= passed.bonds();
         }
@@ -88,7 +98,7 @@ fn switch(one: &[Run], other: &[Run]) -> Vec<Run> {
         }
     }
     let (first, _) = one.split_at(best.1);
-    end = first.last().map_or([0, 0], Run::end);
+    let end = first.last().map_or([0, 0], Run::end);
     let rest = other.iter().map(|run| run.clipped(end)).filter(|run| run.length > 0);
     first.iter().copied().chain(rest).collect()
 }

@@ -11,6 +11,7 @@ mod walk;
 
 pub use text::Text;
 
+use crate::side::{Side, Sides};
 use crate::stop::Stop;
 use run::Run;
 use script::{End, Section};
@@ -34,26 +35,27 @@ pub struct Search {
 impl Search {
     /// A search in these texts, which begin with a difference.
     #[must_use]
-    pub fn new(teacher: Text, student: Text, stop: &Stop) -> Self {
-        let swapped = teacher > student;
+    pub fn new(texts: Sides<Text>, stop: &Stop<'_>) -> Self {
+        let swapped = texts.teacher > texts.student;
+        let Sides { teacher, student } = texts;
         let sides = if swapped { [student, teacher] } else { [teacher, student] };
         let looked_at: usize = sides.iter().map(|side| side.line.len() + side.starts.len()).sum();
         let lines = [&sides[0].line, &sides[1].line];
-        let mut runs = if lines[0] == lines[1] { known(lines[0]) } else { correspondence(lines, stop) };
+        let mut runs = if lines[0] == lines[1] { known(lines[0], stop) } else { correspondence(lines, stop) };
         runs.reverse();
         Self { sides, swapped, runs, patience: VAIN_A_BYTE * looked_at }
     }
 
-    /// The teacher's text.
+    /// The text of this side.
     #[must_use]
-    pub fn teacher(&self) -> &Text {
-        &self.sides[usize::from(self.swapped)]
+    pub fn text(&self, side: Side) -> &Text {
+        &self.sides[usize::from((side == Side::Student) != self.swapped)]
     }
 
-    /// The student's text.
+    /// Both texts.
     #[must_use]
-    pub fn student(&self) -> &Text {
-        &self.sides[usize::from(!self.swapped)]
+    pub fn texts(&self) -> Sides<&Text> {
+        Sides { teacher: self.text(Side::Teacher), student: self.text(Side::Student) }
     }
 
     /// Says that so much was looked at in vain; where it was too much, no place is found any more.
@@ -62,13 +64,14 @@ impl Search {
     }
 
     /// The next place behind this one, in offsets, where alignment can resume: a token of each side.
-    pub fn next(&mut self, place: [usize; 2]) -> Option<[usize; 2]> {
+    pub fn next(&mut self, place: Sides<usize>) -> Option<Sides<usize>> {
         if self.patience == 0 {
             return None;
         }
-        let place = self.named(place);
+        let place = self.by_content(place);
         while let Some(run) = self.runs.last() {
-            let resumes = if run.is_before(place) { None } else { places::resume_in(&self.sides, *run, place) };
+            let resumes =
+                if run.is_before(place) { None } else { places::resume_in(&self.sides, *run, place) };
             if let Some([tokens, behind]) = resumes {
                 // Where there is no chunk at this place, all this is looked at again.
                 self.spend(behind[0] - tokens[0] + behind[1] - tokens[1]);
@@ -79,19 +82,28 @@ impl Search {
         None
     }
 
-    /// From the order of names to that of content, and back.
-    fn named(&self, both: [usize; 2]) -> [usize; 2] {
-        if self.swapped { [both[1], both[0]] } else { both }
+    /// From the order of names to that of content.
+    fn by_content(&self, Sides { teacher, student }: Sides<usize>) -> [usize; 2] {
+        if self.swapped { [student, teacher] } else { [teacher, student] }
+    }
+
+    /// And back.
+    fn named(&self, [one, other]: [usize; 2]) -> Sides<usize> {
+        if self.swapped {
+            Sides { teacher: other, student: one }
+        } else {
+            Sides { teacher: one, student: other }
+        }
     }
 }
 
 /// All known bytes of two texts that are the same: they agree wherever they are known.
-fn known(line: &Line) -> Vec<Run> {
-    let mut runs = Vec::new();
+fn known(line: &Line, stop: &Stop<'_>) -> Vec<Run> {
+    let mut runs = stop.room(line.unknown.len() + 1);
     let mut start = 0;
     for end in line.unknown_in(0..line.len()).chain([line.len()]) {
         if end > start {
-            runs.push(Run { at: [start, start], length: end - start });
+            stop.push(&mut runs, Run { at: [start, start], length: end - start });
         }
         start = end + 1;
     }
@@ -99,16 +111,19 @@ fn known(line: &Line) -> Vec<Run> {
 }
 
 /// What corresponds in two texts, in order.
-fn correspondence(lines: [&Line; 2], stop: &Stop) -> Vec<Run> {
+fn correspondence(lines: [&Line; 2], stop: &Stop<'_>) -> Vec<Run> {
     let ends = lines.map(Line::len);
     let beginning = Run { at: [0, 0], length: agree_from(lines, [0, 0], ends) };
     let length = agree_before(lines, ends, beginning.end());
     let ending = Run { at: ends.map(|end| end - length), length };
     let middle = Section { from: beginning.end(), to: ending.at };
-    let runs = script::best_runs(lines, middle, End::Late).unwrap_or_else(|| walk::walk(lines, middle, stop));
-    let mut runs = trust::believed(lines[0], &runs, beginning.end(), Some(ending.at));
-    runs.insert(0, beginning);
-    runs.push(ending);
+    let runs =
+        script::best_runs(lines, middle, End::Late, stop).unwrap_or_else(|| walk::walk(lines, middle, stop));
+    let mut runs = trust::believed(lines[0], &runs, beginning.end(), Some(ending.at), stop);
+    if stop.reserve(&mut runs, 2) {
+        runs.insert(0, beginning);
+        runs.push(ending);
+    }
     runs.retain(|run| run.length > 0);
     grow(lines, &mut runs, ends);
     runs

@@ -24,7 +24,11 @@ fn token_at(text: &Text, offset: usize) -> usize {
 
 /// The places in a run where a token begins on both sides, true, or would but for a space before one of them,
 /// false; the run's end is one of them.
-fn shared_boundaries(sides: &[Text; 2], run: Run, place: [usize; 2]) -> impl Iterator<Item = ([usize; 2], bool)> {
+fn shared_boundaries(
+    sides: &[Text; 2],
+    run: Run,
+    place: [usize; 2],
+) -> impl Iterator<Item = ([usize; 2], bool)> {
     let mut at = [0, 1].map(|side| sides[side].first_at(run.at[side]));
     std::iter::from_fn(move || {
         loop {
@@ -36,7 +40,8 @@ fn shared_boundaries(sides: &[Text; 2], run: Run, place: [usize; 2]) -> impl Ite
                     at[side] = sides[side].first_at(run.at[side] + offset + 1);
                 }
             }
-            let space = |side: usize, offset: usize| space_before(&sides[side], run.at[side] + offset, place[side]);
+            let space =
+                |side: usize, offset: usize| space_before(&sides[side], run.at[side] + offset, place[side]);
             match one.cmp(&other) {
                 Ordering::Equal => return Some((here, true)),
                 Ordering::Greater => {

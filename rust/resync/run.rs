@@ -1,5 +1,7 @@
 //! A run: a stretch of bytes that is the same on both sides.
 
+use crate::stop::Stop;
+
 /// Where it begins on each side, and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
@@ -48,12 +50,12 @@ impl Run {
 }
 
 /// These runs, those that go on where the one before ends as a part of it, and none that is empty.
-pub(super) fn joined(runs: Vec<Run>) -> Vec<Run> {
-    let mut joined: Vec<Run> = Vec::with_capacity(runs.len());
+pub(super) fn joined(runs: Vec<Run>, stop: &Stop<'_>) -> Vec<Run> {
+    let mut joined: Vec<Run> = stop.room(runs.len());
     for run in runs.into_iter().filter(|run| run.length > 0) {
         match joined.last_mut() {
             Some(last) if last.end() == run.at => last.length += run.length,
-            _ => joined.push(run),
+            _ => stop.push(&mut joined, run),
         }
     }
     joined

@@ -19,6 +19,8 @@
 
 use std::ops::Range;
 
+use crate::stop::{Pace, Stop};
+
 use super::run::Run;
 use super::text::{Line, agree_before};
 
@@ -48,18 +50,18 @@ impl Section {
 ///
 /// Of several that are as good, the one whose last run ends latest, or earliest, on the second side, then on the first;
 /// and of those the one whose run before it ends latest, and so on.
-pub(super) fn best_runs(lines: [&Line; 2], section: Section, end: End) -> Option<Vec<Run>> {
+pub(super) fn best_runs(lines: [&Line; 2], section: Section, end: End, stop: &Stop<'_>) -> Option<Vec<Run>> {
     let [rows, columns] = section.sizes();
     if rows == 0 || columns == 0 {
         return Some(Vec::new());
     }
-    let masks = Masks::new(lines[1], section.from[1]..section.to[1]);
+    let masks = Masks::new(lines[1], section.from[1]..section.to[1], stop)?;
     let mut reach = FIRST_REACH;
     loop {
-        let table = Table::new(lines, section, &masks, reach)?;
+        let table = Table::new(lines, section, &masks, reach, stop)?;
         let needed = rows.min(columns) - table.bonds;
         if needed <= reach || table.width == masks.words {
-            return Some(table.runs(end));
+            return Some(table.runs(end, stop));
         }
         reach = needed.min(4 * reach);
     }
@@ -82,9 +84,13 @@ struct Masks {
 }
 
 impl Masks {
-    fn new(line: &Line, range: Range<usize>) -> Self {
+    /// Nothing if they are too many.
+    fn new(line: &Line, range: Range<usize>, stop: &Stop<'_>) -> Option<Self> {
         let words = range.len().div_ceil(64);
-        let mut bits = vec![0_u64; 256 * words];
+        if 256 * words > MOST_WORDS {
+            return None;
+        }
+        let mut bits = filled(0_u64, 256 * words, stop)?;
         for (column, byte) in line.bytes[range.clone()].iter().enumerate() {
             bits[usize::from(*byte) * words + column / 64] |= 1 << (column % 64);
         }
@@ -92,12 +98,20 @@ impl Masks {
             let column = at - range.start;
             bits[usize::from(line.bytes[at]) * words + column / 64] &= !(1 << (column % 64));
         }
-        Self { words, bits, nowhere: vec![0; words] }
+        Some(Self { words, bits, nowhere: filled(0, words, stop)? })
     }
 
     fn of(&self, byte: u8) -> &[u64] {
         &self.bits[usize::from(byte) * self.words..][..self.words]
     }
+}
+
+/// So many of them; nothing where memory does not suffice.
+fn filled<T: Copy>(item: T, count: usize, stop: &Stop<'_>) -> Option<Vec<T>> {
+    let mut items = stop.room(count);
+    let has_room = !stop.is_set();
+    has_room.then(|| items.resize(count, item))?;
+    Some(items)
 }
 
 /// 64 cells of a row.
@@ -130,14 +144,21 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// Nothing if it is too large.
-    fn new(lines: [&'a Line; 2], section: Section, masks: &'a Masks, reach: usize) -> Option<Self> {
+    fn new(
+        lines: [&'a Line; 2],
+        section: Section,
+        masks: &'a Masks,
+        reach: usize,
+        stop: &Stop<'_>,
+    ) -> Option<Self> {
         let [rows, columns] = section.sizes();
         let width = ((rows.abs_diff(columns) + 2 * reach) / 64 + 2).min(masks.words);
         if rows.checked_mul(width)? > MOST_WORDS {
             return None;
         }
-        let mut table = Self { lines, section, masks, reach, width, above: Vec::new(), bonds: 0, last_rise: 0 };
-        table.fill();
+        let mut table =
+            Self { lines, section, masks, reach, width, above: Vec::new(), bonds: 0, last_rise: 0 };
+        table.fill(stop)?;
         Some(table)
     }
 
@@ -148,18 +169,27 @@ impl<'a> Table<'a> {
         first.min(self.masks.words - self.width)
     }
 
-    fn fill(&mut self) {
+    /// Nothing where it was asked to stop.
+    fn fill(&mut self, stop: &Stop<'_>) -> Option<()> {
         let [rows, columns] = self.section.sizes();
-        let mut row = vec![EDGE; self.masks.words];
-        let mut block = vec![EDGE; BLOCK * self.width];
-        for number in 0..rows.div_ceil(BLOCK) {
+        let mut row = filled(EDGE, self.masks.words, stop)?;
+        let mut block = filled(EDGE, BLOCK * self.width, stop)?;
+        let blocks = rows.div_ceil(BLOCK);
+        self.above = stop.room(blocks * self.width);
+        let mut pace = Pace::default();
+        for number in 0..blocks {
+            if stop.is_set() || pace.after(BLOCK * self.width, stop) {
+                return None;
+            }
             let first = self.first_word(number * BLOCK + 1);
             self.above.extend_from_slice(&row[first..first + self.width]);
             if let Some(rise) = self.make_block(number, &mut row, &mut block, self.masks.words) {
                 self.last_rise = rise;
             }
         }
-        self.bonds = (0..columns).filter(|column| row[column / 64].level >> (column % 64) & 1 == 0).count();
+        let rises = |column: &usize| row[column / 64].level >> (column % 64) & 1 == 0;
+        self.bonds = (0..columns).filter(rises).count();
+        Some(())
     }
 
     /// Makes the rows of a block from the one above it, which becomes the last of them; only words before `end`.
@@ -181,7 +211,8 @@ impl<'a> Table<'a> {
             let first = self.first_word(rows.start + made);
             let words = first..(first + self.width).min(end);
             let kept = &mut block[made * self.width..];
-            let together = made + ROWS <= rows.len() && self.first_word(rows.start + made + ROWS - 1) == first;
+            let together =
+                made + ROWS <= rows.len() && self.first_word(rows.start + made + ROWS - 1) == first;
             if words.is_empty() {
                 break;
             }
@@ -200,11 +231,14 @@ impl<'a> Table<'a> {
     }
 
     /// The runs of the best sequence, in order: from the last to the first, and turned round.
-    fn runs(&self, end: End) -> Vec<Run> {
+    fn runs(&self, end: End, stop: &Stop<'_>) -> Vec<Run> {
         let mut runs = Vec::new();
-        let mut block = vec![EDGE; BLOCK * self.width];
+        let (Some(mut row), Some(mut block)) =
+            (filled(EDGE, self.masks.words, stop), filled(EDGE, BLOCK * self.width, stop))
+        else {
+            return runs;
+        };
         let mut made = usize::MAX;
-        let mut row = vec![EDGE; self.masks.words];
         let [mut i, mut j] = self.section.sizes();
         // Of the last row that counts only the first cell that does.
         let mut ends = u64::MAX;
@@ -218,7 +252,8 @@ impl<'a> Table<'a> {
                 made = number;
                 let first = self.first_word(number * BLOCK + 1);
                 row.fill(EDGE);
-                row[first..first + self.width].copy_from_slice(&self.above[number * self.width..][..self.width]);
+                row[first..first + self.width]
+                    .copy_from_slice(&self.above[number * self.width..][..self.width]);
                 self.make_block(number, &mut row, &mut block, word + 1);
             }
             let first = self.first_word(i);
@@ -246,7 +281,7 @@ impl<'a> Table<'a> {
                 let length = agree_before(self.lines, at, self.section.from);
                 i -= length;
                 j -= length;
-                runs.push(Run { at: at.map(|at| at - length), length });
+                stop.push(&mut runs, Run { at: at.map(|at| at - length), length });
             } else {
                 i -= 1;
             }
@@ -258,12 +293,18 @@ impl<'a> Table<'a> {
 
 /// Goes on from a row to the next ones, whose bytes stand at these columns; each is also put into its row of the block.
 /// Says in which of them the score rose last in all that is behind.
-fn advance<const ROWS: usize>(row: &mut [Cells], agree: [&[u64]; ROWS], block: &mut [Cells], width: usize) -> Option<usize> {
+fn advance<const ROWS: usize>(
+    row: &mut [Cells],
+    agree: [&[u64]; ROWS],
+    block: &mut [Cells],
+    width: usize,
+) -> Option<usize> {
     let words = row.len();
     let agree = agree.map(|agree| &agree[..words]);
     let mut rest = block;
     let made: [&mut [Cells]; ROWS] = std::array::from_fn(|number| {
-        let (made, behind) = std::mem::take(&mut rest).split_at_mut(width.min(if number + 1 == ROWS { words } else { width }));
+        let (made, behind) =
+            std::mem::take(&mut rest).split_at_mut(width.min(if number + 1 == ROWS { words } else { width }));
         rest = behind;
         &mut made[..words]
     });
@@ -289,102 +330,4 @@ fn advance<const ROWS: usize>(row: &mut [Cells], agree: [&[u64]; ROWS], block: &
         row[word] = cells;
     }
     carry.iter().rposition(|rises| *rises)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(bytes: &[u8], unknown: &[u32]) -> Line {
-        Line { bytes: bytes.to_vec(), unknown: unknown.to_vec() }
-    }
-
-    fn slow(a: &Line, b: &Line) -> (i64, Vec<Run>) {
-        let (n, m) = (a.len(), b.len());
-        let low = i64::MIN / 4;
-        let mut score = vec![vec![0_i64; m + 1]; n + 1];
-        let mut ends = vec![vec![low; m + 1]; n + 1];
-        let known = |l: &Line, i: usize| !l.unknown.contains(&(i as u32));
-        for i in 1..=n {
-            for j in 1..=m {
-                if a.bytes[i - 1] == b.bytes[j - 1] && known(a, i - 1) && known(b, j - 1) {
-                    ends[i][j] = ends[i - 1][j - 1].max(score[i - 1][j - 1] - 1) + 1;
-                }
-                score[i][j] = score[i - 1][j].max(score[i][j - 1]).max(ends[i][j]);
-            }
-        }
-        let (mut i, mut j) = (n, m);
-        let mut runs = vec![];
-        while i > 0 && j > 0 {
-            if ends[i][j] == score[i][j] {
-                let mut length = 0;
-                while i > 0 && j > 0 && ends[i][j] > low {
-                    i -= 1;
-                    j -= 1;
-                    length += 1;
-                }
-                runs.push(Run { at: [i, j], length });
-            } else if score[i][j - 1] == score[i][j] {
-                j -= 1;
-            } else {
-                i -= 1;
-            }
-        }
-        runs.reverse();
-        (score[n][m], runs)
-    }
-
-    #[test]
-    fn equals_slow() {
-        let mut seed = 1_u64;
-        let mut next = |most: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (seed >> 33) % most
-        };
-        for round in 0..3000 {
-            let letters = 2 + next(5);
-            let n = next(if round % 10 == 0 { 700 } else { 40 }) as usize;
-            let a: Vec<u8> = (0..n).map(|_| b'a' + next(letters) as u8).collect();
-            let mut b = Vec::new();
-            let rate = 1 + next(30);
-            for byte in &a {
-                match next(rate) {
-                    0 => {}
-                    1 => b.extend([b'a' + next(letters) as u8, *byte]),
-                    2 => b.push(b'a' + next(letters) as u8),
-                    _ => b.push(*byte),
-                }
-            }
-            if round % 7 == 0 { b = (0..next(60)).map(|_| b'a' + next(letters) as u8).collect(); }
-            let ua: Vec<u32> = (0..a.len() as u32).filter(|_| round % 3 == 0 && next(9) == 0).collect();
-            let ub: Vec<u32> = (0..b.len() as u32).filter(|_| round % 3 == 0 && next(9) == 0).collect();
-            let (a, b) = (line(&a, &ua), line(&b, &ub));
-            let (_, runs) = slow(&a, &b);
-            let found = best_runs([&a, &b], Section { from: [0, 0], to: [a.len(), b.len()] }, End::Late).unwrap();
-            assert_eq!(found, runs, "{round} {:?} {:?}", a, b);
-        }
-    }
-}
-#[cfg(test)]
-mod speed {
-    use super::*;
-    #[test]
-    fn speed() {
-        let mut seed = 1_u64;
-        let mut next = |most: u64| { seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); (seed >> 33) % most };
-        for n in [256, 1024, 2048, 4096_usize] {
-            let a: Vec<u8> = (0..n).map(|_| b'a' + next(20) as u8).collect();
-            let b: Vec<u8> = (0..n).map(|_| b'a' + next(20) as u8).collect();
-            let (a, b) = (Line { bytes: a, unknown: vec![] }, Line { bytes: b, unknown: vec![] });
-            let s = Section { from: [0, 0], to: [n, n] };
-            fn best(mut f: impl FnMut()) -> f64 { (0..40).map(|_| { let t = std::time::Instant::now(); f(); t.elapsed().as_nanos() as u64 }).min().unwrap() as f64 }
-            let all = best(|| { std::hint::black_box(best_runs([&a, &b], s, End::Late)); });
-            let masks = Masks::new(&b, 0..n);
-            let m = best(|| { std::hint::black_box(Masks::new(&b, 0..n)); });
-            let full = best(|| { std::hint::black_box(Table::new([&a, &b], s, &masks, n)); });
-            let table = Table::new([&a, &b], s, &masks, n).unwrap();
-            let tr = best(|| { std::hint::black_box(table.runs(End::Late)); });
-            eprintln!("{n}: all {:.0} us, masks {:.0}, full {:.0} = {:.2} ns/word, trace {:.0}", all / 1e3, m / 1e3, full / 1e3, full / (n * n / 64) as f64, tr / 1e3);
-        }
-    }
 }

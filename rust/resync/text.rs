@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use crate::blocks::agreement;
+use crate::found::Counted;
+use crate::stop::{Pace, Stop};
 use crate::vocabulary::{Id, Kind, MAX_TOKEN_BYTES, NO_RECORD, RECORD, UNKNOWN_RECORD, Vocabulary};
 
 use super::run::agreement_back;
-use crate::blocks::agreement;
 
 /// The bytes of a text; a token of unknown bytes is one byte that equals nothing.
 ///
@@ -51,12 +53,14 @@ impl Line {
     }
 
     /// The same from the last byte to the first.
-    pub(super) fn reversed(&self) -> Self {
-        let last = self.bytes.len().wrapping_sub(1);
-        Self {
-            bytes: self.bytes.iter().rev().copied().collect(),
-            unknown: self.unknown.iter().rev().map(|at| offset(last - *at as usize)).collect(),
+    pub(super) fn reversed(&self, stop: &Stop<'_>) -> Self {
+        let mut reversed =
+            Self { bytes: stop.room(self.bytes.len()), unknown: stop.room(self.unknown.len()) };
+        if !stop.is_set() {
+            reversed.bytes.extend(self.bytes.iter().rev());
+            reversed.unknown.extend(self.unknown.iter().rev().map(|at| offset(self.len() - 1) - at));
         }
+        reversed
     }
 }
 
@@ -81,25 +85,29 @@ pub struct Text {
 impl Text {
     /// The text of these tokens.
     #[must_use]
-    pub fn new(vocabulary: &Vocabulary, tokens: &[impl Id]) -> Self {
-        let mut text = Self {
-            line: Line {
-                bytes: Vec::with_capacity(USUAL_BYTES * tokens.len() + AT_ONCE * RECORD),
-                unknown: Vec::new(),
-            },
-            starts: Vec::with_capacity(tokens.len() + 1),
-        };
+    pub fn new(vocabulary: &Vocabulary, tokens: &[impl Id], stop: &Stop<'_>) -> Self {
+        let bytes = stop.room(USUAL_BYTES * tokens.len() + AT_ONCE * RECORD);
+        let mut text =
+            Self { line: Line { bytes, unknown: Vec::new() }, starts: stop.room(tokens.len() + 1) };
         text.starts.push(0);
+        let mut pace = Pace::default();
         for tokens in tokens.chunks(AT_ONCE) {
-            if text.line.bytes.len() <= MOST_BYTES {
-                text.push(vocabulary, tokens);
+            let before = text.line.len();
+            if before <= MOST_BYTES && !stop.is_set() {
+                text.push(vocabulary, tokens, stop);
             }
+            pace.after(text.line.len() - before, stop);
         }
         text
     }
 
     /// Adds a few tokens.
-    fn push(&mut self, vocabulary: &Vocabulary, tokens: &[impl Id]) {
+    fn push(&mut self, vocabulary: &Vocabulary, tokens: &[impl Id], stop: &Stop<'_>) {
+        let length: usize = tokens.iter().map(|token| vocabulary.bytes(*token).len().max(1)).sum();
+        if !(stop.reserve(&mut self.line.bytes, length) && stop.reserve(&mut self.line.unknown, tokens.len()))
+        {
+            return;
+        }
         let mut laid = [0; AT_ONCE * RECORD];
         let mut end = 0;
         let Self { line: Line { bytes, unknown }, starts } = self;
@@ -131,13 +139,15 @@ impl Text {
 
     /// Of these tokens how many have bytes, how many bytes, and how many are unknown; nothing if some were left out.
     #[must_use]
-    pub fn count(&self, tokens: Range<usize>) -> Option<[usize; 3]> {
+    pub fn count(&self, tokens: Range<usize>) -> Option<Counted> {
         let starts = self.starts.get(tokens.start..=tokens.end)?;
         let [first, last] = [starts[0], starts[starts.len() - 1]];
         let before = |end: u32| self.line.unknown.partition_point(|at| *at < end);
         let unknown = before(last) - before(first);
         let wide: usize = starts.windows(2).map(|both| usize::from(both[0] < both[1])).sum();
-        Some([wide - unknown, (last - first) as usize - unknown, unknown])
+        let number = |count: usize| i64::try_from(count).expect("they are 32 bits");
+        let bytes = number((last - first) as usize - unknown);
+        Some(Counted { tokens: number(wide - unknown), bytes, opaque: number(unknown) })
     }
 
     /// Where this token begins; the end of the text if it was left out.

@@ -4,6 +4,8 @@
 //! logarithms of how far it is on either side. So a short run is believed close by, a long one at any distance, and many
 //! short ones that follow each other closely. Of the runs those are kept that save most together.
 
+use crate::stop::{Pace, Stop};
+
 use super::run::{Run, signed};
 use super::text::Line;
 
@@ -15,7 +17,7 @@ const JUMP: i64 = 2;
 const MOST: i64 = JUMP + 64;
 
 /// Where a sequence of believed runs can go on, and what it has saved.
-struct Stop {
+struct Halt {
     end: [usize; 2],
     saved: i64,
     /// Its last run; none where nothing is believed yet.
@@ -24,34 +26,46 @@ struct Stop {
 
 /// Of these runs, in order, those that save most together, from a place before them to one behind them; where none
 /// is given, to wherever most is saved.
-pub(super) fn believed(line: &Line, runs: &[Run], from: [usize; 2], to: Option<[usize; 2]>) -> Vec<Run> {
-    let mut before: Vec<Option<usize>> = Vec::with_capacity(runs.len());
-    let mut stops = vec![Stop { end: from, saved: 0, last: None }];
+pub(super) fn believed(
+    line: &Line,
+    runs: &[Run],
+    from: [usize; 2],
+    to: Option<[usize; 2]>,
+    stop: &Stop<'_>,
+) -> Vec<Run> {
+    let mut before: Vec<Option<usize>> = stop.room(runs.len());
+    let mut pace = Pace::default();
+    let mut halts = vec![Halt { end: from, saved: 0, last: None }];
     for (index, run) in runs.iter().enumerate() {
-        let (saved, last) = best_before(&stops, run.at);
+        if stop.is_set() || pace.after(run.length, stop) {
+            return Vec::new();
+        }
+        let (saved, last) = best_before(&halts, run.at);
         before.push(last);
         let saved = saved + BITS_A_BYTE * signed(without_repeated_spaces(line, run));
-        add(&mut stops, Stop { end: run.end(), saved, last: Some(index) });
+        add(&mut halts, Halt { end: run.end(), saved, last: Some(index) });
     }
-    let last = to.map_or(stops[0].last, |to| best_before(&stops, to).1);
-    let mut kept: Vec<Run> =
-        std::iter::successors(last, |index| before[*index]).map(|index| runs[index]).collect();
-    kept.reverse();
+    let last = to.map_or(halts[0].last, |to| best_before(&halts, to).1);
+    let mut kept: Vec<Run> = stop.room(runs.len());
+    if !stop.is_set() {
+        kept.extend(std::iter::successors(last, |index| before[*index]).map(|index| runs[index]));
+        kept.reverse();
+    }
     kept
 }
 
 /// What is saved at most when this place is reached, and the last run before it; of several the latest.
-fn best_before(stops: &[Stop], place: [usize; 2]) -> (i64, Option<usize>) {
-    let saved = stops.iter().map(|stop| (stop.saved - cost(stop.end, place), stop.last));
+fn best_before(halts: &[Halt], place: [usize; 2]) -> (i64, Option<usize>) {
+    let saved = halts.iter().map(|halt| (halt.saved - cost(halt.end, place), halt.last));
     saved.max_by_key(|(saved, _)| *saved).expect("there is one where nothing is believed yet")
 }
 
 /// Keeps those from which a best sequence can go on: not one that has saved no more than a later one, and none that has
 /// saved so much less than another that the longest jump from there is better. So they are few.
-fn add(stops: &mut Vec<Stop>, stop: Stop) {
-    if stops[0].saved - stop.saved < MOST {
-        while stops.pop_if(|earlier| earlier.saved <= stop.saved).is_some() {}
-        stops.push(stop);
+fn add(halts: &mut Vec<Halt>, halt: Halt) {
+    if halts[0].saved - halt.saved < MOST {
+        while halts.pop_if(|earlier| earlier.saved <= halt.saved).is_some() {}
+        halts.push(halt);
     }
 }
 

@@ -18,6 +18,8 @@ use crate::columns::{Batch, align_batch};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Token {
     Text(Vec<u8>),
+    /// Text of a user-defined token, behind which a dummy prefix may stand.
+    UserDefined(Vec<u8>),
     Special(BTreeSet<&'static str>),
     Opaque,
 }
@@ -55,7 +57,7 @@ impl Side {
         let tokens: Vec<&[u8]> = self.vocabulary.iter().map(bytes_of).collect();
         let kinds: Vec<Kind> = self.vocabulary.iter().map(kind_of).collect();
         let roles: Roles = self.vocabulary.iter().enumerate().filter_map(roles_of).collect();
-        Arc::new(Vocabulary::new(&tokens, &kinds, roles, false).expect("a small vocabulary"))
+        Arc::new(Vocabulary::new(&tokens, &kinds, roles, true).expect("a small vocabulary"))
     }
 
     pub fn token(&self, column: i32) -> &Token {
@@ -85,12 +87,13 @@ impl Side {
 }
 
 pub fn bytes_of(token: &Token) -> &[u8] {
-    if let Token::Text(bytes) = token { bytes } else { &[] }
+    if let Token::Text(bytes) | Token::UserDefined(bytes) = token { bytes } else { &[] }
 }
 
 pub fn kind_of(token: &Token) -> Kind {
     match token {
         Token::Text(_) => Kind::Normal,
+        Token::UserDefined(_) => Kind::UserDefined,
         Token::Special(_) => Kind::Special,
         Token::Opaque => Kind::Opaque,
     }
@@ -338,10 +341,10 @@ pub fn counts_are_the_selected_text_less_what_was_set_aside(row: &Row, batch: &B
         number(side.columns().filter(|column| counted(side.token(*column))).count())
     };
     let bytes = |side: &Side| number(side.bytes(&side.columns()).len());
-    let special = |token: &Token| kind_of(token) == Kind::Special;
-    // One space for the start, one for every special and one for every difference, at most.
+    let opens = |token: &Token| matches!(kind_of(token), Kind::Special | Kind::UserDefined);
+    // One space for the start, one for every special or user-defined token and one for every difference, at most.
     let differences = number(batch.found.differences.teacher_start.len());
-    let most = 1 + differences + count(&row.teacher, special) + count(&row.student, special);
+    let most = 1 + differences + count(&row.teacher, opens) + count(&row.student, opens);
     let aside = bytes(&row.teacher) - counts.teacher_bytes + bytes(&row.student) - counts.student_bytes;
     assert!((0..=most).contains(&aside), "{aside} bytes set aside");
     assert!(counts.teacher_bytes <= bytes(&row.teacher));
