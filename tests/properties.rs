@@ -660,6 +660,7 @@ fn blocks_in_another_order_are_linear() {
     let blocks = 10_007;
     let teacher: Vec<Token> = (0..blocks).map(block).collect();
     let student: Vec<Token> = (0..blocks).map(|index| block(index * 5_003 % blocks)).collect();
+    // Most bytes agree where the tokens do not: the numbers aside, each block is like any other.
     let batch = ends_soon(teacher, student);
-    assert!(batch.counts[0].exact > 1);
+    assert_eq!(batch.counts[0].role, 0);
 }

@@ -369,14 +369,12 @@ def _best_runs(one: list[int], other: list[int]) -> list[_Run]:
     return runs[::-1]
 
 
-_BITS_A_BYTE = 2
-"""What a byte of text says, given what stands before it ..."""
-_JUMP = 2
-"""... and what it takes to say that there is a jump, in bits."""
+_BYTE, _JUMP, _DOUBLING = 4, 2, 3
+"""What a byte that agrees saves, and what it costs to jump, and for each doubling of what is skipped on a side."""
 
 
 def _believed(text: list[int], runs: list[_Run], start: tuple[int, int], end: tuple[int, int]) -> list[_Run]:
-    """Of these runs those that save most bits together: a byte that agrees saves some, and each jump costs.
+    """Of these runs those that save most together: a byte that agrees saves something, and each jump costs.
 
     Of several that save as much, the one whose last run comes latest, and so on. Of spaces that follow each
     other only the first counts: in source code they agree by chance.
@@ -391,14 +389,14 @@ def _believed(text: list[int], runs: list[_Run], start: tuple[int, int], end: tu
         saved, _, chain = max(spent, key=lambda way: way[:2])
         bytes_of = text[x : x + length]
         repeated = sum(both == (_SPACE, _SPACE) for both in pairwise(bytes_of))
-        best.append((saved + _BITS_A_BYTE * (length - repeated), [*chain, (x, y, length)]))
+        best.append((saved + _BYTE * (length - repeated), [*chain, (x, y, length)]))
     return best[-1][1][:-1]
 
 
 def _cost(run: _Run, place: tuple[int, int]) -> int:
-    """The bits that say where the next run begins, from the end of this one."""
+    """What it takes to say where the next run begins, from the end of this one."""
     skipped = (place[0] - run[0] - run[2], place[1] - run[1] - run[2])
-    return _JUMP + sum((bytes_skipped + 1).bit_length() - 1 for bytes_skipped in skipped)
+    return _JUMP + _DOUBLING * sum((bytes_skipped + 1).bit_length() - 1 for bytes_skipped in skipped)
 
 
 def _grown(one: list[int], other: list[int], runs: list[_Run]) -> list[_Run]:

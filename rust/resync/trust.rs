@@ -1,20 +1,22 @@
 //! Which runs are believed: those that say more than it takes to say where they lie.
 //!
-//! In bits, as in a code: a byte that agrees saves [`BITS_A_BYTE`], and to jump to another run costs [`JUMP`] and the
-//! logarithms of how far it is on either side. So a short run is believed close by, a long one at any distance, and many
-//! short ones that follow each other closely. Of the runs those are kept that save most together.
+//! As in a code: a byte that agrees need not be said and saves [`BYTE`], and to say where the next run is costs [`JUMP`]
+//! and, for each doubling of what is skipped on either side, [`DOUBLING`]. So a short run is believed close by, a long one
+//! at any distance, and many short ones that follow each other closely. Of the runs those are kept that save most
+//! together.
 
 use crate::stop::{Pace, Stop};
 
 use super::run::{Run, signed};
 use super::text::Line;
 
-/// What a byte of text says, given what stands before it: 1 to 2.5 bits are usual.
-const BITS_A_BYTE: i64 = 2;
-/// What it costs that there is a jump.
+/// With a doubling as one bit, a byte of text says a bit and a third: between what it says to a good model and to a simple
+/// one.
+const BYTE: i64 = 4;
 const JUMP: i64 = 2;
+const DOUBLING: i64 = 3;
 /// No jump costs more, since offsets have 32 bits.
-const MOST: i64 = JUMP + 64;
+const MOST: i64 = JUMP + 64 * DOUBLING;
 
 /// Where a sequence of believed runs can go on, and what it has saved.
 struct Halt {
@@ -42,7 +44,7 @@ pub(super) fn believed(
         }
         let (saved, last) = best_before(&halts, run.at);
         before.push(last);
-        let saved = saved + BITS_A_BYTE * signed(without_repeated_spaces(line, run));
+        let saved = saved + BYTE * signed(without_repeated_spaces(line, run));
         add(&mut halts, Halt { end: run.end(), saved, last: Some(index) });
     }
     let last = to.map_or(halts[0].last, |to| best_before(&halts, to).1);
@@ -72,7 +74,7 @@ fn add(halts: &mut Vec<Halt>, halt: Halt) {
 /// What it takes to say that the next run is there, from the end of the last one.
 fn cost(end: [usize; 2], at: [usize; 2]) -> i64 {
     let [one, other] = [0, 1].map(|side| i64::from((at[side] - end[side] + 1).ilog2()));
-    JUMP + one + other
+    JUMP + DOUBLING * (one + other)
 }
 
 /// How many bytes a run has, of spaces that follow each other only the first: in source code they agree by chance.
