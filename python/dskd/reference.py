@@ -319,6 +319,7 @@ def _correspondence(texts: tuple[list[int], list[int]], starts: tuple[list[int],
     ending = _agreement(one[beginning:][::-1], other[beginning:][::-1])
     ends = (len(one) - ending, len(other) - ending)
     runs = _best_runs(one[beginning : ends[0]], other[beginning : ends[1]])
+    runs = _with_singles(one[beginning : ends[0]], other[beginning : ends[1]], runs)
     runs = [(x + beginning, y + beginning, length) for x, y, length in runs]
     runs = _believed(one, runs, (beginning, beginning), ends)
     runs = [(0, 0, beginning), *runs, (*ends, ending)]
@@ -343,8 +344,10 @@ def _agreement(one: list[int], other: list[int]) -> int:
     return sum(1 for _ in takewhile(lambda units: units[0] == units[1] >= 0, both))
 
 
-def _best_runs(one: list[int], other: list[int]) -> list[_Run]:
+def _best_runs(one: list[int], other: list[int], alone: int = 0) -> list[_Run]:
     """The sequence of common runs in which most neighbours stay neighbours: a run of n bytes keeps n - 1.
+
+    Where a byte counts `alone`, too, it is the longest common subsequence.
 
     Of several that are as good, the one whose last run ends latest on the second side, then on the first; and
     of those the one whose run before it ends latest, and so on. Each begins as early as the bytes agree.
@@ -353,7 +356,7 @@ def _best_runs(one: list[int], other: list[int]) -> list[_Run]:
     ends: dict[tuple[int, int], int] = {}  # what the best sequence has whose last run ends here
     for x, y in product(range(1, len(one) + 1), range(1, len(other) + 1)):
         if one[x - 1] == other[y - 1] >= 0:
-            ends[x, y] = max(score[x - 1][y - 1], ends.get((x - 1, y - 1), -1) + 1)
+            ends[x, y] = max(score[x - 1][y - 1] + alone, ends.get((x - 1, y - 1), -1) + 1)
         score[x][y] = max(score[x - 1][y], score[x][y - 1], ends.get((x, y), 0))
     runs: list[_Run] = []
     x, y = len(one), len(other)
@@ -369,8 +372,25 @@ def _best_runs(one: list[int], other: list[int]) -> list[_Run]:
     return runs[::-1]
 
 
+_CLOSE = 16
+"""Most bytes between two runs, on either side, of which those are looked for that agree alone."""
+
+
+def _with_singles(one: list[int], other: list[int], runs: list[_Run]) -> list[_Run]:
+    """These runs and, where little lies between two of them, those of its longest common subsequence."""
+    found: list[_Run] = []
+    x = y = 0
+    for run in [*runs, (len(one), len(other), 0)]:
+        if max(run[0] - x, run[1] - y) <= _CLOSE:
+            between = _best_runs(one[x : run[0]], other[y : run[1]], alone=1)
+            found += [(x + at, y + other_at, length) for at, other_at, length in between]
+        found.append(run)
+        x, y = run[0] + run[2], run[1] + run[2]
+    return found[:-1]
+
+
 _BYTE, _JUMP, _DOUBLING = 4, 2, 3
-"""What a byte that agrees saves, and what it costs to jump, and for each doubling of what is skipped on a side."""
+"""What a byte that agrees saves, what a jump costs, and what each doubling of what it skips on a side."""
 
 
 def _believed(text: list[int], runs: list[_Run], start: tuple[int, int], end: tuple[int, int]) -> list[_Run]:

@@ -5,6 +5,7 @@ mod choice;
 mod places;
 mod run;
 mod script;
+mod singles;
 mod text;
 mod trust;
 mod walk;
@@ -119,6 +120,7 @@ fn correspondence(lines: [&Line; 2], stop: &Stop<'_>) -> Vec<Run> {
     let middle = Section { from: beginning.end(), to: ending.at };
     let runs =
         script::best_runs(lines, middle, End::Late, stop).unwrap_or_else(|| walk::walk(lines, middle, stop));
+    let runs = singles::with_singles(lines, middle, &runs, stop);
     let mut runs = trust::believed(lines[0], &runs, beginning.end(), Some(ending.at), stop);
     if stop.reserve(&mut runs, 2) {
         runs.insert(0, beginning);

@@ -33,6 +33,11 @@ impl Line {
         self.bytes.len()
     }
 
+    /// Whether this byte is known: most are told by what they are.
+    pub(super) fn is_known(&self, at: usize) -> bool {
+        self.bytes[at] != UNKNOWN || self.unknown_in(at..at + 1).next().is_none()
+    }
+
     /// The unknown bytes in this range.
     pub(super) fn unknown_in(&self, range: Range<usize>) -> impl Iterator<Item = usize> + Clone {
         let first = self.unknown.partition_point(|at| (*at as usize) < range.start);
