@@ -34,7 +34,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find r
 	$(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 # What runs where there is numpy, pytest and hypothesis and nothing else.
 CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.py tests/test_overlaps.py \
-	tests/test_processes.py tests/test_ragged.py tests/test_reference.py tests/test_to_student.py \
+	tests/test_processes.py tests/test_ragged.py tests/test_reference.py tests/test_resync.py tests/test_to_student.py \
 	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
 # What computes with floating-point numbers.

@@ -177,6 +177,41 @@ def rows(draw: st.DrawFn) -> tuple[Side, Side]:
     return sides[0], sides[1]
 
 
+VERSE_UNITS = [b" ", b"a", b"a", b"b", b"ab", b" a", b"a b ", b"the ", b"\n", "é".encode()]
+verses = st.lists(st.sampled_from(VERSE_UNITS), max_size=6).map(b"".join)
+
+
+@st.composite
+def repeated_rows(draw: st.DrawFn) -> tuple[Side, Side]:
+    """Few verses sung again and again; on each side some were left out, sung once more or changed."""
+    known = draw(st.lists(verses, min_size=1, max_size=3))
+    song = draw(st.lists(st.sampled_from(known), max_size=8))
+    sides = [
+        side_of(draw(tokenizations(b"".join(_sung(draw, song, known)), strewn_in_song))) for _ in range(2)
+    ]
+    return sides[0], sides[1]
+
+
+strewn_in_song = st.sampled_from([OPAQUE, *SPECIALS[:3]])
+
+
+def _sung(draw: st.DrawFn, song: Sequence[bytes], known: Sequence[bytes]) -> list[bytes]:
+    lines = list(song)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(lines)))
+        match draw(st.integers(0, 3)):
+            case 0:
+                lines[at : at + 1] = []
+            case 1:
+                lines.insert(at, draw(st.sampled_from(known)))
+            case 2:
+                other = draw(st.sampled_from([b"", b"x", b"yz"]))
+                lines[at : at + 1] = [line.replace(b"a", other) for line in lines[at : at + 1]]
+            case _:
+                lines.insert(at, draw(st.sampled_from(VERSE_UNITS)))
+    return lines
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of both sides in common vocabularies."""

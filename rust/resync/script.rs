@@ -331,3 +331,7 @@ fn advance<const ROWS: usize>(
     }
     carry.iter().rposition(|rises| *rises)
 }
+
+#[cfg(test)]
+#[path = "../../tests/units/script.rs"]
+mod tests;
