@@ -337,7 +337,7 @@ def names_swapped(rng: random.Random) -> Written:
 
 
 def two_names_swapped(rng: random.Random) -> Written:
-    """Two people's names exchanged, and nobody else is named: a text with a line left out often says as much."""
+    """Two people's names exchanged, nobody else named: a text with a line left out often says as much."""
     pairs = [("Bob", "Ann"), ("Ann", "Bob")]
     return _letter(rng, lambda: rng.choice(pairs))
 

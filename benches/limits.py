@@ -33,6 +33,7 @@ import tokenizers
 
 import align as bench
 import assets
+import shapes
 from dskd import Aligner, Alignment, Ragged, Vocabulary
 from report import Report, machine, said_of, table
 
@@ -246,6 +247,30 @@ def hostile_rows(sizes: Sizes) -> Iterator[Line]:
     for what, its_times in zip(rows, times, strict=True):
         note = f"{tokens:,} tokens in one row; {median(its_times):.3g} against {median(base):.3g} ns a token"
         yield Line(f"{what}, per token against source", median(its_times / base), "times", 3, note)
+
+
+def hostile_shapes(sizes: Sizes) -> Iterator[Line]:
+    """Rows that differ in ways that make a search look everywhere: time per token, and how it grows."""
+    found = []
+    for name, vocabulary, make in shapes.shapes():
+        once, long = (
+            _nanoseconds_of_shape(vocabulary, make, tokens) for tokens in (sizes.short, sizes.hostile)
+        )
+        found.append((long, long / once, name))
+    slowest = max(found)
+    grown = max(found, key=lambda shape: shape[1])
+    what = f"the slowest of {len(found)} hostile shapes of {sizes.hostile:,} tokens a side"
+    yield Line(f"{what}, a token", slowest[0] / 1000, "microseconds", 2, slowest[2])
+    yield Line(
+        f"{what}, the one that grows most, a token against {sizes.short:,}", grown[1], "times", 1.5, grown[2]
+    )
+
+
+def _nanoseconds_of_shape(vocabulary: str, make: shapes.Make, tokens: int) -> float:
+    rows = [np.ascontiguousarray(side, dtype=np.int64) for side in make(tokens, np.random.default_rng(1))]
+    aligner = shapes.aligner(vocabulary)
+    seconds = min(seconds_of(lambda: aligner.align(rows[0], rows[1], num_threads=1).pairs) for _ in range(2))
+    return 1e9 * seconds / (len(rows[0]) + len(rows[1]))
 
 
 # ---- Memory ----------------------------------------------------------------------------------------------
@@ -550,6 +575,7 @@ MEASUREMENTS: Mapping[str, Callable[[Sizes], Iterator[Line]]] = {
     "threads": two_threads,
     "long": long_row,
     "hostile": hostile_rows,
+    "shapes": hostile_shapes,
     "memory": memory,
     "building": building,
     "children": children,

@@ -1,4 +1,24 @@
 //! Where two texts differ: the next place from which they agree again.
+//!
+//! What corresponds in two texts is worked out once, at their first difference, and then passed from run to run.
+//! `dskd.reference` has the same without limits, and docs/alignment.md all the numbers. In the order in which it is done:
+//!
+//! * `text`: tokens become bytes again, of which some are unknown
+//! * `run`: a stretch of bytes that is the same on both sides, of which all that follows speaks
+//! * this file: what both texts begin and end with is set apart
+//! * `script`: between, the sequence of runs in which most neighbours stay neighbours, if it fits a table
+//! * `singles`: between two runs that are close, bytes that agree alone
+//! * `trust`: of all these runs those that save more than it takes to say where they lie
+//! * this file: what is left grows as far as the bytes agree
+//! * `places`: where in a run alignment can resume, by tokens
+//!
+//! In place of `script`, where the texts are too long for one table:
+//!
+//! * `walk`: window by window, from both ends, and from anchor to anchor
+//! * `anchors`: pieces that stand once on either side, where to go on when the way is lost
+//! * `choice`: of two such walks the better one, section by section
+//!
+//! What can take long asks [`Stop`] now and then; what is found when it says so is good for nothing.
 
 mod anchors;
 mod choice;

@@ -30,7 +30,7 @@ fn by_definition(one: &Line, other: &Line, end: End) -> Vec<Run> {
     let mut runs = Vec::new();
     while row > 0 && column > 0 {
         if ends[row][column] == score[row][column] {
-            let length = (0..)
+            let length = (0..=row)
                 .take_while(|back| row > *back && column > *back && agree(row - back, column - back))
                 .count();
             (row, column) = (row - length, column - length);
