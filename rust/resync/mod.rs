@@ -1,7 +1,7 @@
 //! Where two texts differ: the next place from which they agree again.
 //!
 //! What corresponds in two texts is worked out once, at their first difference, and then passed from run to run.
-//! `dskd.reference` has the same without limits, and docs/alignment.md all the numbers. In the order in which it is done:
+//! `dskd.reference` has the same without limits, and docs/alignment.md all the numbers. In the order in which it goes:
 //!
 //! * `text`: tokens become bytes again, of which some are unknown
 //! * `run`: a stretch of bytes that is the same on both sides, of which all that follows speaks
