@@ -156,7 +156,7 @@ def of_repetitive_text(count: int) -> Iterator[Part]:
     same = functools.partial(_same_repeats, count)
     yield _repetitive("one id in ten dropped", same, rewrite=rewrites.ids_dropped)
     yield _repetitive("one id in ten unknown", same, rewrite=rewrites.ids_unknown)
-    # No target: the one byte that stands for an unknown token equals nothing, and where digits repeat a shift by
+    # No target: the one byte that stands for an unknown token equals nothing: where digits repeat a shift by
     # one agrees on more than the truth does.
     unknown = functools.partial(Part, rewrite=rewrites.ids_unknown, pairs=UNKNOWN_PAIRS, repeats=True)
     yield unknown("one id in ten unknown on both sides", same, rewrite_teacher=rewrites.other_ids_unknown)
