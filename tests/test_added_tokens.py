@@ -44,3 +44,12 @@ def test_what_a_tokenizer_writes_behind_added_tokens_is_the_text_of_the_other_si
         found = in_lists(align(*(sides[::-1] if flipped else sides)))
         assert found.differences == []
         assert found.counts["chunk_bytes"] == len(text.encode())
+
+
+def test_an_added_token_has_the_dummy_prefix_with_which_a_normalizer_spells_it() -> None:
+    tokenizer = spelled("prepend")
+    tokenizer.add_tokens(["<n>"])
+    ids = tokenizer.encode("a <n>So").ids
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    text = b"".join(vocabulary.token_bytes(token_id) or b"" for token_id in ids)
+    assert text.decode().removeprefix(" ") == tokenizer.decode(ids)

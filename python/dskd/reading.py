@@ -67,7 +67,8 @@ def _from_tokenizers(tokenizer: Any) -> Pieces:
         kinds[token_id] = Kind.SPECIAL if spelling in special else normal
     for token_id, token in added.items():
         _refuse_second(spellings[token_id], token.content, token_id=token_id)
-        spellings[token_id] = token.content
+        # Where it was given to the normalizer, the normalizer may have put a dummy prefix before it.
+        spellings[token_id] = token.content if token.special else tokenizer.id_to_token(token_id)
         kinds[token_id] = Kind.SPECIAL if token.special else Kind.USER_DEFINED
     named = {} if model.unknown is None else {model.unknown: {"unk"}}
     return Pieces(spellings, kinds, named, decoder.steps, decoder.dummy_prefix)
