@@ -112,13 +112,21 @@ def number(rng: random.Random, digits: int = 6) -> str:
 
 
 def list_with_names(rng: random.Random) -> Written:
-    """A to-do list; another name in some lines, in half of them, or in all.
+    """A to-do list; another name in a tenth of the lines, or in a third.
 
     There are four names and more: of two, exchanged in every line, a text with a line left out says as much.
     """
+    return _to_do(rng, rng.choice((0.1, 0.33)), 4)
+
+
+def list_with_all_names(rng: random.Random) -> Written:
+    """A to-do list; another name in every line: a text with a line left out often says as much."""
+    return _to_do(rng, 1.0, 2)
+
+
+def _to_do(rng: random.Random, share: float, least: int) -> Written:
     bullet, state = rng.choice(BRACKETS), rng.choice(STATES)
-    deeds, things, names = some(DEEDS, rng), some(THINGS, rng), some(NAMES, rng, least=4)
-    share = rng.choice((0.1, 0.5, 1.0))
+    deeds, things, names = some(DEEDS, rng), some(THINGS, rng), some(NAMES, rng, least)
     written: Written = []
     for _ in range(line_count(rng)):
         name = rng.choice(names)
@@ -387,6 +395,7 @@ VALUES: Mapping[str, Callable[[random.Random], Written]] = {
     "one of several alike functions changed": functions_changed,
 }
 UNDECIDED: Mapping[str, Callable[[random.Random], Written]] = {
+    "lists, every name changed": list_with_all_names,
     "names swapped, of two people": two_names_swapped,
 }
 """What was changed is not the least that could have been: no target."""
