@@ -24,7 +24,8 @@ use crate::stop::{Pace, Stop};
 use super::run::Run;
 use super::text::{Line, agree_before};
 
-/// Words of 64 cells that one table may have: 8192 by 8192 bytes, a few milliseconds.
+/// Words of 64 cells that one table may have: 8192 by 8192 bytes, a few milliseconds. Its masks may have an eighth as
+/// many, one megabyte.
 const MOST_WORDS: usize = 1 << 20;
 /// How far from the diagonals of the corners the first pass looks, in bytes.
 const FIRST_REACH: usize = 128;
@@ -87,7 +88,7 @@ impl Masks {
     /// Nothing if they are too many.
     fn new(line: &Line, range: Range<usize>, stop: &Stop<'_>) -> Option<Self> {
         let words = range.len().div_ceil(64);
-        if 256 * words > MOST_WORDS {
+        if 8 * 256 * words > MOST_WORDS {
             return None;
         }
         let mut bits = filled(0_u64, 256 * words, stop)?;
