@@ -383,6 +383,8 @@ def _place(rows: Ragged, index: int) -> str:
 def _refuse_other_shape(rows: Ragged, name: str, like: Ragged, what: str = "a mask has one value") -> None:
     if len(rows) != len(like):
         raise ValueError(f"{name} has {len(rows)} rows for {len(like)} rows of ids")
+    if np.array_equal(rows.offsets, like.offsets):
+        return
     wrong = np.flatnonzero(rows.lengths() != like.lengths())
     if wrong.size:
         row = int(wrong[0])
