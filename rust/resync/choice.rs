@@ -34,7 +34,11 @@ pub(super) fn better_of(one: &[Run], other: &[Run], stop: &Stop<'_>) -> Vec<Run>
 /// The runs that both have, or the parts of them.
 fn shared(mut one: &[Run], mut other: &[Run], stop: &Stop<'_>) -> Vec<Run> {
     let mut shared = stop.room(one.len().min(other.len()));
+    let mut pace = Pace::default();
     while let ([first, ones @ ..], [second, others @ ..]) = (one, other) {
+        if pace.after_tokens(1, stop) {
+            break;
+        }
         if first.diagonal() == second.diagonal() {
             let both = first.clipped(second.at).cut(second.end());
             if both.length > 0 {

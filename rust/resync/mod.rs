@@ -33,7 +33,7 @@ mod walk;
 pub use text::Text;
 
 use crate::side::{Side, Sides};
-use crate::stop::Stop;
+use crate::stop::{Pace, Stop};
 use run::Run;
 use script::{End, Section};
 use text::{Line, agree_before, agree_from};
@@ -147,14 +147,18 @@ fn correspondence(lines: [&Line; 2], stop: &Stop<'_>) -> Vec<Run> {
         runs.push(ending);
     }
     runs.retain(|run| run.length > 0);
-    grow(lines, &mut runs, ends);
+    grow(lines, &mut runs, ends, stop);
     runs
 }
 
 /// Lets each run begin and end where the texts no longer agree: what was not believed may have been in between.
-fn grow(lines: [&Line; 2], runs: &mut [Run], ends: [usize; 2]) {
+fn grow(lines: [&Line; 2], runs: &mut [Run], ends: [usize; 2], stop: &Stop<'_>) {
+    let mut pace = Pace::default();
     let mut end = [0, 0];
     for index in 0..runs.len() {
+        if pace.after_tokens(1, stop) {
+            break;
+        }
         let behind = runs.get(index + 1).map_or(ends, |next| next.at);
         let run = &mut runs[index];
         let back = agree_before(lines, run.at, end);

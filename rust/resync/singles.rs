@@ -3,7 +3,7 @@
 //! The best sequence of runs gains nothing by them. Where little lies between two runs they are the longest common
 //! subsequence of it, which is found cell by cell.
 
-use crate::stop::Stop;
+use crate::stop::{Pace, Stop};
 
 use super::run::Run;
 use super::script::Section;
@@ -16,10 +16,14 @@ const CLOSE: usize = 16;
 pub(super) fn with_singles(lines: [&Line; 2], section: Section, runs: &[Run], stop: &Stop<'_>) -> Vec<Run> {
     let mut all: Vec<Run> = stop.room(runs.len());
     let mut scores = Scores::default();
+    let mut pace = Pace::default();
     let mut from = section.from;
     for run in runs.iter().copied().chain([Run { at: section.to, length: 0 }]) {
         let gap = Section { from, to: run.at };
         if gap.sizes().iter().all(|size| (1..=CLOSE).contains(size)) {
+            if pace.after(CLOSE * CLOSE, stop) {
+                break;
+            }
             scores.fill(lines, gap);
             scores.push_runs(lines, gap, &mut all, stop);
         }

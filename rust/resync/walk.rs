@@ -6,7 +6,7 @@
 //! was inserted, and go on along the wrong one; the walk from the other end does not, up to the same place. So both
 //! are made, and one from anchor to anchor, and of each section the best is taken.
 
-use crate::stop::Stop;
+use crate::stop::{Pace, Stop};
 
 use super::anchors::anchors;
 use super::choice::better_of;
@@ -38,7 +38,7 @@ fn follow(lines: [&Line; 2], section: Section, anchors: &[Run], stop: &Stop<'_>)
     let mut place = section.from;
     let mut anchors = anchors.iter();
     let mut credit = WINDOWS_AHEAD * WINDOW;
-    while !stop.is_set() {
+    while !stop.ask() {
         let start = place;
         place = push(&mut runs, Run { at: place, length: agree_from(lines, place, section.to) }, stop);
         let window =
@@ -95,11 +95,15 @@ fn follow_back(lines: [&Line; 2], section: Section, anchors: &[Run], stop: &Stop
 /// From anchor to anchor: between two the best sequence, if they are close.
 fn fill(lines: [&Line; 2], section: Section, anchors: &[Run], stop: &Stop<'_>) -> Vec<Run> {
     let mut runs = Vec::new();
+    let mut pace = Pace::default();
     let mut from = section.from;
     for anchor in anchors.iter().copied().chain([Run { at: section.to, length: 0 }]) {
         let gap = Section { from, to: anchor.at };
         let [rows, columns] = gap.sizes();
-        if rows.saturating_mul(columns) <= WINDOW * WINDOW && !stop.is_set() {
+        if pace.after_tokens(1, stop) {
+            break;
+        }
+        if rows.saturating_mul(columns) <= WINDOW * WINDOW {
             let found = best_runs(lines, gap, End::Late, stop).unwrap_or_default();
             if stop.reserve(&mut runs, found.len()) {
                 runs.extend(found);
