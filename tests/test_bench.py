@@ -181,7 +181,8 @@ def test_every_limit_has_a_line_with_its_target(quick_limits: tuple[Path, str]) 
         assert line["value"] is not None or "ended before its signal" in line["note"], line
     children = [5] * len(multiprocessing.get_all_start_methods())
     assert targets == {
-        "times": [1.6, 1.5, *[3] * 5],
+        "times": [1.6, 1.5, *[3] * 5, 1.5],
+        "microseconds": [2],
         "bytes a token": [40] * 2,
         "s": [0.2, 1.5, 0.1, *children, *[0.2] * 8],
     }
