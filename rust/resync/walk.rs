@@ -17,8 +17,8 @@ use super::trust;
 
 /// Bytes of each side in a window.
 const WINDOW: usize = 1024;
-/// Where one byte in so many keeps its neighbour the way is not lost, however short the runs are: between texts that
-/// have nothing to do with each other it is one in four to ten.
+/// Where one byte in so many keeps its neighbour the way is not lost, however short the runs are. In a one-off look, which
+/// no command here repeats, it was mostly one in four to ten between texts that have nothing to do with each other.
 const DENSE: usize = 3;
 /// How many windows may be looked at before anything is passed. Later ones are paid for by the bytes that are passed.
 const WINDOWS_AHEAD: usize = 4;
