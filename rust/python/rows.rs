@@ -19,9 +19,9 @@ pub(super) enum IdArrays<'py> {
     I64(PyReadonlyArray1<'py, i64>),
     I32(PyReadonlyArray1<'py, i32>),
     U32(PyReadonlyArray1<'py, u32>),
-    ApartI64(Vec<PyReadonlyArray1<'py, i64>>),
-    ApartI32(Vec<PyReadonlyArray1<'py, i32>>),
-    ApartU32(Vec<PyReadonlyArray1<'py, u32>>),
+    ApartI64(Vec<Bound<'py, PyArray1<i64>>>),
+    ApartI32(Vec<Bound<'py, PyArray1<i32>>>),
+    ApartU32(Vec<Bound<'py, PyArray1<u32>>>),
 }
 
 impl<'py> FromPyObject<'_, 'py> for IdArrays<'py> {
@@ -45,10 +45,10 @@ impl<'py> FromPyObject<'_, 'py> for IdArrays<'py> {
     }
 }
 
-fn apart<'py, T: Element>(rows: &Bound<'py, PyList>) -> PyResult<Vec<PyReadonlyArray1<'py, T>>> {
+fn apart<'py, T: Element>(rows: &Bound<'py, PyList>) -> PyResult<Vec<Bound<'py, PyArray1<T>>>> {
     let mut arrays = room(rows.len())?;
     for row in rows.iter() {
-        arrays.push(row.cast::<PyArray1<T>>()?.try_readonly()?);
+        arrays.push(row.cast_into::<PyArray1<T>>().map_err(PyErr::from)?);
     }
     Ok(arrays)
 }
@@ -94,10 +94,15 @@ impl RowSlices<'_> {
 }
 
 impl<'a, T: Element> Slices<'a, T> {
-    fn of(rows: &'a [PyReadonlyArray1<'_, T>]) -> PyResult<Self> {
+    /// Not through `readonly`, which compares an array with all that are borrowed of the same base: rows cut out
+    /// of one array, as data sets hold them, would take a time that grows with their square.
+    #[expect(unsafe_code, reason = "the array is read without being borrowed")]
+    fn of(rows: &'a [Bound<'_, PyArray1<T>>]) -> PyResult<Self> {
         let mut slices = room(rows.len())?;
         for row in rows {
-            slices.push(row.as_slice()?);
+            // SAFETY: nothing of this crate writes to an array that it was given, and the array lives as long as
+            // the slice. Other threads of Python's must not write to it meanwhile, as where NumPy itself reads.
+            slices.push(unsafe { row.as_slice() }?);
         }
         Ok(Self::Apart(slices))
     }
