@@ -165,16 +165,10 @@ impl fmt::Display for Error {
                 "{side} row {row} has {length} ids, and a row can have {}; cut it into several rows",
                 i32::MAX
             ),
-            Self::UnknownId { side, row, column, id: -100, .. } => write!(
-                f,
-                "{side} row {row}, position {column}: -100 is not an id; if these are labels, pass them as \
-                 teacher_labels= and student_labels="
-            ),
-            Self::UnknownId { side, row, column, id, size } => write!(
-                f,
-                "{side} row {row}, position {column}: id {id} is not in the vocabulary (size {size}); mask it, \
-                 or pass size= if the model has that slot"
-            ),
+            Self::UnknownId { side, row, column, id, size } => {
+                write!(f, "{side} row {row}, position {column}: ")?;
+                fmt_unknown_id(f, *id, *size)
+            }
             Self::UnknownToken { position, id, size } => write!(
                 f,
                 "position {position}: id {id} is not in the vocabulary (size {size}); pass size= if the model \
@@ -206,6 +200,18 @@ impl fmt::Display for Error {
             }
         }
     }
+}
+
+fn fmt_unknown_id(f: &mut fmt::Formatter<'_>, id: i64, size: usize) -> fmt::Result {
+    if id == -100 {
+        return f.write_str(
+            "-100 is not an id; if these are labels, pass them as teacher_labels= and student_labels=",
+        );
+    }
+    write!(
+        f,
+        "id {id} is not in the vocabulary (size {size}); mask it, or pass size= if the model has that slot"
+    )
 }
 
 impl std::error::Error for Error {}

@@ -3,7 +3,6 @@
 use std::mem;
 use std::ops::Range;
 
-use super::spaces::Reached;
 use super::{Counted, Segment, count_text, length_as_count};
 use crate::blocks::Plain;
 use crate::resync::Text;
@@ -26,6 +25,10 @@ pub struct Cursor<'a, T> {
     /// The first token that is not in the counts yet.
     counted: usize,
 }
+
+/// Where runs of spaces that were measured end, so that no byte of them is looked at again.
+#[derive(Default)]
+pub struct Reached(pub(super) [usize; 2]);
 
 /// Where a cursor stands, and what it goes back to where there is no chunk.
 #[derive(Clone, Copy, Default)]

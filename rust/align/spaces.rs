@@ -13,10 +13,6 @@ enum Within {
     Text = 1,
 }
 
-/// Where runs of spaces that were measured end, so that no byte of them is looked at again.
-#[derive(Default)]
-pub struct Reached([usize; 2]);
-
 /// The side that holds the one space here, if any: where the opening runs of spaces, read up to the next
 /// special, differ by exactly one; not where they are equal once read on through specials.
 pub fn holder_of_one_space<T: Id>(sides: &mut Sides<Cursor<'_, T>>) -> Option<Side> {
