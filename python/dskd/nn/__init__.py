@@ -1,11 +1,16 @@
 """Losses for distillation between models of different tokenizers; needs `pip install 'dskd[torch]'`.
 
-Functions first, modules second. They take positions and hidden states as tensors and know nothing of trainers
-or tokenizers:
+    batch      a student and its teachers where they predict the same text
+    losses     options, and terms over rows of logits: a file a loss, `LOSSES` one dictionary
+    objective  their weighted sum, with what is trained beside the student
+    fused      who runs the terms: whole, or a chunk of rows after the other
 
-    heads, divergences, reduction <- positions, projectors <- losses
+Nothing here knows of trainers or tokenizers. What stands higher in this list is known to what stands lower:
+
+    heads, divergences, projectors <- term, batch <- loss <- losses; term <- fused <- objective
 """
 
+from dskd.nn.batch import Batch, Chunks, States, Teacher, TeacherModel, VocabularyMaps
 from dskd.nn.divergences import (
     DIVERGENCES,
     adaptive_kl,
@@ -19,91 +24,66 @@ from dskd.nn.divergences import (
     tvd,
 )
 from dskd.nn.heads import Head
-from dskd.nn.losses import (
-    DSKD_UNGATED,
-    DSKD_V1,
-    DSKD_V1_ATTENTION,
-    DSKD_V2,
-    DSKD_V2_ATTENTION,
-    DSKD_V2_SAME_VOCABULARY,
-    AttendedSide,
-    AttendedStates,
-    AttentionProjectors,
-    AttentionScales,
-    CrossModelAttentionLoss,
-    CrossModelAttentionOptions,
+from dskd.nn.loss import Loss, Needs
+from dskd.nn.losses import LOSSES, CrossEntropy, CrossModelAttention, DualSpace, SharedVocabulary
+from dskd.nn.losses.attention import AttentionProjectors, AttentionScales
+from dskd.nn.losses.key_query_matching import (
     Discriminator,
-    DualSpaceLoss,
-    DualSpaceOptions,
     KeyQueryMatching,
-    SharedVocabularyLoss,
-    SharedVocabularyOptions,
-    VocabularyMaps,
     adversarial_matching,
-    cross_model_attention,
-    dual_space,
-    fused_cross_entropy,
-    fused_cross_model_attention,
-    fused_dual_space,
-    fused_shared_vocabulary,
-    shared_vocabulary,
     transport_matching,
 )
-from dskd.nn.positions import AlignedStates, Positions
+from dskd.nn.objective import Objective, Weighted
 from dskd.nn.projectors import Projectors, gram_inverse, most_frequent, solve_projector
-from dskd.nn.reduction import LossParts, Reduction, TermSums, weighted
-from dskd.nn.teacher_statistics import TeacherStatistics, teacher_statistics
+from dskd.nn.reduction import LossParts, Reduction
+from dskd.nn.teacher_statistics import TeacherStatistics, label_log_probs, teacher_statistics
+from dskd.nn.term import Aside, Over, Read, Term, View
 
 __all__ = [
     "DIVERGENCES",
-    "DSKD_UNGATED",
-    "DSKD_V1",
-    "DSKD_V1_ATTENTION",
-    "DSKD_V2",
-    "DSKD_V2_ATTENTION",
-    "DSKD_V2_SAME_VOCABULARY",
-    "AlignedStates",
-    "AttendedSide",
-    "AttendedStates",
+    "LOSSES",
+    "Aside",
     "AttentionProjectors",
     "AttentionScales",
-    "CrossModelAttentionLoss",
-    "CrossModelAttentionOptions",
+    "Batch",
+    "Chunks",
+    "CrossEntropy",
+    "CrossModelAttention",
     "Discriminator",
-    "DualSpaceLoss",
-    "DualSpaceOptions",
+    "DualSpace",
     "Head",
     "KeyQueryMatching",
+    "Loss",
     "LossParts",
-    "Positions",
+    "Needs",
+    "Objective",
+    "Over",
     "Projectors",
+    "Read",
     "Reduction",
-    "SharedVocabularyLoss",
-    "SharedVocabularyOptions",
+    "SharedVocabulary",
+    "States",
+    "Teacher",
+    "TeacherModel",
     "TeacherStatistics",
-    "TermSums",
+    "Term",
+    "View",
     "VocabularyMaps",
+    "Weighted",
     "adaptive_kl",
     "adversarial_matching",
-    "cross_model_attention",
     "divergence",
     "divergence_and_gradient",
-    "dual_space",
-    "fused_cross_entropy",
-    "fused_cross_model_attention",
-    "fused_dual_space",
-    "fused_shared_vocabulary",
     "gram_inverse",
     "js",
     "kl",
+    "label_log_probs",
     "most_frequent",
     "reverse_kl",
-    "shared_vocabulary",
     "skew_kl",
     "skew_reverse_kl",
     "solve_projector",
     "teacher_statistics",
     "transport_matching",
     "tvd",
-    "weighted",
 ]

@@ -24,6 +24,7 @@ __all__ = [
     "DIVERGENCES",
     "Divergence",
     "adaptive_kl",
+    "checked_divergence",
     "divergence",
     "divergence_and_gradient",
     "js",
@@ -154,7 +155,7 @@ def divergence(
     Raises:
         ValueError: the name is unknown, `mix` is out of its range or the divergence has none.
     """
-    options = _options(name, mix)
+    options = checked_divergence(name, mix)
     teacher, student = ((logits / temperature).log_softmax(-1) for logits in (teacher_logits, student_logits))
     return DIVERGENCES[name](teacher, student, **options)
 
@@ -188,14 +189,18 @@ def divergence_and_gradient(
     Raises:
         ValueError: see `divergence`.
     """
-    options = _options(name, mix).values()
+    options = checked_divergence(name, mix).values()
     teacher, student = teacher_log_probs.detach(), student_log_probs.detach()
     items = [_IN_PLACE[name](teacher[rows], student[rows], *options) for rows in row_blocks(student)]
     return torch.cat(items), student
 
 
-def _options(name: Divergence, mix: float | None) -> dict[str, float]:
-    """The keywords with which the divergence of that name is called."""
+def checked_divergence(name: Divergence, mix: float | None = None) -> dict[str, float]:
+    """The keywords with which the divergence of that name is called.
+
+    Raises:
+        ValueError: the name is unknown, `mix` is out of its range or the divergence has none.
+    """
     if name not in DIVERGENCES:
         raise ValueError(f"there is no divergence {name!r}; take one of {', '.join(DIVERGENCES)}")
     if name in _MIX:

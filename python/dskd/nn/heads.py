@@ -71,6 +71,16 @@ class Head:
             unreachable,
         )
 
+    @property
+    def width(self) -> int:
+        """Of the states that it reads: d."""
+        return self.weight.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Of its vocabulary: V."""
+        return self.weight.shape[0]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """The logits of hidden states `[n, d]`: `[n, V]`, float32 or wider."""
         logits = functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)

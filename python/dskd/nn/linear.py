@@ -5,11 +5,11 @@ soon as they are. So each chunk of hidden states is carried through the head, th
 gradient of their logits are computed at once, and what stays is the gradient of the hidden states `[n, d]`
 and of the head `[V, d]`:
 
-    read = ReadHead(0, head, memory)
-    for rows in memory.chunks(n):
-        logits = read.logits(hidden[rows])
+    read = ReadHead(head, rows)
+    for some in chunks(n, rows):
+        logits = read.logits(hidden[some])
         ...                                       # overwrite the logits with their gradient
-        gradient[rows] = read.backward(hidden[rows], logits)
+        gradient[some] = read.backward(hidden[some], logits)
     loss = with_gradients(value, [(hidden, gradient), (head.weight, read.weight_gradient)])
 
 Memory is taken once and written over chunk by chunk: fresh pages cost more than the arithmetic that fills
@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHUNK_MEMORY",
-    "ChunkMemory",
     "Made",
     "ReadHead",
-    "chunk_memory_of",
+    "chunks",
     "computing",
+    "dtype_of_logits",
     "multiplied_in",
     "refuse_sharded",
+    "rows_at_once",
     "with_gradients",
     "zeros_for",
 ]
@@ -52,8 +53,8 @@ Made: TypeAlias = "tuple[Tensor, Tensor | None]"
 CHUNK_MEMORY = 160 * 2**20
 """Bytes for the logits of one chunk and what is made of them."""
 
-_FEWEST_ROWS = 16
-"""Below this a product with the head is all reading of the head; other than multiples are slow on a CPU."""
+STEP = 16
+"""Below so many rows a product with the head is all reading of the head; other than multiples are slow on a CPU."""
 
 _SHARE_OF_HEAD = 0.75
 """The most that a chunk takes on a CPU of the memory of a head, and so of its gradient beside it."""
@@ -65,147 +66,127 @@ _MOST_ROWS_ON_CPU = 128
 """It is less for a wide head: with 144 or 192 rows a loss at d=576, D=896 took no less time, by hand."""
 
 
-class ChunkMemory:
-    """Memory for one chunk at a time, in numbered places, and how many rows a chunk has.
-
-    Matrices of one width have a place each. Those of another width lie over them: a loss is done with one
-    vocabulary before it begins with the next.
-
-    Args:
-        columns: of all that lives at once in a chunk, in units of the dtype: for two matrices of logits of
-            a vocabulary V it is `2 V`.
-        dtype: of the logits.
-        device: where they are.
-        budget: bytes for all of it.
-        most: rows that there are.
-
-    Attributes:
-        rows: of a chunk, at most.
-        numbers: that it holds.
-        budget: bytes that it was given.
-        autocast: the dtype that autocast multiplies in where this is made, or None.
-    """
-
-    def __init__(
-        self, columns: int, dtype: torch.dtype, device: torch.device, *, budget: int, most: int
-    ) -> None:
-        """See the class."""
-        self.dtype = dtype
-        self.device = device
-        self.autocast = _autocast_dtype(device)
-        self.budget = budget
-        self._step = _FEWEST_ROWS if device.type == "cpu" else 1
-        rows = max(_FEWEST_ROWS, budget // max(columns * dtype.itemsize, 1))
-        self.rows = min(rows // self._step * self._step, max(most, 1))
-        self.numbers = self.rows * columns
-        self._kept = torch.empty(self.numbers, dtype=dtype, device=device)
-
-    def chunks(self, count: int) -> Iterator[slice]:
-        """Slices that make up so many rows, as few as can be; on a CPU in sixteens but for the last rows."""
-        pieces, steps = -(-count // self.rows), -(-count // self._step)
-        bounds = [self._step * (steps * piece // pieces) for piece in range(pieces)]
-        yield from map(slice, bounds, [*bounds[1:], count])
-
-    def take(self, place: int, rows: int, columns: int) -> Tensor:
-        """`[rows, columns]` in this place, from 0; what was there is there still."""
-        start = place * rows * columns
-        return self._kept[start : start + rows * columns].view(rows, columns)
+# ---- How many rows at once -------------------------------------------------------------------------------
 
 
-def _autocast_dtype(device: torch.device) -> torch.dtype | None:
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-
-
-@contextlib.contextmanager
-def computing(memory: ChunkMemory) -> Iterator[None]:
-    """Nothing is recorded for autograd, and dtypes are those that are written."""
-    with torch.no_grad(), torch.autocast(memory.device.type, enabled=False):
-        yield
-
-
-def chunk_memory_of(matrices: Sequence[tuple[Head, int]], *, budget: int, most: int) -> ChunkMemory:
-    """For so many matrices of the logits of each head, one head after the other, in the dtype of logits.
+def rows_at_once(heads: Sequence[tuple[Head, int]], *, budget: int, most: int) -> int:
+    """Rows of a chunk of which so many matrices of each head's width are there at once.
 
     Args:
-        matrices: heads, and how many of their width are there at once. One that caps its logits needs two
-            more, for slopes.
-        budget: bytes.
+        heads: each with its number of matrices. One that caps its logits needs another, for slopes.
+        budget: bytes for all of them.
         most: rows that there are; on a CPU at most 64 to 128 are in a chunk, by the width of the heads.
     """
-    dtype = torch.float32
-    for head, _ in matrices:
-        dtype = torch.promote_types(dtype, head.weight.dtype)
-    columns = max(len(head.weight) * _places(head, count) for head, count in matrices)
-    device = matrices[0][0].weight.device
-    if device.type == "cpu":
-        most = min(most, _most_rows_on_cpu(matrices))
-    return ChunkMemory(columns, dtype, device, budget=budget, most=most)
+    columns = sum(len(head.weight) * (count + (head.softcap is not None)) for head, count in heads)
+    size = max((dtype_of_logits(head).itemsize for head, _ in heads), default=4)
+    rows = max(STEP, budget // max(columns * size, 1))
+    if heads[0][0].weight.device.type == "cpu":
+        rows = min(rows // STEP * STEP, _most_rows_on_cpu([head for head, _ in heads], columns))
+    return min(rows, max(most, 1))
 
 
-def _most_rows_on_cpu(matrices: Sequence[tuple[Head, int]]) -> int:
-    widths = [head.weight.shape[1] / _places(head, count) for head, count in matrices if count]
-    rows = int(_SHARE_OF_HEAD * min(widths, default=0)) // _FEWEST_ROWS * _FEWEST_ROWS
+def _most_rows_on_cpu(heads: Sequence[Head], columns: int) -> int:
+    numbers = min(head.weight.shape[1] * len(head.weight) for head in heads) * len(heads)
+    rows = int(_SHARE_OF_HEAD * numbers / max(columns, 1)) // STEP * STEP
     return min(max(rows, _FEW_ROWS_ON_CPU), _MOST_ROWS_ON_CPU)
 
 
-def _places(head: Head, count: int) -> int:
-    return count if head.softcap is None else _SLOPES + 2
+def chunks(count: int, rows: int, step: int = STEP) -> Iterator[slice]:
+    """Slices of at most so many rows that make up the count: as few as can be, in sixteens but for the last."""
+    step = min(step, rows)
+    pieces, steps = -(-count // rows), -(-count // step)
+    bounds = [step * (steps * piece // pieces) for piece in range(pieces)]
+    yield from map(slice, bounds, [*bounds[1:], count])
 
 
-_SLOPES = 3
-"""How far behind logits the slopes of their caps are."""
+# ---- Dtypes ----------------------------------------------------------------------------------------------
+
+
+def dtype_of_logits(head: Head) -> torch.dtype:
+    """Float32, or wider where the head is."""
+    return torch.promote_types(head.weight.dtype, torch.float32)
+
+
+def multiplied_in(head: Head) -> torch.dtype:
+    """The dtype of products with a head: its own, or autocast's, which leaves float64 as it is."""
+    own: torch.dtype = head.weight.dtype
+    device = head.weight.device.type
+    if own == torch.float64 or not torch.is_autocast_enabled(device):
+        return own
+    return torch.get_autocast_dtype(device)
+
+
+@contextlib.contextmanager
+def computing(device: torch.device) -> Iterator[None]:
+    """Nothing is recorded for autograd, and dtypes are those that are written."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def refuse_sharded(head: Head) -> None:
+    """Refuses a head of which this process has a part.
+
+    Raises:
+        TypeError: it is sharded.
+    """
+    if hasattr(head.weight, "full_tensor"):
+        raise TypeError(
+            f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of "
+            "the module that FSDP2 gathers, or give a head of weight.full_tensor()"
+        )
+
+
+# ---- A head ----------------------------------------------------------------------------------------------
 
 
 class ReadHead:
     """A head for the rows of a chunk: their logits, and from the gradient of these that of all behind them.
 
-    It multiplies in the dtype that the head itself multiplies in, autocast's included, and adds up the
-    gradient of the weights in float32 or wider.
+    It multiplies in the dtype that the head itself multiplies in, autocast's included (that of where it is
+    made), and adds up the gradient of the weights in float32 or wider.
 
     Args:
-        place: of its logits in the memory, 0 or 1.
         head: what it reads; its weights get a gradient where they require one.
-        memory: of the chunks.
+        rows: of a chunk, at most, for which memory is taken.
 
     Raises:
         TypeError: the head is sharded.
     """
 
-    def __init__(self, place: int, head: Head, memory: ChunkMemory) -> None:
+    def __init__(self, head: Head, rows: int) -> None:
         """See the class."""
         refuse_sharded(head)
-        dtype = multiplied_in(head, memory)
-        self._place = place
+        dtype = multiplied_in(head)
         self._head = head
-        self._memory = memory
         self._weight = head.weight.detach().to(dtype)
         self._bias = None if head.bias is None else head.bias.detach().to(dtype)
         self.weight_gradient = _accumulator(head.weight)
         self.bias_gradient = None if head.bias is None else _accumulator(head.bias)
+        self.make_room(rows)
+
+    def make_room(self, rows: int) -> None:
+        """Takes memory for chunks of so many rows."""
+        shape = rows, len(self._weight)
+        like = {"dtype": dtype_of_logits(self._head), "device": self._weight.device}
+        self._logits = torch.empty(shape, **like)
+        self._slopes = None if self._head.softcap is None else torch.empty(shape, **like)
 
     @property
-    def size(self) -> int:
-        """Of the vocabulary."""
-        return self._weight.shape[0]
+    def rows(self) -> int:
+        """Of a chunk, at most."""
+        return len(self._logits)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`Head.logits` of `[m, d]`, in the memory of this head: `[m, V]`."""
-        logits = self._memory.take(self._place, len(hidden), self.size)
+        logits = self._logits[: len(hidden)]
         linear_into(logits, hidden.to(self._weight.dtype), self._weight, self._bias)
         if self._head.scale != 1:
             logits.mul_(self._head.scale)
-        if self._head.softcap is not None:
+        if self._head.softcap is not None and self._slopes is not None:
             logits.div_(self._head.softcap).tanh_()
-            torch.mul(logits, logits, out=self._slope(logits)).neg_().add_(1)
+            torch.mul(logits, logits, out=self._slopes[: len(hidden)]).neg_().add_(1)
             logits.mul_(self._head.softcap)
         return logits
-
-    def _slope(self, logits: Tensor) -> Tensor:
-        return self._memory.take(self._place + _SLOPES, *logits.shape)
-
-    def reachable_(self, logits: Tensor) -> Tensor:
-        """`Head.reachable`, in place."""
-        return self._head.reachable_(logits)
 
     def backward(self, hidden: Tensor, gradient: Tensor) -> Tensor:
         """From the gradient of the logits, which is lost, that of `[m, d]`; that of the weights is added up.
@@ -214,8 +195,8 @@ class ReadHead:
             hidden: as it was given to `logits`, last.
             gradient: `[m, V]`, of what `logits` returned.
         """
-        if self._head.softcap is not None:
-            gradient.mul_(self._slope(gradient))
+        if self._slopes is not None:
+            gradient.mul_(self._slopes[: len(gradient)])
         if self._head.scale != 1:
             gradient.mul_(self._head.scale)
         if self.bias_gradient is not None:
@@ -236,24 +217,10 @@ class ReadHead:
         """`columns W`, `[m, V] -> [m, d]`, and nothing else."""
         return linear(columns.to(self._weight.dtype), self._weight.T)
 
-
-def multiplied_in(head: Head, memory: ChunkMemory) -> torch.dtype:
-    """The dtype of products with a head: its own, or autocast's, which leaves float64 as it is."""
-    own: torch.dtype = head.weight.dtype
-    return own if memory.autocast is None or own == torch.float64 else memory.autocast
-
-
-def refuse_sharded(head: Head) -> None:
-    """Refuses a head of which this process has a part.
-
-    Raises:
-        TypeError: it is sharded.
-    """
-    if hasattr(head.weight, "full_tensor"):
-        raise TypeError(
-            f"the head is sharded ({type(head.weight).__name__}): compute the loss inside the forward of "
-            "the module that FSDP2 gathers, or give a head of weight.full_tensor()"
-        )
+    def made(self) -> list[Made]:
+        """The weights, and their gradients."""
+        made: list[Made] = [(self._head.weight, self.weight_gradient)]
+        return made if self._head.bias is None else [*made, (self._head.bias, self.bias_gradient)]
 
 
 def _magnified_(gradient: Tensor) -> Tensor:
@@ -271,6 +238,9 @@ def _accumulator(parameter: Tensor) -> Tensor | None:
     if not parameter.requires_grad:
         return None
     return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+
+
+# ---- Gradients that are known already --------------------------------------------------------------------
 
 
 def with_gradients(value: Tensor, made: Sequence[Made]) -> Tensor:

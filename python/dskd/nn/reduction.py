@@ -3,65 +3,64 @@
 Every term is `sum over its items / N` in float32, N counted over the whole optimizer step (all accumulation
 micro-batches, all ranks) before its first backward. So one batch of four rows and four batches of one row
 have the same loss and the same gradient, and what has nothing to sum is zero. A fused loss computes its
-gradients in the forward, so it is told N and the shares before.
+gradients in the forward, so it is told N before.
+
+A term that is divided by a number of its micro-batch, as the papers' code does, is averaged over the
+micro-batches of the step instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
-__all__ = ["LossParts", "Reduction", "TermSums", "weighted"]
-
-CROSS_ENTROPY = "cross_entropy"
-"""The name of its sum; every other term is one of distillation."""
+__all__ = ["LossParts", "Reduction"]
 
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """What the terms of one optimizer step are divided by, and their shares.
+    """What the terms of one optimizer step are divided by.
 
     Attributes:
-        labels: student tokens that are supervised: N of the cross-entropy.
-        pairs: aligned pairs that are predicted: N of the distillation terms.
-        alpha: the share of distillation; 1 - alpha is the share of the cross-entropy.
-        teacher_labels: teacher tokens that are supervised: N of what runs over the teacher's positions, where
-            these are no pairs (`CrossModelAttentionLoss`).
+        counts: of the whole step, by the names of `Batch.counts`.
+        micro_batches: that the step has, on all ranks.
     """
 
-    labels: int
-    pairs: int
-    alpha: float = 0.5
-    teacher_labels: int = 0
+    counts: Mapping[str, int]
+    micro_batches: int = 1
 
-    @property
-    def cross_entropy(self) -> float:
-        """What the sum of the cross-entropy is multiplied with."""
-        return (1 - self.alpha) / max(self.labels, 1)
+    def __post_init__(self) -> None:
+        """Checks them.
 
-    @property
-    def distillation(self) -> float:
-        """What the sum of a distillation term is multiplied with."""
-        return self.alpha / max(self.pairs, 1)
+        Raises:
+            ValueError: a count is negative, or there is no micro-batch.
+        """
+        if wrong := {name: count for name, count in self.counts.items() if count < 0}:
+            raise ValueError(f"counts {wrong}; they are 0 or more")
+        if self.micro_batches < 1:
+            raise ValueError(f"micro_batches={self.micro_batches}; a step has at least 1")
 
+    def of(self, over: str, least: int) -> int:
+        """The number of the step of this name; at least 1.
 
-@dataclass(frozen=True, slots=True)
-class TermSums:
-    """The terms of a loss, each summed over the items of a micro-batch.
+        Args:
+            over: of `counts`.
+            least: how many there are in a micro-batch of it.
 
-    Attributes:
-        sums: scalars by name, with gradients.
-        counts: numbers for the log by name, without gradients: how many items a gate let through, and the
-            like.
-    """
-
-    sums: Mapping[str, Tensor]
-    counts: Mapping[str, Tensor] = field(default_factory=dict)
+        Raises:
+            ValueError: the step has not counted it, or has fewer than its micro-batch.
+        """
+        count = self.counts.get(over)
+        if count is None or count < least:
+            raise ValueError(
+                f"the step has {count} {over}, and the micro-batch has {least}: give "
+                f"Reduction(counts={{{over!r}: ...}}) of the whole step, or reduction='mean'"
+            )
+        return max(count, 1)
 
 
 class LossParts(NamedTuple):
@@ -73,21 +72,9 @@ class LossParts(NamedTuple):
     Attributes:
         loss: a scalar, to be differentiated.
         sums: the terms by name before they were weighted, without gradients.
-        counts: as those of `TermSums`.
+        counts: numbers for the log by name: how many items a gate let through, and the like.
     """
 
     loss: Tensor
     sums: Mapping[str, Tensor]
     counts: Mapping[str, Tensor]
-
-
-def weighted(terms: TermSums, weights: Mapping[str, float]) -> LossParts:
-    """The sum of the terms, each multiplied with its weight.
-
-    Args:
-        terms: at least one.
-        weights: one for each, by name; others are not looked at.
-    """
-    first, *others = (weights[name] * value for name, value in terms.sums.items())
-    detached = {name: value.detach() for name, value in terms.sums.items()}
-    return LossParts(sum(others, start=first), detached, terms.counts)

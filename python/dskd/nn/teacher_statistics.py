@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd.nn.elementwise import argmax, probabilities
-from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunk_memory_of
+from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunks, computing, dtype_of_logits, rows_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn.heads import Head
 
-__all__ = ["TeacherStatistics", "probability_sums", "teacher_statistics"]
+__all__ = ["TeacherStatistics", "label_log_probs", "predictions", "probability_sums", "teacher_statistics"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,9 +77,10 @@ def teacher_statistics(
             "states only"
         )
     head = head.detached()
-    memory = chunk_memory_of([(head, 2)], budget=chunk_memory, most=len(hidden))
-    dtype = memory.dtype
-    read = ReadHead(0, head, memory)
+    dtype = dtype_of_logits(head)
+    rows_of_chunk = rows_at_once([(head, 2)], budget=chunk_memory, most=len(hidden))
+    read = ReadHead(head, rows_of_chunk)
+    room = torch.empty(rows_of_chunk, head.size, dtype=dtype, device=hidden.device)
     found = TeacherStatistics(
         predicted=torch.empty(len(hidden), dtype=torch.int64, device=hidden.device),
         negative_entropy=torch.empty(len(hidden), dtype=dtype, device=hidden.device),
@@ -87,15 +88,43 @@ def teacher_statistics(
         mean_bias=torch.zeros(len(hidden), dtype=dtype, device=hidden.device),
         temperature=temperature,
     )
-    for rows in memory.chunks(len(hidden)):
-        logits = read.reachable_(read.logits(hidden[rows]))
-        found.predicted[rows] = argmax(logits)
-        log_p = torch.log_softmax(logits.div_(temperature), -1, out=logits)
-        p = probabilities(log_p, out=memory.take(1, *log_p.shape))
-        found.negative_entropy[rows] = log_p.mul_(p).sum(-1)
-        found.mean_row[rows] = read.multiplied(p).to(dtype)
-        if head.bias is not None:
-            found.mean_bias[rows] = p @ head.bias.to(dtype)
+    with computing(hidden.device):
+        for rows in chunks(len(hidden), rows_of_chunk):
+            logits = head.reachable_(read.logits(hidden[rows]))
+            found.predicted[rows] = argmax(logits)
+            log_p = torch.log_softmax(logits.div_(temperature), -1, out=logits)
+            p = probabilities(log_p, out=room[: len(log_p)])
+            found.negative_entropy[rows] = log_p.mul_(p).sum(-1)
+            found.mean_row[rows] = read.multiplied(p).to(dtype)
+            if head.bias is not None:
+                found.mean_bias[rows] = p @ head.bias.to(dtype)
+    return found
+
+
+@torch.no_grad()
+def predictions(head: Head, hidden: Tensor, *, chunk_memory: int = CHUNK_MEMORY) -> Tensor:
+    """The id that a head says of each state `[n, width]`: int64 `[n]`, the lowest of several; a reachable one."""
+    rows_of_chunk = rows_at_once([(head, 1)], budget=chunk_memory, most=len(hidden))
+    read = ReadHead(head.detached(), rows_of_chunk)
+    found = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
+    with computing(hidden.device):
+        for rows in chunks(len(hidden), rows_of_chunk):
+            found[rows] = argmax(head.reachable_(read.logits(hidden[rows])))
+    return found
+
+
+@torch.no_grad()
+def label_log_probs(
+    head: Head, hidden: Tensor, labels: Tensor, *, chunk_memory: int = CHUNK_MEMORY
+) -> Tensor:
+    """What a head says of the token that each state `[n, width]` predicts: log-probabilities `[n]`."""
+    rows_of_chunk = rows_at_once([(head, 1)], budget=chunk_memory, most=len(hidden))
+    read = ReadHead(head.detached(), rows_of_chunk)
+    found = torch.empty(len(hidden), dtype=dtype_of_logits(head), device=hidden.device)
+    with computing(hidden.device):
+        for rows in chunks(len(hidden), rows_of_chunk):
+            logits = read.logits(hidden[rows])
+            found[rows] = logits.gather(1, labels[rows, None])[:, 0] - logits.logsumexp(-1)
     return found
 
 
@@ -108,11 +137,11 @@ def probability_sums(head: Head, hidden: Tensor, *, chunk_memory: int = CHUNK_ME
         hidden: `[positions, D]`, after its final norm.
         chunk_memory: bytes for the logits of one chunk.
     """
-    memory = chunk_memory_of([(head, 1)], budget=chunk_memory, most=len(hidden))
-    dtype = memory.dtype
-    read = ReadHead(0, head.detached(), memory)
-    sums = torch.zeros(len(head.weight), dtype=dtype, device=hidden.device)
-    for rows in memory.chunks(len(hidden)):
-        logits = read.reachable_(read.logits(hidden[rows]))
-        sums += torch.softmax(logits, -1, out=logits).sum(0)
+    rows_of_chunk = rows_at_once([(head, 1)], budget=chunk_memory, most=len(hidden))
+    read = ReadHead(head.detached(), rows_of_chunk)
+    sums = torch.zeros(head.size, dtype=dtype_of_logits(head), device=hidden.device)
+    with computing(hidden.device):
+        for rows in chunks(len(hidden), rows_of_chunk):
+            logits = head.reachable_(read.logits(hidden[rows]))
+            sums += torch.softmax(logits, -1, out=logits).sum(0)
     return sums

@@ -17,118 +17,33 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd.nn.heads import Head
-    from dskd.nn.teacher_statistics import TeacherStatistics
+    from dskd.nn.batch import States
 
-__all__ = [
-    "AttendedSide",
-    "AttendedStates",
-    "AttentionProjectors",
-    "AttentionScales",
-    "attend",
-    "attended",
-]
+__all__ = ["AttentionProjectors", "AttentionScales", "attend", "attended", "rows_of"]
 
 _MASKED = -1e5
 """The score of a pair that is not to attend, as published: finite, and far enough for a weight of 0."""
 
 
-# ---- what the loss is given ------------------------------------------------------------------------------
+# ---- what is compared ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttendedSide:
-    """One model at its supervised positions, which may be in any order.
+def embedded(states: States, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """e: the model's embeddings of tokens `[n]`, without a gradient: `[n, width]`.
 
-    Attributes:
-        row: int64 `[n]`, the row of the batch that each is in.
-        hidden: `[n, width]`, the states there, after the final norm.
-        inputs: int64 `[n]`, x: the token at the position.
-        labels: int64 `[n]`, y: the token that the position predicts, the gold one.
-        embeddings: `[V, width]`, the model's input embeddings. No gradient flows to them.
-        head: of the model; the student's live, the teacher's with frozen weights.
+    Raises:
+        ValueError: there are none.
     """
-
-    row: Tensor
-    hidden: Tensor
-    inputs: Tensor
-    labels: Tensor
-    embeddings: Tensor
-    head: Head
-
-    @classmethod
-    def at(
-        cls,
-        row: Tensor,
-        column: Tensor,
-        hidden_states: Tensor,
-        input_ids: Tensor,
-        *,
-        embeddings: Tensor,
-        head: Head,
-    ) -> AttendedSide:
-        """The side at given predicting positions of a whole batch.
-
-        Args:
-            row: int64 `[n]`, as `Positions.row`. Of a bool mask `[batch, columns]` of predicting positions,
-                `mask.nonzero(as_tuple=True)` is `row` and `column`.
-            column: int64 `[n]`; the state there predicts the token of the next column, so it is not the last.
-            hidden_states: `[batch, columns, width]`.
-            input_ids: int64 `[batch, columns]`.
-            embeddings: see the class.
-            head: see the class.
-
-        Raises:
-            ValueError: a position in the last column, which predicts nothing.
-        """
-        last = input_ids.shape[1] - 1
-        if (column >= last).any():
-            raise ValueError(
-                f"a position in column {int(column.max())} of {last + 1} predicts no token of the batch; "
-                "give the column before the supervised token"
-            )
-        inputs, labels = input_ids[row, column], input_ids[row, column + 1]
-        return cls(row, hidden_states[row, column], inputs, labels, embeddings, head)
-
-    def embedded(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """e: the embeddings of tokens `[n]`, without a gradient: `[n, width]`."""
-        return functional.embedding(tokens, self.embeddings.detach()).to(dtype)
-
-    def index(self, dtype: torch.dtype) -> Tensor:
-        """`[e(x); e(y)]`, which of its row's positions each is: `[n, 2 width]`."""
-        return torch.cat([self.embedded(self.inputs, dtype), self.embedded(self.labels, dtype)], -1)
-
-    def where(self, keep: Tensor) -> AttendedSide:
-        """The positions that a bool mask `[n]` keeps."""
-        row, hidden, inputs, labels = self.row[keep], self.hidden[keep], self.inputs[keep], self.labels[keep]
-        return AttendedSide(row, hidden, inputs, labels, self.embeddings, self.head)
+    if states.embeddings is None:
+        raise ValueError("attention compares embeddings: give States(row=, inputs=, embeddings=) of both models")
+    return functional.embedding(tokens, states.embeddings.detach()).to(dtype)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttendedStates:
-    """Both models at their supervised positions of the same rows: as many as each has, paired by nothing.
-
-    Attributes:
-        teacher: with states `[m, D]`.
-        student: with states `[n, d]`.
-        statistics: of the teacher at its positions, where somebody kept them.
-    """
-
-    teacher: AttendedSide
-    student: AttendedSide
-    statistics: TeacherStatistics | None = None
-
-    def meeting(self) -> Tensor:
-        """The student's positions of rows where the teacher has some: bool `[n]`."""
-        return torch.isin(self.student.row, self.teacher.row)
-
-    def of_rows_with_both(self) -> AttendedStates:
-        """Without the positions of rows where the other model has none: they have nothing to attend to."""
-        of_student, of_teacher = self.meeting(), torch.isin(self.teacher.row, self.student.row)
-        if bool(of_student.all()) and bool(of_teacher.all()):
-            return self  # the usual case: no copies
-        statistics = None if self.statistics is None else self.statistics[of_teacher]
-        return AttendedStates(self.teacher.where(of_teacher), self.student.where(of_student), statistics)
+def index_of(states: States, dtype: torch.dtype) -> Tensor:
+    """`[e(x); e(y)]`, which of its row's positions each is: `[n, 2 width]`."""
+    if states.inputs is None:
+        raise ValueError("attention compares tokens: give States(row=, inputs=, embeddings=) of both models")
+    return torch.cat([embedded(states, tokens, dtype) for tokens in (states.inputs, states.labels)], -1)
 
 
 class AttentionProjectors(nn.Module):
@@ -156,14 +71,14 @@ class AttentionProjectors(nn.Module):
         """That in which the attention is computed: float32, or float64 after `.double()`."""
         return self.query.weight.dtype
 
-    def queries(self, student: AttendedSide) -> Tensor:
+    def queries(self, student: States) -> Tensor:
         """`q = Query[e_s(x); e_s(y)]`: `[n, 2D]`."""
-        queries: Tensor = self.query(student.index(self.dtype))
+        queries: Tensor = self.query(index_of(student, self.dtype))
         return queries
 
-    def keys(self, teacher: AttendedSide, scale: Tensor | float | None = None) -> Tensor:
+    def keys(self, teacher: States, scale: Tensor | float | None = None) -> Tensor:
         """`k = [e_t(x); e_t(y)] / scale`: `[m, 2D]`; None: their own standard deviation."""
-        index = teacher.index(self.dtype)
+        index = index_of(teacher, self.dtype)
         return index / (_spread(index) if scale is None else scale)
 
 
@@ -278,7 +193,8 @@ class _Rows:
 
 
 def attended(
-    states: AttendedStates,
+    student: States,
+    teacher: States,
     projectors: AttentionProjectors,
     tokens: Tensor | None,
     scales: AttentionScales | None,
@@ -288,22 +204,33 @@ def attended(
     In the projectors' dtype, under autocast too.
 
     Args:
-        states: of rows where both models have positions.
+        student: of rows where both models have positions.
+        teacher: likewise.
         projectors: Query, P_ts and P_st.
         tokens: int64 `[m]`, those whose embeddings are added to the teacher's states; None: none are.
         scales: the three std; None: over these positions.
     """
-    teacher, student = states.teacher, states.student
     dtype = projectors.dtype
     with torch.autocast(teacher.hidden.device.type, enabled=False):
         hidden = teacher.hidden.detach().to(dtype)
-        added = torch.zeros_like(hidden) if tokens is None else teacher.embedded(tokens, dtype)
-        scales = scales or AttentionScales.of(teacher.index(dtype), hidden, added)
+        added = torch.zeros_like(hidden) if tokens is None else embedded(teacher, tokens, dtype)
+        scales = scales or AttentionScales.of(index_of(teacher, dtype), hidden, added)
         return attend(
             projectors.queries(student),
             projectors.keys(teacher, scales.keys),
             projectors.teacher_to_student(hidden / scales.hidden + added / scales.added),
             projectors.student_to_teacher(student.hidden.to(dtype)),
-            student.row,
-            teacher.row,
+            rows_of(student),
+            rows_of(teacher),
         )
+
+
+def rows_of(states: States) -> Tensor:
+    """The row of each position: int64 `[n]`.
+
+    Raises:
+        ValueError: they are not there.
+    """
+    if states.row is None:
+        raise ValueError("attention is within rows: give States(row=, inputs=, embeddings=) of both models")
+    return states.row

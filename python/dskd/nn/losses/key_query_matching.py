@@ -8,22 +8,22 @@ discriminator (`adversarial`), or by what it costs to carry one to the other (`t
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from dskd.nn.reduction import TermSums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
 __all__ = [
     "Discriminator",
     "KeyQueryMatching",
+    "Matched",
     "MatchingVariant",
     "adversarial_matching",
     "reverse_gradient",
@@ -104,9 +104,25 @@ class Discriminator(nn.Module):
 # ---- the losses ------------------------------------------------------------------------------------------
 
 
+class Matched(NamedTuple):
+    """A term of matching.
+
+    Attributes:
+        name: `kq_name` in the log.
+        over: `queries`, the student's positions, or `keys`, the teacher's.
+        sum: over them.
+        counts: numbers for the log, by name.
+    """
+
+    name: str
+    over: Literal["queries", "keys"]
+    sum: Tensor
+    counts: Mapping[str, Tensor]
+
+
 def adversarial_matching(
     queries: Tensor, keys: Tensor, discriminator: Callable[[Tensor], Tensor], *, rate: float = 0.01
-) -> TermSums:
+) -> list[Matched]:
     """The discriminator learns to tell keys from queries, the queries learn that it cannot (GA).
 
         kq_keys    = rate * sum over keys of    BCE(D(k), 1)
@@ -125,15 +141,17 @@ def adversarial_matching(
         rate: the weight of both terms (`kq_rate`).
 
     Returns:
-        The two sums; counts `kq_right_keys` and `kq_right_queries` (that the discriminator takes for what
-        they are).
+        Two terms; counts `kq_right_keys` and `kq_right_queries` (that the discriminator takes for what they
+        are).
     """
     of_keys, of_queries = discriminator(keys.detach()), discriminator(reverse_gradient(queries))
-    sums = {
-        "kq_keys": rate * functional.softplus(-of_keys).sum(),  # -log sigmoid(x)
-        "kq_queries": rate * functional.softplus(of_queries).sum(),  # -log(1 - sigmoid(x))
-    }
-    return TermSums(sums, {"kq_right_keys": (of_keys > 0).sum(), "kq_right_queries": (of_queries <= 0).sum()})
+    right_keys, right_queries = (of_keys > 0).sum(), (of_queries <= 0).sum()
+    return [  # -log sigmoid(x), and -log(1 - sigmoid(x))
+        Matched("keys", "keys", rate * functional.softplus(-of_keys).sum(), {"kq_right_keys": right_keys}),
+        Matched(
+            "queries", "queries", rate * functional.softplus(of_queries).sum(), {"kq_right_queries": right_queries}
+        ),
+    ]
 
 
 def transport_matching(
@@ -143,7 +161,7 @@ def transport_matching(
     navigators: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
     *,
     rate: float = 0.01,
-) -> TermSums:
+) -> list[Matched]:
     """What it costs to carry queries to keys and keys to queries (CT), as we read it.
 
     C is the critic, F and B are the navigators forth and back, w their number of outputs:
@@ -171,7 +189,7 @@ def transport_matching(
         rate: the weight of both terms.
 
     Returns:
-        The two sums.
+        Two terms.
     """
     keys = keys.detach()
     # Reversed twice is not reversed: of all that the critic's output depends on, the critic alone is.
@@ -179,12 +197,10 @@ def transport_matching(
     towards, along = (functional.normalize(points, dim=-1) for points in criticised)
     cost = 1 - towards @ along.mT
     forth, back = (_closeness(navigator(queries), navigator(keys)) for navigator in navigators)
-    return TermSums(
-        {
-            "kq_forward": rate * (forth.softmax(1) * cost).sum(),
-            "kq_backward": rate * (back.softmax(0) * cost).sum(),
-        }
-    )
+    return [
+        Matched("forward", "queries", rate * (forth.softmax(1) * cost).sum(), {}),
+        Matched("backward", "keys", rate * (back.softmax(0) * cost).sum(), {}),
+    ]
 
 
 def _closeness(left: Tensor, right: Tensor) -> Tensor:
@@ -230,7 +246,7 @@ class KeyQueryMatching(nn.Module):
             {name: Discriminator(width, outputs, inner=inner, dropout=dropout) for name in names}
         )
 
-    def forward(self, queries: Tensor, keys: Tensor) -> TermSums:
+    def forward(self, queries: Tensor, keys: Tensor) -> list[Matched]:
         """The terms of queries `[n, 2D]` and keys `[m, 2D]`."""
         of = self.networks
         if self.variant == "adversarial":

@@ -8,14 +8,15 @@ is frozen is multiplied into the block.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dskd.nn.elementwise import exp_
 from dskd.nn.heads import UNREACHABLE
-from dskd.nn.linear import multiplied_in, refuse_sharded, zeros_for
+from dskd.nn.linear import CHUNK_MEMORY, computing, dtype_of_logits, multiplied_in, refuse_sharded, zeros_for
 from dskd.nn.products import linear
+from dskd.nn.projectors import carried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn.heads import Head
-    from dskd.nn.linear import ChunkMemory, Made
-    from dskd.nn.losses.spaces import Comparison
     from dskd.nn.teacher_statistics import TeacherStatistics
+    from dskd.nn.term import Read
 
-__all__ = ["KnownTeacherSpace", "block_sizes"]
+__all__ = ["is_enough", "known_kl"]
 
 _ROWS = 2048
 """At once on a CPU, where what is made of a block is to stay in its cache."""
@@ -36,86 +36,111 @@ _TOKENS = 512
 """Of a block there, 3 % less time than with 256, by hand; elsewhere a block is what the memory holds."""
 
 
-def block_sizes(count: int, tokens: int, memory: ChunkMemory) -> tuple[int, int]:
-    """How many states are worked on at once, of so many, and with how many tokens of the vocabulary."""
-    on_cpu = memory.device.type == "cpu"
-    most = min(max(memory.numbers // _TOKENS, 1), _ROWS if on_cpu else count)
-    groups = max(-(-count // max(most, 1)), 1)
-    rows = max(-(-count // groups), 1)
-    return rows, max(min(memory.numbers // rows, _TOKENS if on_cpu else tokens), 1)
+def is_enough(statistics: TeacherStatistics, head: Head, temperature: float) -> bool:
+    """Whether KL at this temperature needs nothing else of the teacher."""
+    return statistics.temperature == temperature and head.softcap is None
 
 
-class KnownTeacherSpace:
-    """s2t_kd where the divergence is KL and the statistics are those of its temperature.
+def known_kl(read: Read, statistics: TeacherStatistics, *, chunk_memory: int = CHUNK_MEMORY) -> Tensor:
+    """`KL(p, softmax(logits / temperature))` of each row, p the teacher's that statistics were kept of: `[n]`.
 
     Args:
-        states: `[m, D]`, the student's in the teacher's space; `[m, d]` with a projector.
-        head: the teacher's.
-        how: they are compared, see `Comparison.known_from`.
-        weight: of `s2t_kd`.
-        statistics: of the teacher at these rows.
-        memory: of the chunks, in which a block lies; by oneDNN it lies beside, and is no larger.
-        projector: P_st `[d, D]`, which no gradient moves; None: the states are carried already.
+        read: the student's states, read by the teacher's head, whose weights get no gradient.
+        statistics: of the teacher at these rows; their temperature counts.
+        chunk_memory: bytes for the logits of a block.
 
-    Attributes:
-        sum: of the term.
+    Raises:
+        TypeError: the head is sharded.
     """
+    refuse_sharded(read.head)
+    states, projector = read.states, read.projector
+    if projector is not None and not _saves(read, chunk_memory):
+        states, projector = carried(states, projector), None
+    found: Tensor = _Known.apply(states, _Blocks(read.head.detached(), statistics, projector, chunk_memory))
+    return found
+
+
+def _saves(read: Read, chunk_memory: int) -> bool:
+    """Whether products are saved by multiplying the projector into each block, for as many rows as share one."""
+    if read.projector is None:
+        return False
+    narrow, wide = read.projector.shape
+    count = len(read.states)
+    times = -(-count // _sizes(count, read.head, chunk_memory)[0])
+    return times * narrow * wide < 2 * count * (wide - narrow)
+
+
+def _sizes(count: int, head: Head, chunk_memory: int) -> tuple[int, int]:
+    """How many states are worked on at once, of so many, and with how many tokens of the vocabulary."""
+    on_cpu = head.weight.device.type == "cpu"
+    numbers = max(chunk_memory // dtype_of_logits(head).itemsize, 1)
+    most = min(max(numbers // _TOKENS, 1), _ROWS if on_cpu else count)
+    groups = max(-(-count // max(most, 1)), 1)
+    rows = max(-(-count // groups), 1)
+    return rows, max(min(numbers // rows, _TOKENS if on_cpu else head.size), 1)
+
+
+class _Known(torch.autograd.Function):
+    """Items, and in the forward the gradient of each by its state."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, blocks: _Blocks) -> Tensor:
+        items, slopes = blocks.run(states.detach(), needs_gradient=ctx.needs_input_grad[0])
+        ctx.slopes, ctx.dtype = slopes, states.dtype
+        return items
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None]:
+        slopes, ctx.slopes = ctx.slopes, None
+        return None if slopes is None else slopes.mul_(outer[0][:, None]).to(ctx.dtype), None
+
+
+class _Blocks:
+    """The head's vocabulary, a block of tokens after the other."""
 
     def __init__(
-        self,
-        states: Tensor,
-        head: Head,
-        how: Comparison,
-        weight: float,
-        statistics: TeacherStatistics,
-        *,
-        memory: ChunkMemory,
-        projector: Tensor | None = None,
+        self, head: Head, statistics: TeacherStatistics, projector: Tensor | None, chunk_memory: int
     ) -> None:
-        """See the class.
+        self._head, self._statistics, self._projector = head, statistics, projector
+        self._chunk_memory = chunk_memory
+        self._in = multiplied_in(head)
+        self._dtype = dtype_of_logits(head)
 
-        Raises:
-            TypeError: the head is sharded.
-        """
-        refuse_sharded(head)
-        self._states, self._head, self._how, self._weight = states, head.detached(), how, weight
-        self._statistics, self._memory, self._projector = statistics, memory, projector
-        self._dtype = multiplied_in(head, memory)
-        self._gradient = zeros_for(states)
-        self.sum = torch.zeros((), dtype=memory.dtype, device=memory.device)
+    def run(self, states: Tensor, *, needs_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """`[n]`, and `[n, width]`."""
+        items = torch.empty(len(states), dtype=self._dtype, device=states.device)
+        slopes = zeros_for(states) if needs_gradient else None
+        rows, tokens = _sizes(len(states), self._head, self._chunk_memory)
+        room = torch.empty(rows * tokens, dtype=self._dtype, device=states.device)
+        with computing(states.device):
+            for start in range(0, len(states), rows):
+                part = slice(start, start + rows)
+                self._some(states[part], part, tokens, room, (items, slopes))
+        return items, slopes
 
-    def add(self, kept: Tensor) -> None:
-        """All rows, of which those that are kept take part: bool `[m]`."""
-        rows, tokens = block_sizes(len(self._states), len(self._head.weight), self._memory)
-        for start in range(0, len(self._states), rows):
-            part = slice(start, start + rows)
-            self._add(part, kept[part], tokens)
-
-    def made(self) -> Made:
-        """The states, and their gradient."""
-        return self._states, self._gradient
-
-    def _add(self, rows: slice, kept: Tensor, tokens: int) -> None:
-        states, known, how, scale = self._states[rows], self._statistics[rows], self._how, self._head.scale
-        dtype = self._memory.dtype
-        mean_row = known.mean_row.to(dtype)
+    def _some(
+        self, states: Tensor, rows: slice, tokens: int, room: Tensor, into: tuple[Tensor, Tensor | None]
+    ) -> None:
+        items, slopes = into
+        known, tau, scale = self._statistics[rows], self._statistics.temperature, self._head.scale
+        mean_row = known.mean_row.to(self._dtype)
         if self._projector is not None:
-            mean_row = mean_row @ self._projector.to(dtype).T
-        log_total, of_student = self._softmax(states, tokens)
-        mean = (states.to(dtype) * mean_row).sum(-1) + known.mean_bias
-        items = known.negative_entropy - scale / how.temperature * mean + log_total
-        self.sum += how.summed(items, kept)
-        if of_student is not None:
-            slopes = scale * how.slopes(kept, self._weight, dtype)
-            self._gradient[rows] = (slopes * (of_student - mean_row)).to(self._gradient.dtype)
+            mean_row = mean_row @ self._projector.to(self._dtype).T
+        log_total, of_student = self._softmax(states, tokens, room, needs_mean=slopes is not None)
+        mean = (states.to(self._dtype) * mean_row).sum(-1) + known.mean_bias
+        items[rows] = known.negative_entropy - scale / tau * mean + log_total
+        if slopes is not None and of_student is not None:
+            slopes[rows] = (scale / tau * (of_student - mean_row)).to(slopes.dtype)
 
-    def _softmax(self, states: Tensor, tokens: int) -> tuple[Tensor, Tensor | None]:
+    def _softmax(
+        self, states: Tensor, tokens: int, room: Tensor, *, needs_mean: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Logsumexp of the logits by the temperature `[m]`, and the head's mean row under their softmax."""
         count, width = states.shape
-        highest = states.new_full((count,), -torch.inf, dtype=self._memory.dtype)
+        highest = states.new_full((count,), -torch.inf, dtype=self._dtype)
         total = torch.zeros_like(highest)
-        mean = highest.new_zeros(count, width) if self._states.requires_grad else None
-        for weight, logits in self._blocks(states, tokens):
+        mean = highest.new_zeros(count, width) if needs_mean else None
+        for weight, logits in self._blocks(states, tokens, room):
             above = torch.maximum(highest, logits.amax(-1))
             shrink = torch.exp(highest - above)
             exps, highest = exp_(logits.sub_(above[:, None])), above
@@ -129,19 +154,18 @@ class KnownTeacherSpace:
                 mean.add_(exps.to(weight.dtype) @ weight)
         return highest + total.log(), None if mean is None else mean.div_(total[:, None])
 
-    def _blocks(self, states: Tensor, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _blocks(self, states: Tensor, tokens: int, room: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows of the head `[tokens, width]`, and logits by the temperature `[m, tokens]`, to write on."""
-        head, tau = self._head, self._how.temperature
-        rows = states.to(self._dtype)
-        kept = self._memory.take(0, len(states), tokens).view(-1)
-        for start in range(0, len(head.weight), tokens):
+        head, tau = self._head, self._statistics.temperature
+        rows = states.to(self._in)
+        for start in range(0, head.size, tokens):
             part = head.rows(slice(start, start + tokens))
             if self._projector is not None:
-                part = part.through(self._projector, self._dtype)
-            weight = part.weight.to(self._dtype)
-            bias = None if part.bias is None else part.bias.to(self._dtype)
-            room = kept[: len(rows) * len(weight)].view(len(rows), len(weight))
-            logits = linear(rows, weight, bias, room=room)
+                part = part.through(self._projector, self._in)
+            weight = part.weight.to(self._in)
+            bias = None if part.bias is None else part.bias.to(self._in)
+            place = room[: len(rows) * len(weight)].view(len(rows), len(weight))
+            logits = linear(rows, weight, bias, room=place)
             if part.scale != tau:
                 logits.mul_(part.scale / tau)
             if part.unreachable is not None:

@@ -1,0 +1,537 @@
+"""Who runs terms: `whole` over all rows at once, under plain autograd; `fused` a chunk of rows after the other.
+
+`fused` makes the logits of every Read once for a chunk, for all terms that have it; the terms run on blocks of
+some rows of these, small enough to stay in a cache; autograd finds the gradient of the block's logits, which
+is written over them; and two products a chunk carry it back to the states and the head. So its value and every
+gradient are those of `whole`, and no `[n, V]` outlives a chunk.
+
+Two things have their gradient in closed form, since autograd would keep several matrices for each:
+log-probabilities at given ids, and divergences.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dskd.nn.divergences import divergence, divergence_and_gradient
+from dskd.nn.elementwise import probabilities, row_blocks
+from dskd.nn.linear import (
+    CHUNK_MEMORY,
+    STEP,
+    ReadHead,
+    computing,
+    dtype_of_logits,
+    multiplied_in,
+    rows_at_once,
+    with_gradients,
+    zeros_for,
+)
+from dskd.nn.projectors import carried
+from dskd.nn.reduction import LossParts
+from dskd.nn.term import Aside, Read, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dskd.nn.divergences import Divergence
+    from dskd.nn.heads import Head
+    from dskd.nn.linear import Made
+    from dskd.nn.term import Items, Over
+
+__all__ = ["Part", "fused", "whole"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A term, what it is called in the log, and what its sum is multiplied with in the loss."""
+
+    term: Term | Aside
+    name: str
+    weight: float
+
+
+def whole(parts: Sequence[Part]) -> LossParts:
+    """The definition: all logits there are, and autograd."""
+    logits: dict[Read, Tensor] = {}
+    log = _Log()
+    loss = None
+    for part in parts:
+        term = part.term
+        if isinstance(term, Aside):
+            found, numbers = term.sum, term.counts
+        else:
+            views = [_whole_view(read, term.over, logits) for read in term.reads]
+            items, numbers = _items(term.losses(slice(0, _rows_of(term.over)), *views))
+            found = items.sum()
+        log.add(part.name, found)
+        log.count(part.name, numbers)
+        weighted = part.weight * found
+        loss = weighted if loss is None else loss + weighted
+    if loss is None:
+        raise ValueError("there is nothing to sum: give at least one loss")
+    return LossParts(loss, log.sums, log.counts)
+
+
+def fused(parts: Sequence[Part], *, chunk_memory: int = CHUNK_MEMORY) -> LossParts:
+    """`whole`, value and every gradient, computed in the forward; its backward can run once.
+
+    Args:
+        parts: at least one.
+        chunk_memory: bytes for the logits of one chunk.
+
+    Raises:
+        TypeError: a head is sharded.
+    """
+    log, made, values, asides = _Log(), [], [], []
+    walks: dict[str, list[tuple[Part, Term]]] = {}
+    for part in parts:
+        if isinstance(part.term, Aside):
+            asides.append(part.weight * part.term.sum)
+            log.add(part.name, part.term.sum)
+            log.count(part.name, part.term.counts)
+        else:
+            walks.setdefault(part.term.over.walk, []).append((part, part.term))
+    for along in walks.values():
+        walk = _Walk(along, chunk_memory)
+        values.append(walk.run(log))
+        made += walk.made()
+    walked = [with_gradients(torch.stack(values).sum(), made)] if values else []
+    if not (walked or asides):
+        raise ValueError("there is nothing to sum: give at least one loss")
+    return LossParts(torch.stack([*walked, *asides]).sum(), log.sums, log.counts)
+
+
+class _Log:
+    """Sums and numbers by name, without gradients."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+
+    def add(self, name: str, found: Tensor) -> None:
+        self.sums[name] = self.sums[name] + found.detach() if name in self.sums else found.detach()
+
+    def count(self, name: str, numbers: Mapping[str, Tensor]) -> None:
+        """Numbers of a term of this name, beside which they stand."""
+        beside = name[: name.rfind("/") + 1]
+        for each, number in numbers.items():
+            known = self.counts.get(beside + each)
+            self.counts[beside + each] = number if known is None else known + number
+
+
+def _items(found: Items) -> tuple[Tensor, Mapping[str, Tensor]]:
+    return found if isinstance(found, tuple) else (found, {})
+
+
+def _rows_of(over: Over) -> int:
+    return over.count if over.at is None else len(over.at)
+
+
+# ---- What a term sees ------------------------------------------------------------------------------------
+
+
+class _View:
+    """Rows of logits, see `dskd.nn.term.View`.
+
+    Args:
+        logits: `[m, V]`.
+        head: that made them.
+        labels: int64 `[m]`.
+        closed: where closed forms put their gradients; None: autograd finds all of them.
+        of: the view of all rows of the block, and which of them these are.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        head: Head,
+        labels: Tensor | None,
+        closed: _Closed | None = None,
+        of: tuple[_View, Tensor] | None = None,
+    ) -> None:
+        self.logits, self.head, self._labels, self._closed, self._of = logits, head, labels, closed, of
+
+    @property
+    def labels(self) -> Tensor:
+        if self._labels is None:
+            raise ValueError("these logits predict no labels")
+        return self._labels
+
+    @property
+    def reachable(self) -> Tensor:
+        return self.head.reachable(self.logits)
+
+    @cached_property
+    def gold(self) -> Tensor:
+        if self._of is not None:
+            everything, rows = self._of
+            return everything.gold[rows]
+        found = self._log_probs_at(self.logits, self.labels.clamp(min=0)[:, None], 1.0)[:, 0]
+        return torch.where(self.labels >= 0, found, 0)
+
+    def log_probs_at(self, ids: Tensor, temperature: float = 1.0) -> Tensor:
+        """See `View`; minus infinity of what has no probability."""
+        found = self._log_probs_at(self.reachable, ids, temperature)
+        if self.head.unreachable is None:
+            return found
+        return found.masked_fill(self.head.unreachable[ids], -torch.inf)
+
+    def _log_probs_at(self, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        if self._closed is None:
+            logits = logits if temperature == 1 else logits / temperature
+            return logits.log_softmax(-1).gather(-1, ids)
+        logits = logits.detach()
+        log_probs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+
+        def backward(outer: Tensor) -> tuple[Tensor, None]:
+            outer = outer / temperature
+            gradient = probabilities(log_probs, out=log_probs).mul_(-outer.sum(-1, keepdim=True))
+            return gradient.scatter_add_(1, ids, outer), None
+
+        return self._closed.apply(log_probs.gather(-1, ids), backward, self._rows)
+
+    def divergence(
+        self,
+        name: Divergence,
+        target: Tensor,
+        columns: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        mix: float | None = None,
+    ) -> Tensor:
+        target = target.detach()
+        logits = self.reachable if self._closed is None else self.head.reachable(self.logits.detach())
+        if columns is not None:
+            logits = logits.index_select(-1, columns)
+        if self._closed is None:
+            return divergence(name, target, logits, temperature=temperature, mix=mix)
+        if temperature != 1:
+            target, logits = target / temperature, logits / temperature
+        items, gradient = divergence_and_gradient(
+            name, target.log_softmax(-1), logits.log_softmax(-1), mix=mix
+        )
+
+        def backward(outer: Tensor) -> tuple[Tensor, Tensor | None]:
+            return gradient.mul_((outer / temperature)[:, None]), columns
+
+        return self._closed.apply(items, backward, self._rows)
+
+    @property
+    def _rows(self) -> Tensor | None:
+        # Not the view itself: what a gradient's closure holds lives until the collector runs.
+        return None if self._of is None else self._of[1]
+
+
+class _Closed:
+    """Of a block of logits: what closed forms say of their gradient, in one place.
+
+    They are given a scalar of no value for autograd to come by, and add to the place themselves.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._shape, self._options = like.shape, {"dtype": like.dtype, "device": like.device}
+        self.anchor = torch.zeros((), requires_grad=True, **self._options)
+        self.sum: Tensor | None = None
+
+    def apply(self, items: Tensor, backward: Callable[[Tensor], tuple[Tensor, Any]], rows: Tensor | None) -> Tensor:
+        """The items, whose gradient `backward` makes: of these rows and some columns of the logits, or all."""
+        found: Tensor = _Known.apply(self.anchor, items, lambda outer: self._add(*backward(outer), rows))
+        return found
+
+    def _add(self, made: Tensor, columns: Tensor | None, rows: Tensor | None) -> None:
+        if self.sum is None and columns is None and rows is None:
+            self.sum = made
+            return
+        if self.sum is None:
+            self.sum = torch.zeros(self._shape, **self._options)
+        if rows is None:
+            self.sum.add_(made) if columns is None else self.sum.index_add_(1, columns, made)
+            return
+        if columns is not None:
+            made = made.new_zeros(len(made), self._shape[1]).index_add_(1, columns, made)
+        self.sum.index_add_(0, rows, made)
+
+
+class _Known(torch.autograd.Function):
+    """Items whose gradient goes where `backward` puts it."""
+
+    @staticmethod
+    def forward(ctx: Any, _anchor: Tensor, items: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+        ctx.run = backward
+        return items.view_as(items)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[None, None, None]:
+        run, ctx.run = ctx.run, None
+        run(outer[0])
+        return None, None, None
+
+
+def _whole_view(read: Read, over: Over, logits: dict[Read, Tensor]) -> _View:
+    """All rows of what a term runs over."""
+    if read not in logits:
+        states = read.states if read.projector is None else carried(read.states, read.projector)
+        logits[read] = read.head.logits(states)
+    if read.over is over:
+        return _View(logits[read], read.head, read.labels)
+    rows = _among_all(read, over)
+    labels = None if read.labels is None else read.labels[rows]
+    return _View(logits[read][rows], read.head, labels)
+
+
+def _among_all(read: Read, over: Over) -> Tensor:
+    """Where in the rows of a Read those of a term are."""
+    if read.over.at is not None or read.over.walk != over.walk or over.at is None:
+        raise ValueError(
+            f"a term over {over.name} cannot read states that are at {read.over.name}: give a Read of the "
+            "rows that it runs over, or of all positions"
+        )
+    return over.at
+
+
+# ---- The walk --------------------------------------------------------------------------------------------
+
+
+class _Walk:
+    """One call of `fused`, along the positions of one model."""
+
+    def __init__(self, parts: Sequence[tuple[Part, Term]], chunk_memory: int) -> None:
+        self._parts = parts
+        reads = dict.fromkeys(read for _, term in self._parts for read in term.reads)
+        overs = [*(read.over for read in reads), *(term.over for _, term in self._parts)]
+        self._at = {over: None if over.at is None else over.at.tolist() for over in dict.fromkeys(overs)}
+        self._count = max(_extent(over.count, at) for over, at in self._at.items())
+        self._cuts = _cuts([term.over for _, term in self._parts], self._count)
+        self._size = rows_at_once(
+            [(read.head, _matrices(read)) for read in reads], budget=chunk_memory, most=self._count
+        )
+        self._reads = {read: _Reading(read, self._size, chunk_memory) for read in reads}
+        self._device = next(iter(reads)).states.device
+        dtypes = [dtype_of_logits(read.head) for read in reads]
+        self._sums = [torch.zeros((), dtype=max(dtypes, key=_itemsize), device=self._device) for _ in parts]
+        trained = {id(one): one for _, term in self._parts for one in term.trained if one.requires_grad}
+        self._trained = {one: torch.zeros_like(one) for one in trained.values()}
+
+    def run(self, log: _Log) -> Tensor:
+        """The weighted sum of all terms."""
+        with computing(self._device):
+            for start, stop in _pieces(0, self._count, self._size, self._cuts):
+                self._chunk(start, stop, log)
+        weighted = []
+        for (part, _), found in zip(self._parts, self._sums, strict=True):
+            log.add(part.name, found)
+            weighted.append(part.weight * found)
+        return torch.stack(weighted).sum()
+
+    def made(self) -> list[Made]:
+        """What the sum is a function of, each with its gradient."""
+        found = [made for reading in self._reads.values() for made in reading.made()]
+        return [*found, *self._trained.items()]
+
+    def _chunk(self, start: int, stop: int, log: _Log) -> None:
+        """The logits of all reads, the terms on blocks of them, and back."""
+        spans = {read: self.span(read.over, start, stop) for read in self._reads}
+        logits = {read: self._reads[read].logits(span) for read, span in spans.items()}
+        widest = max(logits.values(), key=lambda matrix: matrix.shape[-1])
+        for first, last in _pieces(start, stop, _block_rows(widest, stop - start), self._cuts):
+            self._block(_Block(first, last, logits, spans, self), log)
+        for read, gradient in logits.items():
+            self._reads[read].backward(spans[read], gradient)
+
+    @torch.enable_grad()
+    def _block(self, block: _Block, log: _Log) -> None:
+        """The terms on some rows; leaves the gradient of their logits in place of these."""
+        total: Tensor | None = None
+        for index, (part, term) in enumerate(self._parts):
+            rows = self.span(term.over, block.first, block.last)
+            if rows.start == rows.stop:
+                continue
+            items, numbers = _items(term.losses(rows, *(block.view(read, term.over) for read in term.reads)))
+            found = items.sum()
+            self._sums[index] += found.detach()
+            log.count(part.name, numbers)
+            weighted = part.weight * found
+            total = weighted if total is None else total + weighted
+        block.leave_gradients(total, self._trained)
+
+    def span(self, over: Over, start: int, stop: int) -> slice:
+        """The rows of what is walked over that lie between these positions."""
+        at = self._at[over]
+        return slice(start, stop) if at is None else slice(bisect_left(at, start), bisect_left(at, stop))
+
+
+def _extent(count: int, at: list[int] | None) -> int:
+    """Up to which position it reaches."""
+    if at is None:
+        return count
+    return at[-1] + 1 if at else 0
+
+
+def _matrices(read: Read) -> int:
+    """Of its width that are there at once: the logits; where a block is a chunk, what is made of them too."""
+    return 1 if read.states.device.type == "cpu" or not read.trains else 3
+
+
+def _itemsize(dtype: torch.dtype) -> int:
+    return dtype.itemsize
+
+
+_AT_ONCE = 1 << 19
+"""Numbers of the logits of a block on a CPU; of 2^17 Python takes longer than what it runs."""
+
+
+def _block_rows(widest: Tensor, rows: int) -> int:
+    """Of a block: some on a CPU, where they are to stay in a cache; elsewhere all of the chunk."""
+    if widest.device.type != "cpu":
+        return max(rows, 1)
+    return max(row_blocks(widest)[0].stop, _AT_ONCE // max(widest.shape[-1], 1), 1)
+
+
+class _Reading:
+    """A Read as the walk goes along it: the head's memory, and the gradient of the states."""
+
+    def __init__(self, read: Read, rows: int, chunk_memory: int) -> None:
+        states, head = read.states, read.head
+        if read.projector is not None:
+            if _saves(read, chunk_memory):
+                head = head.through(read.projector, multiplied_in(head))
+            else:
+                states = carried(states, read.projector)
+        self._states = states
+        self._trains = read.trains
+        self._head = ReadHead(head, rows)
+        self._gradient = zeros_for(states) if states.requires_grad else None
+
+    def logits(self, rows: slice) -> Tensor:
+        """`[m, V]`, in the head's memory."""
+        count = rows.stop - rows.start
+        if count > self._head.rows:
+            self._head.make_room(count)
+        return self._head.logits(self._states[rows])
+
+    def backward(self, rows: slice, gradient: Tensor) -> None:
+        """From the gradient of the logits, which is lost."""
+        if not self._trains or rows.start == rows.stop:
+            return
+        made = self._head.backward(self._states[rows], gradient)
+        if self._gradient is not None:
+            self._gradient[rows] = made.to(self._gradient.dtype)
+
+    def made(self) -> list[Made]:
+        """States and head, each with its gradient."""
+        return [(self._states, self._gradient), *self._head.made()] if self._trains else []
+
+
+def _saves(read: Read, budget: int) -> bool:
+    """Whether products are saved by a head into which the projector is multiplied, and that head fits.
+
+    It takes `d D` a token to make, and saves `D - d` twice a row: in the forward and the backward.
+    """
+    if read.projector is None:
+        return False
+    narrow, wide = read.projector.shape
+    fits = read.head.size * narrow * multiplied_in(read.head).itemsize <= budget
+    return fits and narrow * wide < 2 * len(read.states) * (wide - narrow)
+
+
+class _Block:
+    """Some rows of a chunk: leaves for autograd, and the views of terms on them."""
+
+    def __init__(
+        self, first: int, last: int, logits: Mapping[Read, Tensor], spans: Mapping[Read, slice], walk: _Walk
+    ) -> None:
+        self.first, self.last, self._walk = first, last, walk
+        self._places, self._views = {}, {}
+        self._closed: dict[Read, _Closed] = {}
+        self._leaves: dict[Read, Tensor] = {}
+        for read, matrix in logits.items():
+            span, whole_span = walk.span(read.over, first, last), spans[read]
+            place = matrix[span.start - whole_span.start : span.stop - whole_span.start]
+            leaf = place.detach()
+            if read.trains:
+                self._leaves[read] = leaf.requires_grad_()
+                self._closed[read] = _Closed(leaf)
+                self._places[read] = place
+            labels = None if read.labels is None else read.labels[span]
+            self._views[read, read.over] = _View(leaf, read.head, labels, self._closed.get(read))
+
+    def view(self, read: Read, over: Over) -> _View:
+        """Of the rows of what a term runs over."""
+        if (read, over) not in self._views:
+            whole_view = self._views[read, read.over]
+            at = _among_all(read, over)[self._walk.span(over, self.first, self.last)] - self.first
+            if len(at) == len(whole_view.logits):
+                self._views[read, over] = whole_view
+            else:
+                labels = None if read.labels is None else whole_view.labels[at]
+                logits, closed = whole_view.logits[at], self._closed.get(read)
+                self._views[read, over] = _View(logits, read.head, labels, closed, (whole_view, at))
+        found: _View = self._views[read, over]
+        return found
+
+    def leave_gradients(self, total: Tensor | None, trained: Mapping[Tensor, Tensor]) -> None:
+        """Writes the gradient of each Read's logits over them, and adds those of what is trained besides."""
+        sources = [*self._leaves.values(), *trained, *(one.anchor for one in self._closed.values())]
+        if total is None or not total.requires_grad:
+            found: Iterable[Tensor | None] = [None] * len(sources)
+        else:
+            found = torch.autograd.grad(total, sources, allow_unused=True)
+        with torch.no_grad():
+            for (read, place), by_autograd in zip(self._places.items(), found, strict=False):
+                _leave(place, self._closed[read].sum, by_autograd)
+            for kept, made in zip(trained.values(), list(found)[len(self._places) :], strict=False):
+                if made is not None:
+                    kept.add_(made)
+
+
+def _leave(place: Tensor, by_closed: Tensor | None, by_autograd: Tensor | None) -> None:
+    if by_closed is None and by_autograd is None:
+        place.zero_()
+    elif by_closed is None or by_autograd is None:
+        place.copy_(by_autograd if by_closed is None else by_closed)
+    else:
+        torch.add(by_closed, by_autograd, out=place)
+
+
+# ---- Where it may be cut ---------------------------------------------------------------------------------
+
+
+def _cuts(overs: Sequence[Over], count: int) -> list[int] | None:
+    """The positions before which the walk may be cut, ascending; None: before any."""
+    together = [over for over in overs if over.item is not None and len(over.item)]
+    if not together:
+        return None
+    change = torch.zeros(count + 1, dtype=torch.int64)
+    for over in together:
+        item = over.item.cpu() if over.item is not None else torch.empty(0)
+        at = torch.arange(len(item)) if over.at is None else over.at.cpu()
+        edge = item[1:] != item[:-1]
+        one = torch.ones(1, dtype=torch.bool)
+        first, last = at[torch.cat([one, edge])], at[torch.cat([edge, one])]
+        # Between first + 1 and last, both included, an item would be parted.
+        change.index_add_(0, first + 1, torch.ones_like(first))
+        change.index_add_(0, last + 1, -torch.ones_like(last))
+    allowed: list[int] = (change.cumsum(0) == 0).nonzero()[:, 0].tolist()
+    return allowed
+
+
+def _pieces(start: int, stop: int, size: int, cuts: list[int] | None) -> Iterator[tuple[int, int]]:
+    """As few as may be, of about as many rows; an item that is longer than the size is a piece by itself."""
+    if stop <= start:
+        return
+    even = -(-(stop - start) // -(-(stop - start) // size))
+    size = min(-(-even // STEP) * STEP, size) if size >= STEP else size
+    while start < stop:
+        end = min(start + size, stop)
+        if cuts is not None and end < stop:
+            index = bisect_left(cuts, end + 1)
+            end = cuts[index - 1] if cuts[index - 1] > start else cuts[index]
+        yield start, end
+        start = end
+

@@ -1,0 +1,165 @@
+"""Sums of losses: what a run is trained by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from dskd.nn.batch import ONLY_TEACHER, Batch, named
+from dskd.nn.fused import Part, fused, whole
+from dskd.nn.linear import CHUNK_MEMORY
+from dskd.nn.loss import Needs
+from dskd.nn.reduction import LossParts, Reduction
+
+if TYPE_CHECKING:
+    from dskd.nn.batch import TeacherModel
+    from dskd.nn.heads import Head
+    from dskd.nn.loss import Loss
+    from dskd.nn.term import Aside, Term
+
+__all__ = ["Objective", "Weighted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A loss in a sum.
+
+    Attributes:
+        loss: with its options.
+        weight: what it is multiplied with.
+        teacher: the name of the teacher that it listens to; not looked at where it needs none.
+    """
+
+    loss: Loss
+    weight: float = 1.0
+    teacher: str = ONLY_TEACHER
+
+    @property
+    def of(self) -> str | None:
+        """The name of the teacher, or None where the loss needs none."""
+        return self.teacher if self.loss.needs.teacher else None
+
+
+class Objective(nn.Module):
+    """The weighted sum of losses, and what is trained beside the student for them.
+
+    Args:
+        losses: at least one.
+        student: the student's head, live.
+        teachers: by name; one teacher is `teacher`.
+        fused: keep no logits; False: the definition, under plain autograd.
+        chunk_memory: bytes for the logits of one chunk.
+
+    Attributes:
+        built: what the losses have built, by `teacher/number of the loss`, as `Loss.build` made it.
+
+    Raises:
+        ValueError: there is no loss, two of them have terms of one name, or a teacher is not there.
+    """
+
+    def __init__(
+        self,
+        losses: Iterable[Weighted | Loss],
+        student: Head,
+        teachers: Mapping[str, TeacherModel] | TeacherModel | None = None,
+        *,
+        fused: bool = True,
+        chunk_memory: int = CHUNK_MEMORY,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.losses = tuple(one if isinstance(one, Weighted) else Weighted(one) for one in losses)
+        models = _by_name(teachers)
+        self._refuse(models)
+        self.fused = fused
+        self.chunk_memory = chunk_memory
+        self.built = nn.ModuleDict()
+        for index, one in enumerate(self.losses):
+            made = None if one.of is None else one.loss.build(student, models[one.of])
+            if made is not None:
+                self.built[str(index)] = made
+
+    def _refuse(self, models: Mapping[str, TeacherModel]) -> None:
+        if not self.losses:
+            raise ValueError("there is no loss: give at least one, CrossEntropy() say")
+        for one in self.losses:
+            if one.of is not None and one.of not in models:
+                raise ValueError(
+                    f"{type(one.loss).__name__} listens to the teacher {one.of!r}, and there is "
+                    f"{', '.join(map(repr, models)) or 'none'}: name one of these, or give it"
+                )
+            if one.of is not None and one.loss.needs.overlap:
+                models[one.of].maps.shared()
+
+    @property
+    def needs(self) -> Mapping[str, Needs]:
+        """What is needed of each teacher, by its name."""
+        found: dict[str, Needs] = {}
+        for one in self.losses:
+            if one.of is not None:
+                found[one.of] = found.get(one.of, Needs()) | one.loss.needs
+        return found
+
+    def forward(
+        self, batch: Batch, reduction: Reduction | Literal["mean", "sum"] = "mean", *, step: int | None = None
+    ) -> LossParts:
+        """The loss of a micro-batch.
+
+        Args:
+            batch: of the student and its teachers.
+            reduction: of the step. `mean`: the batch is the step; `sum`: nothing is divided.
+            step: of the optimizer, by which projectors know when to be solved again; None: they look at
+                whether the student's head has moved.
+
+        Raises:
+            ValueError: the batch lacks what a loss needs, or the step has not counted it.
+        """
+        parts = self.parts(batch, reduction, step=step)
+        return fused(parts, chunk_memory=self.chunk_memory) if self.fused else whole(parts)
+
+    def parts(
+        self, batch: Batch, reduction: Reduction | Literal["mean", "sum"] = "mean", *, step: int | None = None
+    ) -> Sequence[Part]:
+        """The terms of all losses, and what the sum of each is multiplied with."""
+        if isinstance(reduction, str):
+            reduction = _reduction(reduction, batch)
+        parts = []
+        for index, one in enumerate(self.losses):
+            teacher = None if one.of is None else batch.teachers.get(one.of)
+            if one.of is not None and teacher is None:
+                raise ValueError(f"the batch has no teacher {one.of!r}, to whom {type(one.loss).__name__} listens")
+            built = self.built[str(index)] if str(index) in self.built else None
+            if built is not None and teacher is not None and hasattr(built, "begin"):
+                built.begin(batch.student.head, teacher, step)
+            for term in one.loss.terms(batch.student, teacher, built):
+                of = ONLY_TEACHER if one.of is None else one.of
+                weight = one.weight * term.weight / _divisor(term, of, reduction)
+                parts.append(Part(term, named(of, term.name), weight))
+        return parts
+
+
+def _divisor(term: Term | Aside, teacher: str, reduction: Reduction | None) -> int:
+    """What the sum of a term is divided by."""
+    if reduction is None:
+        return 1
+    if isinstance(term.per, int):
+        return max(term.per, 1) * reduction.micro_batches
+    name = term.over.name if term.per is None else term.per
+    return reduction.of(name if name == "labels" else named(teacher, name), term.over.count)
+
+
+def _by_name(teachers: Mapping[str, TeacherModel] | TeacherModel | None) -> Mapping[str, TeacherModel]:
+    if teachers is None:
+        return {}
+    return teachers if isinstance(teachers, Mapping) else {ONLY_TEACHER: teachers}
+
+
+def _reduction(name: str, batch: Batch) -> Reduction | None:
+    if name == "mean":
+        return Reduction(batch.counts())
+    if name == "sum":
+        return None
+    raise ValueError(f"reduction={name!r}; it is 'mean', 'sum', or the Reduction of a step")
