@@ -10,20 +10,21 @@ the same loss.
 * `values.json`: cases by name, one a line. `options` are what differs from the preset, or from the defaults;
   `statistics` is the temperature of those that are kept of the teacher. `micro_batch` marks a case that
   divides by numbers of the micro-batch; its `reduction` counts that one batch alone, which is the whole step.
+
+One case of then is gone: a solved P_ts that nobody asks for, which is refused.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 import torch
-from torch.nn import functional
 
 from dskd import nn
+from dskd.nn.losses.cross_model_attention import Attending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,32 +88,31 @@ class Batch:
         mask[given.pop("unreachable", [])] = True
         return nn.Head(self[f"{side}_weight"], bias, unreachable=mask if mask.any() else None, **given)
 
-    def aligned(self, temperature: float | None = None) -> nn.AlignedStates:
-        hidden, head = self["teacher_hidden"][self["teacher_paired"]], self.head("teacher")
-        return nn.AlignedStates(
-            student_hidden=self["student_hidden"],
-            labels=self["student_labels"],
-            paired=self["paired"],
-            teacher_hidden=hidden,
-            teacher_head=head,
-            student_head=self.head("student"),
-            statistics=_statistics(head, hidden, temperature),
+    def teacher_model(self, *, tied: bool = False) -> nn.TeacherModel:
+        maps = nn.VocabularyMaps(to_student=self["to_student"], overlap=self["overlap"])
+        embeddings = self["teacher_weight" if tied else "teacher_embeddings"]
+        return nn.TeacherModel(self.head("teacher"), maps, embeddings)
+
+    def states(self, side: str, *, tied: bool = False, temperature: float | None = None) -> nn.States:
+        head = self.head(side)
+        return nn.States(
+            self[f"{side}_hidden"],
+            self[f"{side}_labels"],
+            head,
+            row=self[f"{side}_row"],
+            inputs=self[f"{side}_inputs"],
+            embeddings=self[f"{side}_weight" if tied else f"{side}_embeddings"],
+            statistics=_statistics(head, self[f"{side}_hidden"], temperature),
+            name="labels" if side == "student" else "teacher_labels",
         )
 
-    def attended(self, *, temperature: float | None, tied: bool) -> nn.AttendedStates:
-        teacher, student = (
-            nn.AttendedSide(
-                row=self[f"{side}_row"],
-                hidden=self[f"{side}_hidden"],
-                inputs=self[f"{side}_inputs"],
-                labels=self[f"{side}_labels"],
-                embeddings=self[f"{side}_weight" if tied else f"{side}_embeddings"],
-                head=self.head(side),
-            )
-            for side in ("teacher", "student")
-        )
-        known = _statistics(teacher.head, teacher.hidden, temperature)
-        return nn.AttendedStates(teacher, student, known)
+    def given(self, temperature: float | None = None, *, tied: bool = False, scales: Any = None) -> nn.Batch:
+        model = self.teacher_model(tied=tied)
+        hidden = self["teacher_hidden"][self["teacher_paired"]]
+        known = _statistics(model.head, hidden, temperature)
+        of_teacher = self.states("teacher", tied=tied, temperature=temperature)
+        teacher = nn.Teacher(model, hidden, self["paired"], known, states=of_teacher, scales=scales)
+        return nn.Batch(self.states("student", tied=tied), {"teacher": teacher})
 
     def result(self, parts: nn.LossParts, trained: Mapping[str, Tensor]) -> Result:
         """Zeros are the gradient of what the loss does not depend on."""
@@ -129,66 +129,81 @@ def _statistics(head: nn.Head, hidden: Tensor, temperature: float | None) -> nn.
     return None if temperature is None else nn.teacher_statistics(head, hidden, temperature=temperature)
 
 
+def _loss(case: dict[str, Any], batch: Batch, loss: nn.Loss, fused: bool) -> nn.Objective:
+    """Beside the cross-entropy, whose share is `1 - alpha`."""
+    alpha = case["reduction"].get("alpha", 0.5)
+    losses = [nn.Weighted(nn.CrossEntropy(), 1 - alpha), nn.Weighted(loss, alpha)]
+    model = batch.teacher_model(tied=case.get("tied", False))
+    return nn.Objective(losses, batch.head("student"), model, fused=fused).double()
+
+
 def _reduction(case: dict[str, Any]) -> nn.Reduction:
-    return nn.Reduction(**case["reduction"])
+    names = ("labels", "pairs", "teacher_labels")
+    return nn.Reduction({name: case["reduction"].get(name, 0) for name in names})
 
 
 def _cross_entropy(case: dict[str, Any], batch: Batch, fused: bool) -> Result:
-    hidden, head, labels = batch["student_hidden"], batch.head("student"), batch["student_labels"]
-    if fused:
-        return batch.result(nn.fused_cross_entropy(hidden, head, labels, reduction=_reduction(case)), {})
-    total = functional.cross_entropy(head.logits(hidden), labels, reduction="sum")
-    terms = nn.TermSums({"cross_entropy": total})
-    return batch.result(nn.weighted(terms, {"cross_entropy": _reduction(case).cross_entropy}), {})
+    share = 1 - case["reduction"].get("alpha", 0.5)
+    loss = nn.Objective([nn.Weighted(nn.CrossEntropy(), share)], batch.head("student"), fused=fused)
+    return batch.result(loss(batch.given(), _reduction(case)), {})
 
 
 def _shared_vocabulary(case: dict[str, Any], batch: Batch, fused: bool) -> Result:
-    options = nn.SharedVocabularyOptions(**case["options"])
-    loss = nn.SharedVocabularyLoss(batch["overlap"], options, fused=fused)
-    return batch.result(loss(batch.aligned(), _reduction(case)), {})
+    loss = _loss(case, batch, nn.SharedVocabulary(**case["options"]), fused)
+    return batch.result(loss(batch.given(), _reduction(case)), {})
 
 
 def _dual_space(case: dict[str, Any], batch: Batch, fused: bool) -> Result:
-    teacher, student = batch["teacher_weight"], batch["student_weight"]
-    projectors = nn.Projectors(teacher, student, batch["overlap"], **case["projectors"]).double()
+    options = {**_preset(case, nn.DualSpace), **_PROJECTORS, **case["options"], **case["projectors"]}
+    loss = _loss(case, batch, nn.DualSpace(**options), fused).eval()  # nothing is solved again
+    (projectors,) = loss.built.values()
     with torch.no_grad():
         for name, tensor in projectors.state_dict().items():
             if name in NAMES:
                 tensor.copy_(batch[NAMES[name]])
-    maps = nn.VocabularyMaps(to_student=batch["to_student"], overlap=batch["overlap"])
-    options = replace(_preset(case, nn.DualSpaceOptions()), **case["options"])
-    loss = nn.DualSpaceLoss(projectors, maps, options, fused=fused)
-    trained = {NAMES[name]: parameter for name, parameter in projectors.named_parameters()}
-    return batch.result(loss(batch.aligned(case.get("statistics")), _reduction(case)), trained)
+    trained = {NAMES[name]: one.requires_grad_() for name, one in projectors.named_parameters()}
+    return batch.result(loss(batch.given(case.get("statistics")), _reduction(case)), trained)
+
+
+_PROJECTORS = {"student_to_teacher": "solved", "initial": "solved", "bias": False}
+"""Whatever a preset says; a case says its own."""
 
 
 def _cross_model_attention(case: dict[str, Any], batch: Batch, fused: bool) -> Result:
-    teacher_width, student_width = (batch[f"{side}_hidden"].shape[1] for side in ("teacher", "student"))
-    projectors = nn.AttentionProjectors(teacher_width, student_width).double()
+    given = case.get("matching") or {}
+    options = {**_preset(case, nn.CrossModelAttention), **case["options"]}
+    options |= {"matching": given.get("variant"), "kq_rate": given.get("rate", 0.01)}
+    loss = _loss(case, batch, nn.CrossModelAttention(**options), fused)
+    (built,) = loss.built.values()
+    assert isinstance(built, Attending)
     trained = {}
-    for name, layer in projectors.named_children():
+    for name, layer in built.projectors.named_children():
         kept = NAMES.get(name, name)
         trained[kept] = batch[kept].requires_grad_()
         trained[f"{kept}_bias"] = batch[f"{kept}_bias"].requires_grad_()
         _put(layer, weight=trained[kept].T, bias=trained[f"{kept}_bias"])
-    matching, networks = None, {}
-    if (given := case.get("matching")) is not None:
-        matching = nn.KeyQueryMatching(2 * teacher_width, **given).double()
-        of_variant = batch.networks[given["variant"]]
-        numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in of_variant.items()}
-        matching.networks.load_state_dict(numbers)
-        networks = dict(matching.networks.named_parameters())
-    options = replace(_preset(case, nn.CrossModelAttentionOptions()), **case["options"])
+    networks = {}
+    if given:
+        built.matching = _matching(given, batch)
+        networks = dict(built.matching.networks.named_parameters())
     scales = nn.AttentionScales(**case["scales"]) if "scales" in case else None
-    loss = nn.CrossModelAttentionLoss(projectors, options, matching=matching, fused=fused)
-    states = batch.attended(temperature=case.get("statistics"), tied=case.get("tied", False))
-    found = batch.result(loss(states, _reduction(case), scales), trained | networks)
+    states = batch.given(case.get("statistics"), tied=case.get("tied", False), scales=scales)
+    found = batch.result(loss(states, _reduction(case)), trained | networks)
     for name in networks:
         gradient = found.pop(f"gradient of {name}").flatten()
         found[f"gradient of {name}: norm"] = gradient.norm()
         cosines = torch.arange(1, len(gradient) + 1, dtype=torch.float64).cos()
         found[f"gradient of {name}: by cosines"] = gradient @ cosines
     return found
+
+
+def _matching(given: dict[str, Any], batch: Batch) -> nn.KeyQueryMatching:
+    """The networks as they are stored."""
+    matching = nn.KeyQueryMatching(2 * batch["teacher_hidden"].shape[1], **given).double()
+    of_variant = batch.networks[given["variant"]]
+    numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in of_variant.items()}
+    matching.networks.load_state_dict(numbers)
+    return matching
 
 
 def _put(layer: Any, **tensors: Tensor) -> None:
@@ -198,8 +213,14 @@ def _put(layer: Any, **tensors: Tensor) -> None:
         setattr(layer, name, tensor)
 
 
-def _preset(case: dict[str, Any], default: Any) -> Any:
-    return getattr(nn, case["preset"]) if "preset" in case else default
+_PRESETS = {"DSKD_V1_ATTENTION": "dskd_v1", "DSKD_V2_ATTENTION": "dskd_v2"}
+"""As the data names them, where that is not their name in capitals."""
+
+
+def _preset(case: dict[str, Any], loss: type[nn.Loss]) -> Mapping[str, Any]:
+    if "preset" not in case:
+        return {}
+    return loss.presets[_PRESETS.get(case["preset"], case["preset"].lower())]
 
 
 def _projectors(case: dict[str, Any], batch: Batch, _fused: bool) -> Result:

@@ -350,8 +350,8 @@ class _Walk:
         total: Tensor | None = None
         for index, (part, term) in enumerate(self._parts):
             rows = self.span(term.over, block.first, block.last)
-            if rows.start == rows.stop:
-                continue
+            if rows.start == rows.stop and (block.first or _rows_of(term.over)):
+                continue  # what has no rows at all is asked once, for its numbers
             items, numbers = _items(term.losses(rows, *(block.view(read, term.over) for read in term.reads)))
             found = items.sum()
             self._sums[index] += found.detach()
@@ -524,6 +524,7 @@ def _cuts(overs: Sequence[Over], count: int) -> list[int] | None:
 def _pieces(start: int, stop: int, size: int, cuts: list[int] | None) -> Iterator[tuple[int, int]]:
     """As few as may be, of about as many rows; an item that is longer than the size is a piece by itself."""
     if stop <= start:
+        yield start, stop
         return
     even = -(-(stop - start) // -(-(stop - start) // size))
     size = min(-(-even // STEP) * STEP, size) if size >= STEP else size
