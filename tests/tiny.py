@@ -12,14 +12,21 @@ from tokenizers import processors
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from dskd import Aligner, Vocabulary
-from dskd.train import DistillationCollator, DistillationConfig, DistillationTrainer, Side
+from dskd.nn import LOSSES, Needs
+from dskd.nn.losses.options import options_of
+from dskd.train import (
+    Collated,
+    DistillationCollator,
+    DistillationConfig,
+    DistillationTrainer,
+    Side,
+    TeacherSide,
+)
 from test_loading import byte_level, sentencepiece_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from torch import Tensor
 
 __all__ = [
     "CHAT",
@@ -28,6 +35,7 @@ __all__ = [
     "Reading",
     "batch_of",
     "collator",
+    "collator_of",
     "fast_tokenizer",
     "gpt2",
     "llama",
@@ -116,11 +124,17 @@ def gpt2(vocabulary: int, hidden: int, *, seed: int = 0, **options: Any) -> Any:
 
 def collator(teacher: Any, student: Any, **limits: int) -> DistillationCollator:
     """A collator of two tokenizers of transformers."""
-    sides = {
-        name: Side(one, Vocabulary.from_tokenizer(one), **limits)
-        for name, one in (("teacher", teacher), ("student", student))
-    }
-    return DistillationCollator(**sides, aligner=Aligner(teacher, student))
+    sides = [Side(one, Vocabulary.from_tokenizer(one), **limits) for one in (teacher, student)]
+    return collator_of(*sides)
+
+
+EVERYTHING = Needs(pairs=True, chunks=True, positions=True)
+
+
+def collator_of(teacher: Side, student: Side) -> DistillationCollator:
+    """A collator of two sides, with all that a loss may ask for."""
+    aligner = Aligner(teacher.vocabulary, student.vocabulary)
+    return DistillationCollator(student, {"teacher": TeacherSide(teacher, aligner, EVERYTHING)})
 
 
 UNGATED: dict[str, Any] = {
@@ -150,8 +164,12 @@ def options(folder: Path | str, **given: Any) -> DistillationConfig:
         "max_grad_norm": 0.0,
         "dataloader_pin_memory": False,
     }
-    if given.get("objective", "dual_space") == "dual_space" and "preset" not in given:
-        usual |= UNGATED
+    objective = given.get("objective", "dual_space")
+    known = {} if objective not in LOSSES else {**options_of(LOSSES[objective]), "preset": None}
+    of_loss = {name: given.pop(name) for name in list(given) if name in known}
+    if objective == "dual_space" and "preset" not in of_loss and "losses" not in given:
+        of_loss = UNGATED | of_loss
+    usual |= {"loss_options": of_loss} if of_loss else {}
     return DistillationConfig(output_dir=str(folder), **{**usual, **given})
 
 
@@ -181,9 +199,9 @@ def trainer(
     return made
 
 
-def batch_of(made: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+def batch_of(made: Any, rows: Sequence[Mapping[str, Any]]) -> Collated:
     """What the trainer's collator makes of some rows."""
-    batch: dict[str, Tensor] = made.data_collator(rows)
+    batch: Collated = made.data_collator(rows)
     return batch
 
 

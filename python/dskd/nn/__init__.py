@@ -33,7 +33,9 @@ from dskd.nn.losses.key_query_matching import (
     adversarial_matching,
     transport_matching,
 )
+from dskd.nn.losses.options import loss_of
 from dskd.nn.objective import Objective, Weighted
+from dskd.nn.places import Places
 from dskd.nn.projectors import Projectors, gram_inverse, most_frequent, solve_projector
 from dskd.nn.reduction import LossParts, Reduction
 from dskd.nn.teacher_statistics import TeacherStatistics, label_log_probs, teacher_statistics
@@ -58,6 +60,7 @@ __all__ = [
     "Needs",
     "Objective",
     "Over",
+    "Places",
     "Projectors",
     "Read",
     "Reduction",
@@ -78,6 +81,7 @@ __all__ = [
     "js",
     "kl",
     "label_log_probs",
+    "loss_of",
     "most_frequent",
     "reverse_kl",
     "skew_kl",

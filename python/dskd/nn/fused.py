@@ -49,10 +49,18 @@ __all__ = ["Part", "fused", "whole"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A term, what it is called in the log, and what its sum is multiplied with in the loss."""
+    """A term of a sum.
+
+    Attributes:
+        term: as its loss made it.
+        name: in the log.
+        over: the name of the count that it runs over.
+        weight: what its sum is multiplied with.
+    """
 
     term: Term | Aside
     name: str
+    over: str
     weight: float
 
 
@@ -69,13 +77,13 @@ def whole(parts: Sequence[Part]) -> LossParts:
             views = [_whole_view(read, term.over, logits) for read in term.reads]
             items, numbers = _items(term.losses(slice(0, _rows_of(term.over)), *views))
             found = items.sum()
-        log.add(part.name, found)
-        log.count(part.name, numbers)
+        log.add(part, found)
+        log.count(part, numbers)
         weighted = part.weight * found
         loss = weighted if loss is None else loss + weighted
     if loss is None:
         raise ValueError("there is nothing to sum: give at least one loss")
-    return LossParts(loss, log.sums, log.counts)
+    return log.parts(loss)
 
 
 def fused(parts: Sequence[Part], *, chunk_memory: int = CHUNK_MEMORY) -> LossParts:
@@ -93,8 +101,8 @@ def fused(parts: Sequence[Part], *, chunk_memory: int = CHUNK_MEMORY) -> LossPar
     for part in parts:
         if isinstance(part.term, Aside):
             asides.append(part.weight * part.term.sum)
-            log.add(part.name, part.term.sum)
-            log.count(part.name, part.term.counts)
+            log.add(part, part.term.sum)
+            log.count(part, part.term.counts)
         else:
             walks.setdefault(part.term.over.walk, []).append((part, part.term))
     for along in walks.values():
@@ -104,25 +112,32 @@ def fused(parts: Sequence[Part], *, chunk_memory: int = CHUNK_MEMORY) -> LossPar
     walked = [with_gradients(torch.stack(values).sum(), made)] if values else []
     if not (walked or asides):
         raise ValueError("there is nothing to sum: give at least one loss")
-    return LossParts(torch.stack([*walked, *asides]).sum(), log.sums, log.counts)
+    return log.parts(torch.stack([*walked, *asides]).sum())
 
 
 class _Log:
     """Sums and numbers by name, without gradients."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+        self._over: dict[str, str] = {}
 
-    def add(self, name: str, found: Tensor) -> None:
-        self.sums[name] = self.sums[name] + found.detach() if name in self.sums else found.detach()
+    def add(self, part: Part, found: Tensor) -> None:
+        self._put(self._sums, part.name, found.detach(), part)
 
-    def count(self, name: str, numbers: Mapping[str, Tensor]) -> None:
-        """Numbers of a term of this name, beside which they stand."""
-        beside = name[: name.rfind("/") + 1]
-        for each, number in numbers.items():
-            known = self.counts.get(beside + each)
-            self.counts[beside + each] = number if known is None else known + number
+    def count(self, part: Part, numbers: Mapping[str, Tensor]) -> None:
+        """Numbers of a term, of whose teacher they are, too."""
+        beside = part.name[: part.name.rfind("/") + 1]
+        for name, number in numbers.items():
+            self._put(self._counts, beside + name, number, part)
+
+    def _put(self, into: dict[str, Tensor], name: str, value: Tensor, part: Part) -> None:
+        into[name] = into[name] + value if name in into else value
+        self._over[name] = part.over
+
+    def parts(self, loss: Tensor) -> LossParts:
+        return LossParts(loss, self._sums, self._counts, self._over)
 
 
 def _items(found: Items) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -325,7 +340,7 @@ class _Walk:
                 self._chunk(start, stop, log)
         weighted = []
         for (part, _), found in zip(self._parts, self._sums, strict=True):
-            log.add(part.name, found)
+            log.add(part, found)
             weighted.append(part.weight * found)
         return torch.stack(weighted).sum()
 
@@ -355,7 +370,7 @@ class _Walk:
             items, numbers = _items(term.losses(rows, *(block.view(read, term.over) for read in term.reads)))
             found = items.sum()
             self._sums[index] += found.detach()
-            log.count(part.name, numbers)
+            log.count(part, numbers)
             weighted = part.weight * found
             total = weighted if total is None else total + weighted
         block.leave_gradients(total, self._trained)

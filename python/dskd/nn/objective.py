@@ -137,7 +137,7 @@ class Objective(nn.Module):
             for term in one.loss.terms(batch.student, teacher, built):
                 of = ONLY_TEACHER if one.of is None else one.of
                 weight = one.weight * term.weight / _divisor(term, of, reduction)
-                parts.append(Part(term, named(of, term.name), weight))
+                parts.append(Part(term, named(of, term.name), _counted(of, term.over.name), weight))
         return parts
 
 
@@ -148,7 +148,12 @@ def _divisor(term: Term | Aside, teacher: str, reduction: Reduction | None) -> i
     if isinstance(term.per, int):
         return max(term.per, 1) * reduction.micro_batches
     name = term.over.name if term.per is None else term.per
-    return reduction.of(name if name == "labels" else named(teacher, name), term.over.count)
+    return reduction.of(_counted(teacher, name), term.over.count)
+
+
+def _counted(teacher: str, over: str) -> str:
+    """What a batch calls the count of this; the student's labels are nobody else's."""
+    return over if over == "labels" else named(teacher, over)
 
 
 def _by_name(teachers: Mapping[str, TeacherModel] | TeacherModel | None) -> Mapping[str, TeacherModel]:

@@ -73,8 +73,10 @@ class LossParts(NamedTuple):
         loss: a scalar, to be differentiated.
         sums: the terms by name before they were weighted, without gradients.
         counts: numbers for the log by name: how many items a gate let through, and the like.
+        over: for each of both the name of the count that it runs over, as in `Reduction.counts`.
     """
 
     loss: Tensor
     sums: Mapping[str, Tensor]
     counts: Mapping[str, Tensor]
+    over: Mapping[str, str]

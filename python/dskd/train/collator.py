@@ -2,31 +2,42 @@
 
 Runs in the workers of a `DataLoader`. Prompt and response are tokenised apart on each side, so that no token
 straddles them, and the response ends with each side's end-of-sequence token: the two are a pair.
+
+`encode` makes ids of a row, `collate` makes a batch of ids: those that a model sampled enter there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dskd.columns import Counts
-from dskd.nn.positions import Positions
+from dskd.nn.loss import Needs
+from dskd.nn.places import IGNORED, Moved, Places
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor
 
     from dskd.alignment import Aligner
     from dskd.vocabulary import Vocabulary
 
-__all__ = ["DistillationCollator", "Encoded", "Side", "content", "positions_of"]
+__all__ = [
+    "Collated",
+    "DistillationCollator",
+    "Encoded",
+    "EncodedRow",
+    "Side",
+    "TeacherSide",
+    "Tokens",
+    "content",
+]
 
-_Indices: TypeAlias = npt.NDArray[np.int64]
+
+# ---- Rows ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +59,28 @@ class Encoded:
         """How many of the response's ids a position predicts: all but one that nothing precedes."""
         return min(self.response, len(self.ids) - 1)
 
-    def mask(self) -> list[bool]:
-        """Which ids are the response and its end."""
-        return [False] * (len(self.ids) - self.response) + [True] * self.response
+    def labels(self) -> list[int]:
+        """The id at each position of the response and its end, -100 before it."""
+        first = len(self.ids) - self.response
+        return [*[IGNORED] * first, *self.ids[first:]]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One row on all sides.
+
+    Attributes:
+        student: on the student's.
+        teachers: on each teacher's, by its name.
+    """
+
+    student: Encoded
+    teachers: Mapping[str, Encoded]
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """How rows become ids for one of the two models.
+    """How rows become ids for one of the models.
 
     Attributes:
         tokenizer: of transformers, fast.
@@ -100,6 +125,21 @@ class Side:
         return ids
 
 
+@dataclass(frozen=True, slots=True)
+class TeacherSide:
+    """A teacher's side, and how it meets the student's.
+
+    Attributes:
+        side: how rows become its ids.
+        aligner: of its vocabulary and the student's.
+        needs: what the losses need of it.
+    """
+
+    side: Side
+    aligner: Aligner
+    needs: Needs = Needs(pairs=True)  # noqa: RUF009 - it is frozen
+
+
 def _last(ids: list[int], count: int) -> list[int]:
     return ids[max(len(ids) - max(count, 0), 0) :]
 
@@ -109,93 +149,100 @@ def content(completion: str | list[dict[str, str]]) -> str:
     return completion if isinstance(completion, str) else completion[0]["content"]
 
 
+# ---- Batches ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens(Moved):
+    """The ids of one model, padded on the right.
+
+    Attributes:
+        input_ids: int64 `[batch, columns]`; what fills the padding is looked at by nobody.
+        attention_mask: int64 `[batch, columns]`, 1 where there is a token.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Collated(Moved):
+    """A batch of rows.
+
+    Attributes:
+        student: its ids.
+        teachers: those of each teacher, by its name.
+        places: where it is supervised, and where its teachers speak to it.
+        alignment_counts: int64 `[fields of Counts]` of each teacher, summed over the batch.
+        cut: int64, responses that lost their end, of the `student` and of each teacher.
+    """
+
+    student: Tokens
+    teachers: Mapping[str, Tokens]
+    places: Places
+    alignment_counts: Mapping[str, Tensor]
+    cut: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.student.input_ids)
+
+
 @dataclass(frozen=True, slots=True)
 class DistillationCollator:
     """Makes the batches of `DistillationTrainer`; picklable.
 
     Attributes:
-        teacher: the teacher's side.
         student: the student's side.
-        aligner: of the two vocabularies.
+        teachers: those of the teachers, by name; one teacher is `teacher`.
     """
 
-    teacher: Side
     student: Side
-    aligner: Aligner
+    teachers: Mapping[str, TeacherSide]
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """A batch of rows.
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Collated:
+        """A batch of rows of text, see `dskd.train.data`."""
+        return self.collate([self.encode(row) for row in rows])
 
-        Returns:
-            `student_input_ids`, `student_attention_mask`, `teacher_input_ids`, `teacher_attention_mask`:
-            int64 `[batch, columns]`, padded on the right. The fields of `Positions`. `alignment_counts` int64
-            `[fields of Counts]`, summed over the batch; `cut` int64 `[2]`, responses that lost their end on
-            the teacher's and on the student's side.
-        """
-        teacher = [self.teacher.encode(row) for row in rows]
-        student = [self.student.encode(row) for row in rows]
-        alignment = self.aligner.align(
-            [row.ids for row in teacher],
-            [row.ids for row in student],
-            teacher_mask=[row.mask() for row in teacher],
-            student_mask=[row.mask() for row in student],
+    def encode(self, row: Mapping[str, Any]) -> EncodedRow:
+        """A row of text in the ids of all sides."""
+        return EncodedRow(
+            self.student.encode(row), {name: one.side.encode(row) for name, one in self.teachers.items()}
         )
-        predicting = alignment.predicting()
-        row, column, labels = _supervised(student)
-        attended_row, attended_column, teacher_labels = _supervised(teacher)
-        total = alignment.counts.total()
-        arrays = {
-            "row": row,
-            "column": column,
-            "labels": labels,
-            "paired": _index_of(predicting.row, predicting.student, student),
-            "teacher_row": predicting.row,
-            "teacher_column": predicting.teacher,
-            "attended_row": attended_row,
-            "attended_column": attended_column,
-            "teacher_labels": teacher_labels,
-            "alignment_counts": np.array([getattr(total, item.name)[0] for item in fields(Counts)]),
-            "cut": np.array([sum(not one.ends for one in side) for side in (teacher, student)]),
+
+    def collate(self, rows: Sequence[EncodedRow]) -> Collated:
+        """A batch of rows of ids: encoded texts, or what a model sampled."""
+        student = [row.student for row in rows]
+        teachers = {name: [row.teachers[name] for row in rows] for name in self.teachers}
+        student_labels = [row.labels() for row in student]
+        teacher_labels = {name: [row.labels() for row in side] for name, side in teachers.items()}
+        alignments = {
+            name: one.aligner.align(teacher_labels=teacher_labels[name], student_labels=student_labels)
+            for name, one in self.teachers.items()
         }
-        return {
-            **_padded("student", student),
-            **_padded("teacher", teacher),
-            **{name: torch.from_numpy(array) for name, array in arrays.items()},
-        }
+        needs = {name: one.needs for name, one in self.teachers.items()}
+        totals = {name: alignment.counts.total() for name, alignment in alignments.items()}
+        return Collated(
+            _padded(student),
+            {name: _padded(side) for name, side in teachers.items()},
+            Places.of(alignments, student_labels, teacher_labels, needs=needs),
+            {name: _counted(total) for name, total in totals.items()},
+            {name: _cut(side) for name, side in {"student": student, **teachers}.items()},
+        )
 
 
-def positions_of(batch: Mapping[str, Tensor]) -> Positions:
-    """The positions of a batch that `DistillationCollator` made."""
-    return Positions(*(batch[item.name] for item in fields(Positions)))
+def _counted(total: Counts) -> Tensor:
+    return torch.tensor([int(getattr(total, item.name)[0]) for item in fields(Counts)])
 
 
-def _supervised(rows: Sequence[Encoded]) -> tuple[_Indices, _Indices, _Indices]:
-    """Row, column and label of every position that predicts a token of a response."""
-    counts = [encoded.predicted for encoded in rows]
-    row = np.repeat(np.arange(len(rows)), counts)
-    labels = [token for encoded in rows for token in encoded.ids[len(encoded.ids) - encoded.predicted :]]
-    column = np.arange(len(labels)) + np.repeat(_shifts(rows), counts)
-    return row, column, np.array(labels, dtype=np.int64)
+def _cut(rows: Sequence[Encoded]) -> Tensor:
+    return torch.tensor(sum(not one.ends for one in rows))
 
 
-def _index_of(row: _Indices, column: _Indices, rows: Sequence[Encoded]) -> _Indices:
-    """Which of the supervised positions each (row, column) is."""
-    return column - _shifts(rows)[row]
-
-
-def _shifts(rows: Sequence[Encoded]) -> _Indices:
-    """For each row what is between a supervised position's index and its column: they run on by one."""
-    firsts = np.array([len(encoded.ids) - encoded.predicted - 1 for encoded in rows])
-    before = np.cumsum([0, *(encoded.predicted for encoded in rows)])[:-1]
-    shifts: _Indices = firsts - before
-    return shifts
-
-
-def _padded(side: str, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-    """Ids and attention mask, padded on the right; what fills the padding is looked at by nobody."""
+def _padded(rows: Sequence[Encoded]) -> Tokens:
     shape = len(rows), max(len(row.ids) for row in rows)
     ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row.ids)] = row.ids
         mask[index, : len(row.ids)] = 1
-    return {f"{side}_input_ids": torch.from_numpy(ids), f"{side}_attention_mask": torch.from_numpy(mask)}
+    return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 __all__ = ["MetricsFile", "draw_curve"]
@@ -39,7 +40,7 @@ class MetricsFile(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
-def draw_curve(metrics: Path, picture: Path) -> None:
+def draw_curve(metrics: Path, picture: Path, terms: Iterable[str]) -> None:
     """Draws the loss, its terms and what was evaluated, from a file of `MetricsFile`, as PNG."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, and only here
 
@@ -47,7 +48,8 @@ def draw_curve(metrics: Path, picture: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    names = [name for name in _DRAWN if any(name in line for line in lines)]
+    drawn = ("loss", *terms, "eval_bits_per_byte")
+    names = [name for name in drawn if any(name in line for line in lines)]
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for name in names:
         points = [(line["step"], line[name]) for line in lines if name in line]
@@ -59,13 +61,3 @@ def draw_curve(metrics: Path, picture: Path) -> None:
     figure.savefig(picture, dpi=120)
     plt.close(figure)
 
-
-_DRAWN = (
-    "loss",
-    "cross_entropy",
-    "t2s_ce",
-    "t2s_kd",
-    "s2t_kd",
-    "shared_kd",
-    "eval_bits_per_byte",
-)

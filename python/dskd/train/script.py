@@ -19,6 +19,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 
+from dskd.nn.losses import LOSSES
+from dskd.nn.losses.options import help_of, options_of
 from dskd.train.config import DistillationConfig, ScriptArguments
 from dskd.train.data import load_rows
 from dskd.train.reporting import MetricsFile, draw_curve
@@ -49,16 +51,52 @@ def parse(arguments: list[str]) -> tuple[ScriptArguments, DistillationConfig]:
     """
     parser = HfArgumentParser(_PARSED, prog="dskd-train")
     parser.add_argument("--config", metavar="FILE", help="YAML or JSON with any of the options below.")
+    of_losses = _add_options_of_losses(parser)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
     found, rest = finder.parse_known_args(arguments)
     from_file = [] if found.config is None else _as_arguments(_read(found.config, _names(parser)))
-    script, config = parser.parse_args_into_dataclasses([*from_file, *rest], look_for_args_file=False)[:2]
+    given, others = _options_of_losses([*from_file, *rest], of_losses)
+    if given:
+        others.append(f"--loss_options={json.dumps({**_loss_options(others), **given})}")
+    script, config = parser.parse_args_into_dataclasses(others, look_for_args_file=False)[:2]
     return script, config
 
 
 def _names(parser: argparse.ArgumentParser) -> set[str]:
     return {action.dest for action in parser._actions} - {"help", "config"}  # noqa: SLF001 - no public list
+
+
+def _add_options_of_losses(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of all losses, for the help and against typing errors; returns their names."""
+    text: dict[str, list[str]] = {"preset": []}
+    for name, kind in LOSSES.items():
+        for option, said in help_of(kind).items():
+            text.setdefault(option, []).append(f"{name}: {said}")
+        if kind.presets:
+            text["preset"].append(f"{name}: {', '.join(kind.presets)}.")
+    group = parser.add_argument_group("options of the objective, see docs/losses.md")
+    for option, said in text.items():
+        once = said if len({one.partition(": ")[2] for one in said}) > 1 else [said[0].partition(": ")[2]]
+        group.add_argument(f"--{option}", default=argparse.SUPPRESS, help=" ".join(once).replace("%", "%%"))
+    return set(text)
+
+
+def _options_of_losses(arguments: list[str], names: set[str]) -> tuple[dict[str, Any], list[str]]:
+    """Those of the objective, as YAML reads their values, and all other arguments."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in names:
+        reader.add_argument(f"--{name}")
+    found, others = reader.parse_known_args(arguments)
+    return {name: _numbers(yaml.safe_load(value)) for name, value in vars(found).items()}, others
+
+
+def _loss_options(arguments: list[str]) -> dict[str, Any]:
+    """What `--loss_options` says, which single options beat."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--loss_options")
+    given = reader.parse_known_args(arguments)[0].loss_options
+    return {} if given is None else dict(json.loads(given))
 
 
 def _read(path: Path, known: set[str]) -> dict[str, Any]:
@@ -74,6 +112,8 @@ def _numbers(value: Any) -> Any:
     """The same, with 1e-7 a number: YAML takes it for text, since it lacks a point or a sign."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)
     return value
@@ -85,10 +125,12 @@ def _as_arguments(options: dict[str, Any]) -> list[str]:
     for name, value in options.items():
         if value is None:
             continue
-        if isinstance(value, list):
+        if isinstance(value, dict) or name == "losses":
+            arguments.append(f"--{name}={json.dumps(_numbers(value))}")
+        elif isinstance(value, list):
             arguments += [f"--{name}", *map(str, value)]
         else:
-            arguments.append(f"--{name}={json.dumps(_numbers(value)) if isinstance(value, dict) else value}")
+            arguments.append(f"--{name}={value}")
     return arguments
 
 
@@ -102,18 +144,19 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
 
     train_rows = load_rows(script.train_data)
     eval_rows = None if script.eval_data is None else load_rows(script.eval_data)
-    teacher_tokenizer = AutoTokenizer.from_pretrained(script.teacher)
-    teacher = load_teacher(script.teacher, config)
+    names = script.models_of_teachers
+    tokenizers = {name: AutoTokenizer.from_pretrained(model) for name, model in names.items()}
+    teachers = {name: load_teacher(model, config) for name, model in names.items()}
     student, tokenizer = load_student(script)
 
     trainer = DistillationTrainer(
         student,
-        teacher,
+        teachers,
         config,
         processing_class=tokenizer,
-        teacher_processing_class=teacher_tokenizer,
+        teacher_processing_class=tokenizers,
         roles=script.roles_of_student,
-        teacher_roles=script.roles_of_teacher,
+        teacher_roles=script.roles_of_teachers,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         callbacks=[MetricsFile(folder / "metrics.jsonl")],
@@ -123,7 +166,7 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
         trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
-        draw_curve(folder / "metrics.jsonl", folder / "loss.png")
+        draw_curve(folder / "metrics.jsonl", folder / "loss.png", trainer.terms)
         for name, path in (("student", "."), ("metrics", "metrics.jsonl"), ("curve", "loss.png")):
             sys.stdout.write(f"{name:9} {folder / path}\n")
     return trainer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,28 +14,24 @@ from transformers import Trainer
 
 from dskd.alignment import Aligner
 from dskd.columns import Counts
-from dskd.nn.losses import (
-    AttentionProjectors,
-    CrossModelAttentionLoss,
-    DualSpaceLoss,
-    KeyQueryMatching,
-    SharedVocabularyLoss,
-    VocabularyMaps,
-)
+from dskd.nn.batch import ONLY_TEACHER, TeacherModel, VocabularyMaps, named
+from dskd.nn.loss import Needs
+from dskd.nn.objective import Objective
 from dskd.nn.projector_files import load_projectors, save_projectors
-from dskd.nn.projectors import Projectors
 from dskd.nn.reduction import Reduction
-from dskd.train.collator import DistillationCollator, Side, positions_of
+from dskd.train.collator import DistillationCollator, Side, TeacherSide
 from dskd.train.evaluation import held_out
 from dskd.train.model import DistillationModel, head_of, hidden_states
 from dskd.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
+    from dskd.nn.batch import Teacher
     from dskd.nn.heads import Head
+    from dskd.train.collator import Collated
     from dskd.train.config import DistillationConfig
     from dskd.vocabulary import RolesLike
 
@@ -48,19 +46,20 @@ class DistillationTrainer(Trainer):
 
     Args:
         model: the student, a causal language model of transformers.
-        teacher: the same; it is frozen and put in eval mode.
+        teacher: the same; it is frozen and put in eval mode. Several by name, as the losses call them.
         args: see `DistillationConfig`.
         train_dataset: rows with `prompt` and `completion`, see `dskd.train.data`.
         eval_dataset: the same; `evaluate` says its bits per byte.
         processing_class: the student's tokenizer of transformers, fast.
-        teacher_processing_class: the teacher's.
+        teacher_processing_class: the teacher's; of several by name.
         roles: roles that the student's tokenizer does not name, as in `Vocabulary.from_tokenizer`.
-        teacher_roles: the same for the teacher's.
+        teacher_roles: the same for the teacher's; of several by name.
         **options: others of `transformers.Trainer`: `callbacks`, `optimizers`.
 
     Raises:
         ValueError: a tokenizer cannot be read exactly, has no end of sequence, or defines more ids than its
-            model has; a model has no linear head; there are several GPUs in this one process.
+            model has; a model has no linear head; a loss listens to a teacher that is not there, or to one with
+            which it has no token in common; there are several GPUs in this one process.
     """
 
     args: DistillationConfig
@@ -89,16 +88,30 @@ class DistillationTrainer(Trainer):
             raise ValueError(
                 f"{args.n_gpu} GPUs in one process: start one process a GPU, with accelerate launch"
             )
-        teacher.requires_grad_(False).eval().to(args.device)
+        self.teachers: Mapping[str, Any] = _by_name(teacher)
         model.to(args.device)
-        collator = _collator(
-            (teacher, teacher_processing_class, teacher_roles), (model, processing_class, roles), args
+        for one in self.teachers.values():
+            one.requires_grad_(False).eval().to(args.device)
+        side = _side("student", model, processing_class, roles, args)
+        sides = {
+            name: _side(name, one, _of(teacher_processing_class, name), _of(teacher_roles, name), args)
+            for name, one in self.teachers.items()
+        }
+        aligners = {name: Aligner(one.vocabulary, side.vocabulary) for name, one in sides.items()}
+        head = head_of(model, side.vocabulary)
+        self._models = {
+            name: _teacher_model(one, sides[name].vocabulary, aligners[name], args.device)
+            for name, one in self.teachers.items()
+        }
+        objective = Objective(args.weighted(), head, self._models)
+        _refuse_narrow_embeddings(objective, model, head)
+        self._needs = {name: objective.needs.get(name, Needs()) for name in self.teachers}
+        collator = DistillationCollator(
+            side,
+            {name: TeacherSide(one, aligners[name], self._needs[name]) for name, one in sides.items()},
         )
-        heads = head_of(teacher, collator.teacher.vocabulary), head_of(model, collator.student.vocabulary)
-        embeddings = [one.get_input_embeddings().weight for one in (teacher, model)]
-        loss = _loss(args, *heads, collator.aligner, [one.shape[1] for one in embeddings])
         super().__init__(
-            model=DistillationModel(model, heads[1], heads[0], loss, embeddings[0]),
+            model=DistillationModel(model, head, objective),
             args=args,
             data_collator=collator,
             train_dataset=train_dataset,
@@ -106,10 +119,15 @@ class DistillationTrainer(Trainer):
             processing_class=processing_class,
             **options,
         )
-        self.teacher = teacher
-        self._reduction = Reduction(0, 0)
-        self._refresh = False
+        self._reduction = Reduction({})
         self._noted: dict[str, Tensor] = {}
+        self._over: dict[str, str] = {}
+        self._terms: set[str] = set()
+
+    @property
+    def terms(self) -> list[str]:
+        """The names of the terms that it has seen, the cross-entropy first."""
+        return [name for name in self._over if name in self._terms]
 
     @property
     def student(self) -> Any:
@@ -126,19 +144,18 @@ class DistillationTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step; counts what its terms are divided by."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        names = ("labels", "paired", "teacher_labels")
-        counts = [sum(len(batch[name]) for batch in batches) for name in names]
-        labels, pairs, teacher_labels = self._over_processes(torch.tensor(counts)).tolist()
-        alpha = 0.0 if self._whole().loss is None else self.args.alpha
-        self._reduction = Reduction(labels, pairs, alpha, teacher_labels)
-        self._refresh = self.state.global_step % self.args.steps_between_solutions == 0
-        return batches, items
+        batches: list[Collated] = list(itertools.islice(epoch_iterator, num_batches))
+        each = [batch.places.counts() for batch in batches]
+        names = list(each[0]) if each else []
+        numbers = [len(each), *(sum(counts[name] for counts in each) for name in names)]
+        total = self._over_processes(torch.tensor(numbers, device=device)).tolist()
+        self._reduction = Reduction(dict(zip(names, total[1:], strict=True)), max(total[0], 1))
+        return batches, None
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: Mapping[str, Tensor],
+        inputs: Any,
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ARG002 - counts student labels only
     ) -> Any:
@@ -147,22 +164,33 @@ class DistillationTrainer(Trainer):
         Raises:
             FloatingPointError: it is not finite.
         """
-        parts = model(inputs, self._teacher_hidden(inputs), self._reduction, refresh=self._refresh)
-        self._refresh = False
+        collated: Collated = inputs
+        teachers = self._spoken(collated)
+        parts = model(collated, teachers, self._reduction, step=self.state.global_step)
         self._refuse_not_finite(parts.sums)
-        self._note({**parts.sums, **parts.counts}, inputs)
+        self._over.update(parts.over)
+        self._terms.update(parts.sums)
+        self._note({**parts.sums, **parts.counts}, collated)
         # Gradients are averaged over processes, and the counts are of all of them.
         loss = parts.loss * self.accelerator.num_processes
         return (loss, parts) if return_outputs else loss
 
     @torch.no_grad()
-    def _teacher_hidden(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """The teacher's states `[.., D]` where the loss needs them."""
-        whole = self._whole()
-        if whole.loss is None:
-            return None
-        states = hidden_states(self.teacher, batch["teacher_input_ids"], batch["teacher_attention_mask"])
-        return whole.of_teacher(positions_of(batch), states)
+    def _spoken(self, collated: Collated) -> dict[str, Teacher]:
+        """The teachers that a loss listens to, where they speak."""
+        spoken = {}
+        for name, teacher in self.teachers.items():
+            if self._needs[name].teacher:
+                tokens = collated.teachers[name]
+                states = hidden_states(teacher, tokens.input_ids, tokens.attention_mask)
+                spoken[name] = collated.places.of_teacher(
+                    name, states, self._models[name], inputs=tokens.input_ids
+                )
+        return spoken
+
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002 - the signature of Trainer
+        """0: what transformers estimates of one model would be wrong of two."""
+        return 0
 
     def _refuse_not_finite(self, terms: Mapping[str, Tensor]) -> None:
         broken = [name for name, value in terms.items() if not torch.isfinite(value)]
@@ -188,9 +216,9 @@ class DistillationTrainer(Trainer):
 
     def _groups_beside(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
         """Projectors and what matches keys and queries; those that play against each other by themselves."""
-        loss = self._whole().loss
-        trained = [] if loss is None else [one for one in loss.parameters() if one.requires_grad]
-        players = {id(one) for one in _players(loss)}
+        objective = self._whole().objective
+        trained = [one for one in objective.parameters() if one.requires_grad]
+        players = {id(one) for built in objective.built.values() for one in _players(built)}
         calm = [one for one in trained if id(one) not in players]
         against = [one for one in trained if id(one) in players]
         given = {"lr": self.args.projector_learning_rate, "weight_decay": 0.0}
@@ -200,24 +228,23 @@ class DistillationTrainer(Trainer):
 
     # ---- What is logged ----------------------------------------------------------------------------------
 
-    def _note(self, sums: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+    def _note(self, sums: Mapping[str, Tensor], batch: Collated) -> None:
         """Adds the sums of a micro-batch to those since the last log."""
-        counted = {item.name: batch["alignment_counts"][index] for index, item in enumerate(fields(Counts))}
-        more = {"labels": len(batch["labels"]), "pairs": len(batch["paired"])}
-        more["teacher_labels"] = len(batch["teacher_labels"])
-        cut = {"teacher_cut": batch["cut"][0], "student_cut": batch["cut"][1]}
-        for name, value in {**sums, **counted, **more, **cut}.items():
-            added = torch.as_tensor(value).detach().double()
+        found: dict[str, Any] = {**sums, **batch.places.counts(), "student_cut": batch.cut["student"]}
+        for name, counted in batch.alignment_counts.items():
+            found |= {named(name, item.name): counted[index] for index, item in enumerate(fields(Counts))}
+            found[named(name, "teacher_cut")] = batch.cut[name]
+        for name, value in found.items():
+            added = torch.as_tensor(value).detach().double().cpu()
             self._noted[name] = self._noted[name] + added if name in self._noted else added
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs, and with a loss its terms and how the alignment went, since the last time."""
         if "loss" in logs and self._noted:
             names = sorted(self._noted)
-            totals = self._over_processes(torch.stack([self._noted[name].cpu() for name in names]))
+            totals = self._over_processes(torch.stack([self._noted[name] for name in names]))
             self._noted = {}
-            over = getattr(self._whole().loss, "over", _OVER)
-            logs |= _per_item(dict(zip(names, totals.tolist(), strict=True)), over)
+            logs |= _per_item(dict(zip(names, totals.tolist(), strict=True)), self._over, list(self.teachers))
         super().log(logs, start_time)
 
     def _over_processes(self, numbers: Tensor) -> Tensor:
@@ -265,14 +292,19 @@ class DistillationTrainer(Trainer):
         whole.student.save_pretrained(folder, state_dict=of_student, is_main_process=self.args.should_save)
         if self.args.should_save:
             self.processing_class.save_pretrained(folder)
-            if whole.projectors is not None:
-                beside = {_beside(name): value for name, value in state.items() if name.startswith("loss.")}
+            if len(whole.objective.built):
+                beside = {short: state[name] for name, short in _beside(state).items()}
                 save_projectors(folder / PROJECTORS_FILE, beside, **self._hashes())
 
     def _hashes(self) -> dict[str, str]:
         """What projectors belong to."""
-        sides = {"teacher": self.data_collator.teacher, "student": self.data_collator.student}
-        return {f"{name}_hash": side.vocabulary.content_hash for name, side in sides.items()}
+        collator = self.data_collator
+        hashes = {name: one.side.vocabulary.content_hash for name, one in collator.teachers.items()}
+        alone = hashes.get(ONLY_TEACHER)
+        return {
+            "teacher_hash": alone or " ".join(f"{name}={value}" for name, value in sorted(hashes.items())),
+            "student_hash": collator.student.vocabulary.content_hash,
+        }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
         """The student, and what is trained beside it, as they were saved.
@@ -284,9 +316,9 @@ class DistillationTrainer(Trainer):
         folder, whole = Path(resume_from_checkpoint), self._whole()
         saved = type(whole.student).from_pretrained(folder, dtype=whole.student.dtype)
         whole.student.load_state_dict(saved.state_dict())
-        if whole.projectors is not None:
+        if len(whole.objective.built):
             saved = load_projectors(folder / PROJECTORS_FILE, **self._hashes())
-            names = {_beside(name): name for name in whole.state_dict() if name.startswith("loss.")}
+            names = {short: name for name, short in _beside(whole.state_dict()).items()}
             if other := sorted(names.keys() ^ saved.keys()):
                 raise ValueError(
                     f"{folder / PROJECTORS_FILE} and this run differ in {', '.join(other)}: resume with the "
@@ -309,102 +341,89 @@ With the usual ones they go around each other. On two normal distributions, step
 47 to 56 % with these for both; the distributions then come three times nearer.
 """
 
-_OVER = {
-    "cross_entropy": "labels",
-    **dict.fromkeys(
-        ("t2s_ce", "t2s_kl", "t2s_kd", "s2t_kd", "shared_kd", "unmapped", "agreed", "gated"), "pairs"
-    ),
-}
-"""What a term or a count is a share of, where the loss has no `over` that says it."""
+def _by_name(given: Any) -> Mapping[str, Any]:
+    """Of one teacher, or of several by name."""
+    return given if isinstance(given, Mapping) and not hasattr(given, "parameters") else {ONLY_TEACHER: given}
 
 
-def _players(loss: nn.Module | None) -> list[nn.Parameter]:
-    """A discriminator, and the projector of queries that it is trained against; or none."""
-    if not isinstance(loss, CrossModelAttentionLoss) or loss.matching is None:
-        return []
-    if loss.matching.variant != "adversarial":
-        return []
-    return [*loss.matching.parameters(), *loss.projectors.query.parameters()]
+def _of(given: Any, name: str) -> Any:
+    """What is given for the teacher of this name: to it alone, or to several by name."""
+    if isinstance(given, Mapping) and name in given:
+        return given[name]
+    return given if name == ONLY_TEACHER else None
 
 
-def _beside(name: str) -> str:
-    """The name in the file of what `DistillationModel` holds as `loss.projectors.X`, or `loss.X`."""
-    return name.removeprefix("loss.").removeprefix("projectors.")
+def _players(built: nn.Module) -> Sequence[nn.Parameter]:
+    """What plays against each other, a discriminator say and what it judges; or nothing."""
+    players: Sequence[nn.Parameter] = getattr(built, "players", list)()
+    return players
 
 
-def _collator(
-    teacher: tuple[Any, Any, RolesLike | None],
-    student: tuple[Any, Any, RolesLike | None],
-    args: DistillationConfig,
-) -> DistillationCollator:
-    sides = _side("teacher", *teacher, args), _side("student", *student, args)
-    return DistillationCollator(*sides, Aligner(sides[0].vocabulary, sides[1].vocabulary))
+def _beside(state: Mapping[str, Any]) -> dict[str, str]:
+    """What losses have built, by its name in `DistillationModel`, and its name in the file.
+
+    The file numbers what several losses have built by the number of the loss.
+    """
+    names = {name: name.removeprefix(_BUILT) for name in state if name.startswith(_BUILT)}
+    if len({short.partition(".")[0] for short in names.values()}) == 1:
+        return {name: short.partition(".")[2] for name, short in names.items()}
+    return names
+
+
+_BUILT = "objective.built."
 
 
 def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: DistillationConfig) -> Side:
+    who = "the student" if name == "student" else "the teacher" if name == ONLY_TEACHER else f"the teacher {name!r}"
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"the {name}'s tokenizer has no end of sequence; set its eos_token")
+        raise ValueError(f"{who}'s tokenizer has no end of sequence; set its eos_token")
     size = model.get_output_embeddings().weight.shape[0]
     try:
         vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles)
     except ValueError as error:
-        raise ValueError(f"the {name}'s tokenizer: {error}") from error
+        raise ValueError(f"{who}'s tokenizer: {error}") from error
     return Side(tokenizer, vocabulary, args.max_prompt_length, args.max_response_length)
 
 
-def _loss(
-    args: DistillationConfig, teacher: Head, student: Head, aligner: Aligner, embedded: Sequence[int]
-) -> nn.Module | None:
-    """What the objective needs; none for cross-entropy alone.
-
-    `embedded` are the widths of the input embeddings of the teacher and of the student.
-    """
-    if args.objective == "sft":
-        return None
-    if args.objective == "cross_model_attention":
-        return _attention(args, teacher, student, embedded)
-    device, mapped = student.weight.device, aligner.vocabulary_map
-    overlap = torch.tensor(mapped.overlap, device=device)
-    if args.objective == "shared_vocabulary":
-        return SharedVocabularyLoss(overlap, args.shared_vocabulary_options())
-    projectors = Projectors(teacher.weight, student.weight, overlap, **args.projector_options())
-    options = args.dual_space_options()
-    if not options.projects:
-        projectors.teacher_to_student.requires_grad_(False)
-    if options.spaces == "student":
-        projectors.student_to_teacher.requires_grad_(False)
-    to_student = torch.tensor(mapped.teacher_to_student, device=device)
-    maps = VocabularyMaps(to_student=to_student, overlap=overlap)
-    return DualSpaceLoss(projectors, maps, options)
+def _teacher_model(
+    model: Any, vocabulary: Vocabulary, aligner: Aligner, device: torch.device
+) -> TeacherModel:
+    mapped = aligner.vocabulary_map
+    maps = VocabularyMaps(
+        to_student=torch.tensor(mapped.teacher_to_student, device=device),
+        overlap=torch.tensor(mapped.overlap, device=device),
+    )
+    return TeacherModel(head_of(model, vocabulary), maps, model.get_input_embeddings().weight)
 
 
-def _attention(args: DistillationConfig, teacher: Head, student: Head, embedded: Sequence[int]) -> nn.Module:
-    """Cross-model attention, with what matches its keys and queries."""
-    widths = [head.weight.shape[1] for head in (teacher, student)]
-    for name, width, of_embeddings in zip(("teacher", "student"), widths, embedded, strict=True):
-        if width != of_embeddings:
-            raise ValueError(
-                f"the {name}'s input embeddings are {of_embeddings} wide and its states {width}: "
-                "cross_model_attention adds and compares them, and takes models where they agree"
-            )
-    projectors = AttentionProjectors(*widths)
-    matching = None
-    if args.matching != "none":
-        matching = KeyQueryMatching(2 * widths[0], variant=args.matching, rate=args.kq_rate)
-    options = args.cross_model_attention_options()
-    return CrossModelAttentionLoss(projectors, options, matching=matching).to(student.weight.device)
+def _refuse_narrow_embeddings(objective: Objective, student: Any, head: Head) -> None:
+    width = student.get_input_embeddings().weight.shape[1]
+    attends = any(needs.positions for needs in objective.needs.values())
+    if attends and width != head.width:
+        raise ValueError(
+            f"the student's input embeddings are {width} wide and its states {head.width}: a loss that attends "
+            "adds and compares them, and takes models where they agree"
+        )
 
 
-def _per_item(sums: dict[str, float], over: Mapping[str, str]) -> dict[str, float]:
-    """Terms per item of what they run over, and the ratios of the alignment, from sums."""
-    counts = Counts(*(np.array([sums[item.name]], dtype=np.int64) for item in fields(Counts)))
-    said = {name: sums[name] / max(sums[field], 1) for name, field in over.items() if name in sums}
-    said |= {name: sums[name] for name in ("labels", "pairs")}
-    if "teacher_labels" in over.values():
-        said |= {"teacher_labels": sums["teacher_labels"]}
+def _per_item(sums: dict[str, float], over: Mapping[str, str], teachers: Sequence[str]) -> dict[str, float]:
+    """Terms per item of what they run over, and how the alignments went, from sums."""
+    said = {name: sums[name] / max(sums[count], 1) for name, count in over.items() if name in sums}
+    said |= {name: sums[name] for name in ("labels", *set(over.values())) if name in sums}
+    for teacher in teachers:
+        said |= _of_alignment(teacher, sums)
+    return said | ({"student_cut": sums["student_cut"]} if sums["student_cut"] else {})
+
+
+def _of_alignment(teacher: str, sums: Mapping[str, float]) -> dict[str, float]:
+    """Of one teacher."""
+    mine = {item.name: sums[named(teacher, item.name)] for item in fields(Counts)}
+    counts = Counts(*(np.array([value], dtype=np.int64) for value in mine.values()))
     # Of several steps a ratio is the quotient of sums; these are the denominators.
-    said |= {name: sums[name] for name in ("student_tokens", "student_bytes")}
-    said |= {"ratio": float(counts.ratio[0])}
+    said = {name: mine[name] for name in ("student_tokens", "student_bytes")}
+    said |= {"pairs": sums[named(teacher, "pairs")], "ratio": float(counts.ratio[0])}
     said |= {"coverage_teacher": float(counts.coverage.teacher[0])}
     said |= {"coverage_student": float(counts.coverage.student[0])}
-    return said | {name: sums[name] for name in ("teacher_cut", "student_cut") if sums[name]}
+    if cut := sums[named(teacher, "teacher_cut")]:
+        said["teacher_cut"] = cut
+    return {named(teacher, name): value for name, value in said.items()}
