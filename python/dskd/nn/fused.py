@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dskd.nn.linear import Made
     from dskd.nn.term import Items, Over
 
-__all__ = ["Part", "fused", "whole"]
+__all__ = ["Part", "by_position", "fused", "whole"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,23 +67,56 @@ class Part:
 def whole(parts: Sequence[Part]) -> LossParts:
     """The definition: all logits there are, and autograd."""
     logits: dict[Read, Tensor] = {}
-    log = _Log()
-    loss = None
+    log, found = _Log(), []
     for part in parts:
         term = part.term
+        total = term.sum if isinstance(term, Aside) else _whole_items(part, term, logits, log).sum()
+        log.add(part, total)
         if isinstance(term, Aside):
-            found, numbers = term.sum, term.counts
-        else:
-            views = [_whole_view(read, term.over, logits) for read in term.reads]
-            items, numbers = _items(term.losses(slice(0, _rows_of(term.over)), *views))
-            found = items.sum()
-        log.add(part, found)
-        log.count(part, numbers)
-        weighted = part.weight * found
-        loss = weighted if loss is None else loss + weighted
-    if loss is None:
+            log.count(part, term.counts)
+        found.append(part.weight * total)
+    if not found:
         raise ValueError("there is nothing to sum: give at least one loss")
+    return log.parts(torch.stack(found).sum())
+
+
+def by_position(parts: Sequence[Part], count: int) -> LossParts:
+    """As `whole`, but the loss is what each of so many positions of the student adds: `[count]`.
+
+    A chunk's stands at its first position.
+
+    Raises:
+        ValueError: a term is none of the student's positions.
+    """
+    logits: dict[Read, Tensor] = {}
+    log, loss = _Log(), torch.zeros(())
+    for part in parts:
+        term = part.term
+        if isinstance(term, Aside) or term.over.walk != "labels":
+            raise ValueError(
+                f"{part.name} is not of the student's positions, so that there is no loss of each"
+            )
+        items = _whole_items(part, term, logits, log)
+        log.add(part, items.sum())
+        loss = loss if loss.ndim else items.new_zeros(count)
+        loss = loss.index_add(0, _positions(term.over, items.device), part.weight * items)
     return log.parts(loss)
+
+
+def _whole_items(part: Part, term: Term, logits: dict[Read, Tensor], log: _Log) -> Tensor:
+    """A loss for each item, of all rows at once."""
+    views = [_whole_view(read, term.over, logits) for read in term.reads]
+    items, numbers = _items(term.losses(slice(0, _rows_of(term.over)), *views))
+    log.count(part, numbers)
+    return items
+
+
+def _positions(over: Over, device: torch.device) -> Tensor:
+    """The first position of each item."""
+    at = torch.arange(_rows_of(over), device=device) if over.at is None else over.at
+    if over.item is None:
+        return at
+    return at[torch.cat([over.item.new_ones(1, dtype=torch.bool), over.item.diff() > 0])[: len(at)]]
 
 
 def fused(parts: Sequence[Part], *, chunk_memory: int = CHUNK_MEMORY) -> LossParts:
@@ -254,7 +287,9 @@ class _Closed:
         self.anchor = torch.zeros((), requires_grad=True, **self._options)
         self.sum: Tensor | None = None
 
-    def apply(self, items: Tensor, backward: Callable[[Tensor], tuple[Tensor, Any]], rows: Tensor | None) -> Tensor:
+    def apply(
+        self, items: Tensor, backward: Callable[[Tensor], tuple[Tensor, Any]], rows: Tensor | None
+    ) -> Tensor:
         """The items, whose gradient `backward` makes: of these rows and some columns of the logits, or all."""
         found: Tensor = _Known.apply(self.anchor, items, lambda outer: self._add(*backward(outer), rows))
         return found
@@ -550,4 +585,3 @@ def _pieces(start: int, stop: int, size: int, cuts: list[int] | None) -> Iterato
             end = cuts[index - 1] if cuts[index - 1] > start else cuts[index]
         yield start, end
         start = end
-

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import nn
 
     from dskd.nn.batch import States, Teacher, TeacherModel
     from dskd.nn.heads import Head
     from dskd.nn.term import Aside, Term
 
-__all__ = ["Loss", "Needs"]
+__all__ = ["Begun", "Loss", "Needs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,20 @@ class Needs:
         return Needs(**{name: getattr(self, name) or getattr(other, name) for name in fields})
 
 
+@runtime_checkable
+class Begun(Protocol):
+    """What a loss has built, and wants to be told of each batch: projectors that are solved again, say."""
+
+    def begin(self, student: Head, teacher: Teacher, step: int | None) -> None:
+        """Called before the terms of a batch are made.
+
+        Args:
+            student: its head, as it is now.
+            teacher: the one that the loss listens to.
+            step: of the optimizer; None: nobody says.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loss:
     """A loss is a frozen dataclass of options with `needs` and `terms`.
@@ -63,7 +78,7 @@ class Loss:
     def build(self, student: Head, teacher: TeacherModel) -> nn.Module | None:  # noqa: ARG002
         """What is trained or kept beside the student: projectors and the like; None: nothing.
 
-        What has a method `begin(student_head, teacher)` is told so before each step.
+        What is `Begun` is told of each batch before its terms are asked for.
         """
         return None
 

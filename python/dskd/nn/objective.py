@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from dskd.nn.batch import ONLY_TEACHER, Batch, named
-from dskd.nn.fused import Part, fused, whole
+from dskd.nn.fused import Part, by_position, fused, whole
 from dskd.nn.linear import CHUNK_MEMORY
-from dskd.nn.loss import Needs
+from dskd.nn.loss import Begun, Needs
 from dskd.nn.reduction import LossParts, Reduction
 
 if TYPE_CHECKING:
@@ -104,13 +104,19 @@ class Objective(nn.Module):
         return found
 
     def forward(
-        self, batch: Batch, reduction: Reduction | Literal["mean", "sum"] = "mean", *, step: int | None = None
+        self,
+        batch: Batch,
+        reduction: Reduction | Literal["mean", "sum", "none"] = "mean",
+        *,
+        step: int | None = None,
     ) -> LossParts:
         """The loss of a micro-batch.
 
         Args:
             batch: of the student and its teachers.
-            reduction: of the step. `mean`: the batch is the step; `sum`: nothing is divided.
+            reduction: of the step. `mean`: the batch is the step; `sum`: nothing is divided; `none`: nothing
+                is summed, the loss is what each of the student's positions adds, `[labels]`, with all logits
+                kept.
             step: of the optimizer, by which projectors know when to be solved again; None: they look at
                 whether the student's head has moved.
 
@@ -118,25 +124,32 @@ class Objective(nn.Module):
             ValueError: the batch lacks what a loss needs, or the step has not counted it.
         """
         parts = self.parts(batch, reduction, step=step)
+        if reduction == "none":
+            return by_position(parts, len(batch.student.labels))
         return fused(parts, chunk_memory=self.chunk_memory) if self.fused else whole(parts)
 
     def parts(
-        self, batch: Batch, reduction: Reduction | Literal["mean", "sum"] = "mean", *, step: int | None = None
+        self,
+        batch: Batch,
+        reduction: Reduction | Literal["mean", "sum", "none"] = "mean",
+        *,
+        step: int | None = None,
     ) -> Sequence[Part]:
         """The terms of all losses, and what the sum of each is multiplied with."""
-        if isinstance(reduction, str):
-            reduction = _reduction(reduction, batch)
+        of_step = _reduction(reduction, batch) if isinstance(reduction, str) else reduction
         parts = []
         for index, one in enumerate(self.losses):
             teacher = None if one.of is None else batch.teachers.get(one.of)
             if one.of is not None and teacher is None:
-                raise ValueError(f"the batch has no teacher {one.of!r}, to whom {type(one.loss).__name__} listens")
-            built = self.built[str(index)] if str(index) in self.built else None
-            if built is not None and teacher is not None and hasattr(built, "begin"):
+                raise ValueError(
+                    f"the batch has no teacher {one.of!r}, to whom {type(one.loss).__name__} listens"
+                )
+            built = dict(self.built).get(str(index))
+            if teacher is not None and isinstance(built, Begun):
                 built.begin(batch.student.head, teacher, step)
             for term in one.loss.terms(batch.student, teacher, built):
                 of = ONLY_TEACHER if one.of is None else one.of
-                weight = one.weight * term.weight / _divisor(term, of, reduction)
+                weight = one.weight * term.weight / _divisor(term, of, of_step)
                 parts.append(Part(term, named(of, term.name), _counted(of, term.over.name), weight))
         return parts
 
@@ -165,6 +178,6 @@ def _by_name(teachers: Mapping[str, TeacherModel] | TeacherModel | None) -> Mapp
 def _reduction(name: str, batch: Batch) -> Reduction | None:
     if name == "mean":
         return Reduction(batch.counts())
-    if name == "sum":
+    if name in ("sum", "none"):
         return None
-    raise ValueError(f"reduction={name!r}; it is 'mean', 'sum', or the Reduction of a step")
+    raise ValueError(f"reduction={name!r}; it is 'mean', 'sum', 'none', or the Reduction of a step")

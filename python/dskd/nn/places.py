@@ -151,7 +151,8 @@ class Places(Moved):
                 where there are several.
             student_labels: `[batch, columns]`, unshifted as in transformers: the token at each position, -100
                 where it takes no part. Rows may have lengths of their own.
-            teacher_labels: the same of the teacher, or by its name; for a loss that attends or speaks of chunks.
+            teacher_labels: the same of the teacher, or by its name; for a loss that attends or speaks of
+                chunks.
             needs: of the losses, by the teacher's name (`Objective.needs`); None: pairs alone.
 
         Raises:
@@ -310,8 +311,8 @@ class _Spoken:
         lengths = np.asarray(alignment.student_lengths)
         if not np.array_equal(lengths, student.lengths):
             raise ValueError(
-                f"teacher {name!r}: the alignment has rows of {lengths.tolist()[:5]} student tokens, and the labels "
-                f"of {student.lengths.tolist()[:5]}; give the labels that were aligned"
+                f"teacher {name!r}: the alignment has rows of {lengths.tolist()[:5]} student tokens, and the "
+                f"labels of {student.lengths.tolist()[:5]}; give the labels that were aligned"
             )
         predicting = alignment.predicting()
         self.paired = student.index(predicting.row, predicting.student + 1)
@@ -334,13 +335,11 @@ class _Spoken:
         """With the student's positions as they are numbered in the end."""
         paired = rank[self.paired]
         order = paired.argsort()
-        columns = (paired, self.row, self.column, self.kind)
+        columns = (torch.from_numpy(one[order]) for one in (paired, self.row, self.column, self.kind))
+        at, row, column, kind = columns
         wants_all = self.supervised is not None and self._needs.positions
-        return TeacherPlaces(
-            *(torch.from_numpy(one[order]) for one in columns),
-            supervised=self.supervised.supervised() if wants_all and self.supervised is not None else None,
-            chunks=self._chunk_places(rank),
-        )
+        everywhere = self.supervised.supervised() if wants_all and self.supervised is not None else None
+        return TeacherPlaces(at, row, column, kind, everywhere, self._chunk_places(rank))
 
     def _chunk_places(self, rank: Indices) -> ChunkPlaces | None:
         if self.chunks is None or self.supervised is None:
@@ -361,7 +360,9 @@ class _Spoken:
         )
 
 
-def _chunks(alignment: Alignment, student: _Flat, teacher: _Flat) -> tuple[Indices, Indices, Indices, Indices]:
+def _chunks(
+    alignment: Alignment, student: _Flat, teacher: _Flat
+) -> tuple[Indices, Indices, Indices, Indices]:
     """Positions of the student and of the teacher in chunks, and which chunk each is in.
 
     Left out are chunks that enclose a token of zero width, and those of which a token is not predicted.

@@ -103,7 +103,7 @@ def teacher_statistics(
 
 @torch.no_grad()
 def predictions(head: Head, hidden: Tensor, *, chunk_memory: int = CHUNK_MEMORY) -> Tensor:
-    """The id that a head says of each state `[n, width]`: int64 `[n]`, the lowest of several; a reachable one."""
+    """The reachable id that a head says of each state `[n, width]`: int64 `[n]`, the lowest of several."""
     rows_of_chunk = rows_at_once([(head, 1)], budget=chunk_memory, most=len(hidden))
     read = ReadHead(head.detached(), rows_of_chunk)
     found = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)

@@ -7,11 +7,12 @@ definition, over a few at a time it keeps no logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from torch import Tensor
 
     from dskd.nn.divergences import Divergence
@@ -96,7 +97,7 @@ class View(Protocol):
         temperature: float = 1.0,
         mix: float | None = None,
     ) -> Tensor:
-        """`D(softmax(target / tau), softmax(reachable[:, columns] / tau))`: `[m]`; the gradient in closed form.
+        """`D(softmax(target / tau), softmax(reachable[:, columns] / tau))`: `[m]`; gradient in closed form.
 
         Args:
             name: of the divergence.
@@ -119,8 +120,8 @@ class Term:
         name: in the log.
         over: what it runs over.
         reads: whose logits it sees.
-        losses: `(rows, *views) -> [items]`: `rows` is a slice of the rows of `over`, and there is one view for
-            each read, of exactly these rows. It may return numbers for the log besides, by name.
+        losses: `(rows, *views) -> [items]`: `rows` is a slice of the rows of `over`, and there is one view
+            for each read, of exactly these rows. It may return numbers for the log besides, by name.
         weight: of the term.
         per: what the sum is divided by in place of N: another number of the step, by its name, or a number of
             this micro-batch; what comes of that is averaged over the micro-batches of the step.

@@ -8,7 +8,6 @@ straddles them, and the response ends with each side's end-of-sequence token: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from dskd.nn.loss import Needs
 from dskd.nn.places import IGNORED, Moved, Places
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor
 
     from dskd.alignment import Aligner

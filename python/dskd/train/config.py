@@ -38,17 +38,18 @@ class DistillationConfig(TrainingArguments):
 
     objective: str = _option(
         "dual_space",
-        f"A loss beside the cross-entropy: {', '.join(name for name in LOSSES if name != 'cross_entropy')}; or "
-        f"{CROSS_ENTROPY_ALONE}, cross-entropy alone. Of several losses, or several teachers, give losses.",
+        f"A loss beside the cross-entropy: {', '.join(name for name in LOSSES if name != 'cross_entropy')}; "
+        f"or {CROSS_ENTROPY_ALONE}, cross-entropy alone. Of several losses, or several teachers: losses.",
     )
     alpha: float = _option(0.5, "The objective's share; 1 - alpha is the share of the cross-entropy.")
     loss_options: dict[str, Any] | str | None = _option(  # noqa: RUF009 - a field
-        None, "The objective's options, as JSON or a table; in a file or on a command line each may be given itself."
+        None,
+        "The objective's options, as JSON or a table; in a file or on a command line each has its own name.",
     )
     losses: list[dict[str, Any]] | str | None = _option(  # noqa: RUF009
         None,
-        "In place of an objective a weighted sum, a list as JSON or in a file: each has loss, weight (1), teacher "
-        "(where there are several), preset, and options of its own.",
+        "In place of an objective a weighted sum, a list as JSON or in a file: each has loss, weight (1), "
+        "teacher (where there are several), preset, and options of its own.",
     )
     projector_learning_rate: float = _option(
         5e-4, "Of the projectors, and of all that is trained beside the student, without weight decay."
@@ -83,8 +84,8 @@ class DistillationConfig(TrainingArguments):
         """
         if self.losses is not None:
             self._refuse_beside_losses()
-            return [_weighted(index, entry) for index, entry in enumerate(self.losses)]
-        given = dict(self.loss_options or {})
+            return [_weighted(index, entry) for index, entry in enumerate(_entries(self.losses))]
+        given = _table("loss_options", self.loss_options)
         if self.objective == CROSS_ENTROPY_ALONE:
             if given:
                 raise ValueError(f"objective={CROSS_ENTROPY_ALONE!r} has no option {', '.join(given)}")
@@ -97,7 +98,9 @@ class DistillationConfig(TrainingArguments):
         fields = type(self).__dataclass_fields__
         for name in ("objective", "alpha"):
             if getattr(self, name) != fields[name].default:
-                raise ValueError(f"{name}={getattr(self, name)!r} beside losses, which say all: leave one out")
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} beside losses, which say all: leave one out"
+                )
         if self.loss_options:
             raise ValueError(f"{', '.join(self.loss_options)} beside losses: options stand in their entries")
 

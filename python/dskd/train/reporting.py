@@ -60,4 +60,3 @@ def draw_curve(metrics: Path, picture: Path, terms: Iterable[str]) -> None:
     axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=120)
     plt.close(figure)
-

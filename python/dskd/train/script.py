@@ -20,7 +20,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 
 from dskd.nn.losses import LOSSES
-from dskd.nn.losses.options import help_of, options_of
+from dskd.nn.losses.options import help_of
 from dskd.train.config import DistillationConfig, ScriptArguments
 from dskd.train.data import load_rows
 from dskd.train.reporting import MetricsFile, draw_curve
@@ -76,9 +76,10 @@ def _add_options_of_losses(parser: argparse.ArgumentParser) -> set[str]:
         if kind.presets:
             text["preset"].append(f"{name}: {', '.join(kind.presets)}.")
     group = parser.add_argument_group("options of the objective, see docs/losses.md")
-    for option, said in text.items():
-        once = said if len({one.partition(": ")[2] for one in said}) > 1 else [said[0].partition(": ")[2]]
-        group.add_argument(f"--{option}", default=argparse.SUPPRESS, help=" ".join(once).replace("%", "%%"))
+    for option, each in text.items():
+        alike = len({one.partition(": ")[2] for one in each}) == 1
+        said = each[0].partition(": ")[2] if alike else " ".join(each)
+        group.add_argument(f"--{option}", default=argparse.SUPPRESS, help=said.replace("%", "%%"))
     return set(text)
 
 

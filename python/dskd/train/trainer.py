@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -58,12 +58,12 @@ class DistillationTrainer(Trainer):
 
     Raises:
         ValueError: a tokenizer cannot be read exactly, has no end of sequence, or defines more ids than its
-            model has; a model has no linear head; a loss listens to a teacher that is not there, or to one with
-            which it has no token in common; there are several GPUs in this one process.
+            model has; a model has no linear head; a loss listens to a teacher that is not there, or to one
+            with which it has no token in common; there are several GPUs in this one process.
     """
 
     args: DistillationConfig
-    data_collator: DistillationCollator
+    data_collator: Any  # a DistillationCollator
     eval_dataset: Any
     processing_class: Any
     # The loss is normalised over the whole accumulated batch, by our own counts.
@@ -78,7 +78,7 @@ class DistillationTrainer(Trainer):
         processing_class: Any,
         teacher_processing_class: Any,
         roles: RolesLike | None = None,
-        teacher_roles: RolesLike | None = None,
+        teacher_roles: RolesLike | Mapping[str, RolesLike] | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         **options: Any,
@@ -113,7 +113,7 @@ class DistillationTrainer(Trainer):
         super().__init__(
             model=DistillationModel(model, head, objective),
             args=args,
-            data_collator=collator,
+            data_collator=cast("Any", collator),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -341,6 +341,7 @@ With the usual ones they go around each other. On two normal distributions, step
 47 to 56 % with these for both; the distributions then come three times nearer.
 """
 
+
 def _by_name(given: Any) -> Mapping[str, Any]:
     """Of one teacher, or of several by name."""
     return given if isinstance(given, Mapping) and not hasattr(given, "parameters") else {ONLY_TEACHER: given}
@@ -374,7 +375,13 @@ _BUILT = "objective.built."
 
 
 def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: DistillationConfig) -> Side:
-    who = "the student" if name == "student" else "the teacher" if name == ONLY_TEACHER else f"the teacher {name!r}"
+    who = (
+        "the student"
+        if name == "student"
+        else "the teacher"
+        if name == ONLY_TEACHER
+        else f"the teacher {name!r}"
+    )
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{who}'s tokenizer has no end of sequence; set its eos_token")
     size = model.get_output_embeddings().weight.shape[0]
@@ -401,8 +408,8 @@ def _refuse_narrow_embeddings(objective: Objective, student: Any, head: Head) ->
     attends = any(needs.positions for needs in objective.needs.values())
     if attends and width != head.width:
         raise ValueError(
-            f"the student's input embeddings are {width} wide and its states {head.width}: a loss that attends "
-            "adds and compares them, and takes models where they agree"
+            f"the student's input embeddings are {width} wide and its states {head.width}: a loss that "
+            "attends adds and compares them, and takes models where they agree"
         )
 
 

@@ -35,7 +35,9 @@ def embedded(states: States, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         ValueError: there are none.
     """
     if states.embeddings is None:
-        raise ValueError("attention compares embeddings: give States(row=, inputs=, embeddings=) of both models")
+        raise ValueError(
+            "attention compares embeddings: give States(row=, inputs=, embeddings=) of both models"
+        )
     return functional.embedding(tokens, states.embeddings.detach()).to(dtype)
 
 

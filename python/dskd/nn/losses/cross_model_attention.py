@@ -25,7 +25,6 @@ none take no part, in the scales neither.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -43,6 +42,8 @@ from dskd.nn.teacher_statistics import predictions
 from dskd.nn.term import Aside, Over, Read, Term, View
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor
 
     from dskd.nn.batch import States, Teacher, TeacherModel
@@ -68,8 +69,8 @@ class CrossModelAttention(Comparing):
     """How two models that attend to each other are compared; the defaults are as in arXiv 2406.17328.
 
     Presets: `dskd_v1`, arXiv 2406.17328, different vocabularies: every term over the student's tokens;
-    `dskd_v2`, the same with the change of arXiv 2504.11426, the teacher's prediction in place of the gold token
-    in v_t. The variant of KDFlow is `added` and `gate` none, head rows for embeddings, and scales of 1.
+    `dskd_v2`, the same with the change of arXiv 2504.11426, the teacher's prediction in place of the gold
+    token in v_t. The variant of KDFlow is `added` and `gate` none, head rows for embeddings, and scales of 1.
 
     Attributes:
         s2t_divergence: D of s2t_kd; None: the same (arXiv 2406.17328: always kl).
@@ -136,8 +137,8 @@ class CrossModelAttention(Comparing):
         """See `Loss`."""
         if teacher is None or teacher.states is None or not isinstance(built, Attending):
             raise ValueError(
-                "CrossModelAttention needs the teacher at its supervised positions, Teacher(states=), and the "
-                "projectors that it builds"
+                "CrossModelAttention needs the teacher at its supervised positions, Teacher(states=), and "
+                "the projectors that it builds"
             )
         return _Rows(self, student, teacher, built).terms()
 
@@ -166,9 +167,7 @@ class Attending(nn.Module):
 class _Rows:
     """The terms of one batch, over the rows where both models have positions."""
 
-    def __init__(
-        self, how: CrossModelAttention, student: States, teacher: Teacher, built: Attending
-    ) -> None:
+    def __init__(self, how: CrossModelAttention, student: States, teacher: Teacher, built: Attending) -> None:
         if teacher.states is None:
             raise ValueError("the teacher's positions are not there")
         self.how, self.built, self.everywhere = how, built, student
@@ -246,9 +245,7 @@ class _Rows:
         """The terms over keys and queries."""
         with torch.autocast(self.student.hidden.device.type, enabled=False):
             queries = self.built.projectors.queries(self.student)
-            keys = self.built.projectors.keys(
-                self.teacher, None if self.scales is None else self.scales.keys
-            )
+            keys = self.built.projectors.keys(self.teacher, None if self.scales is None else self.scales.keys)
             found = matching(queries, keys)
         overs = {"queries": self.over, "keys": self.over_teacher}
         return [

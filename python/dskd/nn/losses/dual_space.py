@@ -13,7 +13,6 @@ there is no z_ts and no t2s_ce.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
@@ -32,6 +31,8 @@ from dskd.nn.teacher_statistics import predictions, probability_sums
 from dskd.nn.term import Aside, Read, Term, View
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor, nn
 
     from dskd.nn.batch import States, Teacher, TeacherModel
@@ -45,6 +46,9 @@ TrainedBy: TypeAlias = Literal["prediction", "gold", "distribution"]
 Target: TypeAlias = Literal["projected", "exact"]
 Columns: TypeAlias = Literal["all", "overlap"]
 Normaliser: TypeAlias = Literal["pairs", "labels", "micro_batch"]
+
+Counted: TypeAlias = "tuple[Tensor, Mapping[str, Tensor]]"
+"""A loss per item, and numbers for the log."""
 
 _CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "gate": (None, *get_args(Gate)),
@@ -71,8 +75,8 @@ class DualSpace(Comparing):
     """How two models are compared in two spaces.
 
     The defaults are what came out best in benches/study.md. Presets: `dskd_ungated`, arXiv 2504.11426 without
-    its gate, every term over the pairs of the step; `dskd_v2`, the same paper, different vocabularies: over the
-    pairs of the micro-batch, t2s_kd over those gated; `dskd_v2_same_vocabulary`, the same, off-policy
+    its gate, every term over the pairs of the step; `dskd_v2`, the same paper, different vocabularies: over
+    the pairs of the micro-batch, t2s_kd over those gated; `dskd_v2_same_vocabulary`, the same, off-policy
     (on-policy has no gate); `dskd_v1`, arXiv 2406.17328, same vocabulary: the gold token, no gate, every term
     over the student's tokens.
 
@@ -96,8 +100,8 @@ class DualSpace(Comparing):
         s2t_columns: the same for s2t_kd.
         s2t_weight: what s2t_kd is multiplied with in the loss.
         drop_unmapped: leave pairs whose prediction has no counterpart out of all terms.
-        normaliser: what the terms are divided by: the `pairs` of the whole step, its `labels`, or the pairs of
-            the `micro_batch`, without those that are dropped, averaged over the micro-batches.
+        normaliser: what the terms are divided by: the `pairs` of the whole step, its `labels`, or the pairs
+            of the `micro_batch`, without those that are dropped, averaged over the micro-batches.
         gated_mean: divide t2s_kd by the pairs of the micro-batch that its gate let through, likewise.
         teacher_to_student: whether P_ts is `trained`, or `solved` again as the student's head moves.
         student_to_teacher: the same for P_st.
@@ -180,9 +184,9 @@ class DualSpace(Comparing):
         for name, usual in (("t2s_target", "prediction"), ("teacher_to_student", "trained")):
             if getattr(self, name) != usual:
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} is of P_ts, and with target='exact' and no gate, or with "
-                    "spaces='teacher', there is none: set target='projected' and spaces='both', or leave "
-                    f"{name} out"
+                    f"{name}={getattr(self, name)!r} is of P_ts, and with target='exact' and no gate, or "
+                    "with spaces='teacher', there is none: set target='projected' and spaces='both', or "
+                    f"leave {name} out"
                 )
 
     @property
@@ -238,8 +242,8 @@ class DualSpaceProjectors(Projectors):
     """
 
     refresh_every = 5
-    _step: int | None = None
-    _version: int | None = None
+    _solved_at: int | None = None
+    _seen: int | None = None
     _moves = -1
 
     def begin(self, student: Head, teacher: Teacher, step: int | None) -> None:
@@ -263,10 +267,10 @@ class DualSpaceProjectors(Projectors):
 
     def _is_time(self, student: Head, step: int | None) -> bool:
         if step is not None:
-            is_new, self._step = step != self._step, step
+            is_new, self._solved_at = step != self._solved_at, step
             return is_new and step % self.refresh_every == 0
         version = student.weight._version  # noqa: SLF001 - how often it was written to
-        is_new, self._version = version != self._version, version
+        is_new, self._seen = version != self._seen, version
         self._moves += is_new
         return is_new and self._moves % self.refresh_every == 0
 
@@ -315,7 +319,7 @@ class _Pairs:
 
     @cached_property
     def _known(self) -> Tensor | None:
-        """The teacher's predictions in the student's vocabulary or -1, where they are there before the walk."""
+        """The teacher's predictions in the student's vocabulary or -1, where they are there before."""
         statistics = self.teacher.statistics
         if statistics is not None:
             return self._mapped(statistics.predicted)
@@ -385,7 +389,9 @@ class _Pairs:
         by_distribution = self.how.t2s_target == "distribution"
         reads = [self.teacher.read] if by_distribution else self._asks_teacher
 
-        def losses(rows: slice, projected: View, said: View | None = None) -> tuple[Tensor, Mapping[str, Tensor]]:
+        def losses(
+            rows: slice, projected: View, said: View | None = None
+        ) -> tuple[Tensor, Mapping[str, Tensor]]:
             predicted, gold = self._predicted(rows, said), self.gold[rows]
             y = gold if self.how.t2s_target == "gold" else predicted
             agreed = argmax(projected.reachable.detach()) == y
@@ -413,7 +419,7 @@ class _Pairs:
         if needs_teacher:
             reads["teacher"] = self.teacher.read
 
-        def losses(rows: slice, *views: View) -> tuple[Tensor, Mapping[str, Tensor]]:
+        def losses(rows: slice, *views: View) -> Counted:
             seen = dict(zip(reads, views, strict=True))
             predicted = self._predicted(rows, seen.get("teacher"))
             passed = self._gate(rows, predicted, seen.get("projected"))
@@ -466,15 +472,15 @@ class _Pairs:
         columns = self.teacher.shared[0] if how.s2t_columns == "overlap" else None
         carried, statistics = self._carried(), self.teacher.statistics
         alone = how.spaces == "teacher"
-        if statistics is not None and name == "kl" and columns is None:
-            if is_enough(statistics, carried.head, how.temperature):
-                kept = self._kept(self._mapped(statistics.predicted))
-                found = self._scaled(known_kl(carried, statistics), kept).sum()
-                counts = {"unmapped": (self._mapped(statistics.predicted) < 0).sum()} if alone else {}
-                return Aside("s2t_kd", pairs, found, how.s2t_weight, self._per, counts)
+        is_linear = name == "kl" and columns is None
+        if statistics is not None and is_linear and is_enough(statistics, carried.head, how.temperature):
+            predicted = self._mapped(statistics.predicted)
+            found = self._scaled(known_kl(carried, statistics), self._kept(predicted)).sum()
+            counts = {"unmapped": (predicted < 0).sum()} if alone else {}
+            return Aside("s2t_kd", pairs, found, how.s2t_weight, self._per, counts)
         mix = how.mix if name == how.divergence else None
 
-        def losses(rows: slice, of_me: View, said: View) -> tuple[Tensor, Mapping[str, Tensor]]:
+        def losses(rows: slice, of_me: View, said: View) -> Counted:
             predicted, target = self._predicted(rows, said), said.reachable
             if columns is not None:
                 target = target.index_select(-1, columns)
@@ -483,5 +489,3 @@ class _Pairs:
             return self._scaled(items, self._kept(predicted)), counts
 
         return Term("s2t_kd", pairs, [carried, self.teacher.read], losses, how.s2t_weight, self._per)
-
-

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -149,7 +148,10 @@ def adversarial_matching(
     return [  # -log sigmoid(x), and -log(1 - sigmoid(x))
         Matched("keys", "keys", rate * functional.softplus(-of_keys).sum(), {"kq_right_keys": right_keys}),
         Matched(
-            "queries", "queries", rate * functional.softplus(of_queries).sum(), {"kq_right_queries": right_queries}
+            "queries",
+            "queries",
+            rate * functional.softplus(of_queries).sum(),
+            {"kq_right_queries": right_queries},
         ),
     ]
 

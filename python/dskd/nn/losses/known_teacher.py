@@ -42,7 +42,7 @@ def is_enough(statistics: TeacherStatistics, head: Head, temperature: float) -> 
 
 
 def known_kl(read: Read, statistics: TeacherStatistics, *, chunk_memory: int = CHUNK_MEMORY) -> Tensor:
-    """`KL(p, softmax(logits / temperature))` of each row, p the teacher's that statistics were kept of: `[n]`.
+    """`KL(p, softmax(logits / temperature))` of each row, p the teacher's that is kept: `[n]`.
 
     Args:
         read: the student's states, read by the teacher's head, whose weights get no gradient.
@@ -61,7 +61,7 @@ def known_kl(read: Read, statistics: TeacherStatistics, *, chunk_memory: int = C
 
 
 def _saves(read: Read, chunk_memory: int) -> bool:
-    """Whether products are saved by multiplying the projector into each block, for as many rows as share one."""
+    """Whether products are saved by multiplying the projector into each block, of which rows share one."""
     if read.projector is None:
         return False
     narrow, wide = read.projector.shape

@@ -27,8 +27,8 @@ def loss_of(name: str, options: Mapping[str, Any] | None = None, *, preset: str 
         preset: one of its `presets`, beside which its own options are not given.
 
     Raises:
-        ValueError: there is no such loss, option or preset; an option has another type, is out of its range, or
-            is the preset's own.
+        ValueError: there is no such loss, option or preset; an option has another type, is out of its range,
+            or is the preset's own.
     """
     if name not in LOSSES:
         raise ValueError(f"there is no loss {name!r}; there is {', '.join(LOSSES)}")
@@ -40,7 +40,9 @@ def loss_of(name: str, options: Mapping[str, Any] | None = None, *, preset: str 
     from_preset: Mapping[str, Any] = {}
     if preset not in (None, "none"):
         if preset not in kind.presets:
-            raise ValueError(f"preset={preset!r} is none of {name}; it has {', '.join(kind.presets) or 'none'}")
+            raise ValueError(
+                f"preset={preset!r} is none of {name}; it has {', '.join(kind.presets) or 'none'}"
+            )
         from_preset = kind.presets[str(preset)]
         if both := sorted(given.keys() & from_preset.keys()):
             raise ValueError(f"{', '.join(both)} beside preset={preset!r}, which has its own: leave one out")
@@ -79,11 +81,11 @@ def _fits(value: Any, choice: Any) -> bool:
         return value in typing.get_args(choice)
     if isinstance(choice, type):
         return type(value) is choice
-    return value == choice
+    return bool(value == choice)
 
 
 def _said(choices: tuple[Any, ...]) -> str:
-    names = []
+    names: list[str] = []
     for choice in choices:
         if typing.get_origin(choice) is typing.Literal:
             names += map(str, typing.get_args(choice))

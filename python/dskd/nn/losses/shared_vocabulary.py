@@ -59,11 +59,14 @@ class SharedVocabulary(Comparing):
 
         def losses(_: slice, of_me: View, said: View) -> Tensor:
             target = said.logits.index_select(-1, of_teacher)
-            how = {"temperature": self.temperature, "mix": self.mix}
             if self.top_k is None:
-                return of_me.divergence(self.divergence, target, of_student, **how)
+                return of_me.divergence(
+                    self.divergence, target, of_student, temperature=self.temperature, mix=self.mix
+                )
             shared = of_me.logits.index_select(-1, of_student)
             top, kept = shared.topk(min(self.top_k, shared.shape[-1]), dim=-1)
-            return divergence(self.divergence, target.gather(-1, kept), top, **how)
+            return divergence(
+                self.divergence, target.gather(-1, kept), top, temperature=self.temperature, mix=self.mix
+            )
 
         return [Term("shared_kd", teacher.pairs, [student.read, teacher.read], losses)]
