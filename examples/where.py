@@ -25,7 +25,7 @@ import assets
 from distill import ROLES
 from dskd import Aligner, Vocabulary
 from dskd.nn import Head
-from dskd.train import DistillationCollator, Side
+from dskd.train import Collated, DistillationCollator, Side, TeacherSide
 from dskd.train.model import hidden_states
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def make_collator() -> DistillationCollator:
     ]
     teacher = Side(tokenizers[0], Vocabulary.from_tokenizer(tokenizers[0], roles=ROLES))
     student = Side(tokenizers[1], Vocabulary.from_tokenizer(tokenizers[1]))
-    return DistillationCollator(teacher, student, Aligner(teacher.vocabulary, student.vocabulary))
+    aligner = Aligner(teacher.vocabulary, student.vocabulary)
+    return DistillationCollator(student, {"teacher": TeacherSide(teacher, aligner)})
 
 
 @torch.no_grad()
@@ -74,25 +75,29 @@ def bits_by_kind(
     size: dict[str, int] = defaultdict(int)
     for row in rows:
         batch = collator([row])
-        states = hidden_states(model, batch["student_input_ids"], batch["student_attention_mask"])
-        logits = Head.of(model).logits(states[batch["row"], batch["column"]])
-        nats = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+        states = hidden_states(model, batch.student.input_ids, batch.student.attention_mask)
+        supervised = batch.places.student
+        logits = Head.of(model).logits(supervised.of(states))
+        nats = torch.nn.functional.cross_entropy(logits, supervised.labels, reduction="none")
         for index, kind in kinds_of(batch, collator):
             bits[kind] += float(nats[index]) / math.log(2)
-            text = collator.student.vocabulary.token_bytes(int(batch["labels"][index])) or b""
+            text = collator.student.vocabulary.token_bytes(int(supervised.labels[index])) or b""
             size[kind] += len(text) if kind != "end of turn" else 1
     return {kind: bits[kind] / max(size[kind], 1) for kind in KINDS}
 
 
-def kinds_of(batch: Mapping[str, torch.Tensor], collator: DistillationCollator) -> Iterator[tuple[int, str]]:
-    """The kinds of every supervised position; one may have two."""
-    labels, paired = batch["labels"].tolist(), set(batch["paired"].tolist())
-    counterpart = collator.aligner.vocabulary_map.student_to_teacher
-    for index, label in enumerate(labels):
+def kinds_of(batch: Collated, collator: DistillationCollator) -> Iterator[tuple[int, str]]:
+    """The kinds of every supervised position of one row; one may have two."""
+    supervised, paired = batch.places.student, set(batch.places.teachers["teacher"].paired.tolist())
+    counterpart = collator.teachers["teacher"].aligner.vocabulary_map.student_to_teacher
+    first = int(supervised.column.min())
+    for index, (label, column) in enumerate(
+        zip(supervised.labels.tolist(), supervised.column.tolist(), strict=True)
+    ):
         if not collator.student.vocabulary.token_bytes(label):
             yield index, "end of turn"
             continue
-        yield index, "first" if index == 0 else "paired" if index in paired else "not paired"
+        yield index, "first" if column == first else "paired" if index in paired else "not paired"
         if counterpart[label] < 0:
             yield index, "no counterpart"
 
