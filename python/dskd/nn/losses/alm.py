@@ -91,5 +91,6 @@ def _outcomes(log_likelihood: Tensor, temperature: float) -> Tensor:
 def _log_of_complement(log_p: Tensor) -> Tensor:
     """`log(1 - p)`, from whichever of two forms is exact there; p is below 1."""
     half = -math.log(2)
-    near, far = log_p.clamp(min=half), log_p.clamp(max=half)
-    return torch.where(log_p > half, torch.log(-torch.expm1(near)), torch.log1p(-torch.exp(far)))
+    is_near = log_p > half
+    near, far = torch.where(is_near, log_p, half), torch.where(is_near, half, log_p)
+    return torch.where(is_near, torch.log(-torch.expm1(near)), torch.log1p(-torch.exp(far)))
