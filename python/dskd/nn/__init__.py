@@ -32,6 +32,7 @@ from dskd.nn.losses import (
     CrossEntropy,
     CrossModelAttention,
     DualSpace,
+    Logits,
     SharedVocabulary,
     StrictTopK,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "DualSpace",
     "Head",
     "KeyQueryMatching",
+    "Logits",
     "Loss",
     "LossParts",
     "Needs",

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dskd.nn.heads import Head
 from dskd.nn.term import Over, Read
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.alignment import Aligner
-    from dskd.nn.heads import Head
     from dskd.nn.losses.attention import AttentionScales
     from dskd.nn.teacher_statistics import TeacherStatistics
 
@@ -64,6 +64,12 @@ class VocabularyMaps:
             is_text=torch.tensor(is_text, device=device),
         )
 
+    @classmethod
+    def same(cls, size: int, device: torch.device | str | None = None) -> VocabularyMaps:
+        """Those of one vocabulary of so many ids."""
+        ids = torch.arange(size, device=device)
+        return cls(to_student=ids, overlap=torch.stack([ids, ids], dim=1))
+
     def shared(self, *, specials: bool = True) -> tuple[Tensor, Tensor]:
         """The ids of the teacher in O, and of the student.
 
@@ -102,6 +108,11 @@ class TeacherModel:
     head: Head
     maps: VocabularyMaps
     embeddings: Tensor | None = None
+
+    @classmethod
+    def without_weights(cls, size: int, device: torch.device | str | None = None) -> TeacherModel:
+        """A teacher of whom there is what was stored, and no head: it has the student's vocabulary, of this size."""
+        return cls(Head(torch.empty(size, 0, device=device)), VocabularyMaps.same(size, device))
 
 
 # ---- What a batch has ------------------------------------------------------------------------------------
@@ -201,6 +212,9 @@ class Teacher:
         states: at its own supervised positions, for a loss that attends; their name is `teacher_labels`.
         scales: what a loss that attends divides the teacher's tensors by; None: by their own spread.
         kinds: integers `[pairs]`, a `dskd.PairKind` each (`alignment.predicting().kind`); None: nobody knows.
+        logits: `[pairs, V_t]`, its logits at the pairs, for a loss that takes stored ones.
+        top: int64 `[pairs, k]` and `[pairs, k]`, its most probable tokens at the pairs and their
+            log-probabilities, likewise.
     """
 
     model: TeacherModel
@@ -211,6 +225,8 @@ class Teacher:
     states: States | None = None
     scales: AttentionScales | None = None
     kinds: Tensor | None = None
+    logits: Tensor | None = None
+    top: tuple[Tensor, Tensor] | None = None
 
     @cached_property
     def pairs(self) -> Over:
@@ -323,10 +339,13 @@ def _refuse_maps(to_student: Tensor, overlap: Tensor | None, is_text: Tensor | N
 
 def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
     """What is wrong with a teacher beside this student."""
-    if (teacher.hidden is None) != (teacher.paired is None):
-        raise ValueError(f"teacher {name!r}: give hidden and paired, or neither")
+    is_silent = teacher.hidden is None and teacher.logits is None and teacher.top is None
+    if is_silent != (teacher.paired is None):
+        raise ValueError(f"teacher {name!r}: give hidden, or what is stored of it, and paired, or neither")
     if teacher.hidden is not None and teacher.paired is not None:
         _refuse_pairs(name, teacher.hidden, teacher.paired, teacher.model, len(student.labels))
+    if teacher.paired is not None:
+        _refuse_stored(name, teacher, teacher.paired, len(student.labels))
     if teacher.kinds is not None:
         _refuse_kinds(name, teacher.kinds, teacher.paired)
     if teacher.chunks is not None:
@@ -344,10 +363,43 @@ def _refuse_pairs(name: str, hidden: Tensor, paired: Tensor, model: TeacherModel
             f"teacher {name!r}: states of shape {list(hidden.shape)}, and its head reads {model.head.width}; "
             "are the heads swapped?"
         )
+    _refuse_order(name, paired, labels)
+
+
+def _refuse_order(name: str, paired: Tensor, labels: int) -> None:
     if len(paired) and not _ascends(paired, labels):
         raise ValueError(
             f"teacher {name!r}: paired does not ascend from 0 to {labels - 1}: give each supervised position "
             "of the student once, in order, and the teacher's states in the same order"
+        )
+
+
+def _refuse_stored(name: str, teacher: Teacher, paired: Tensor, labels: int) -> None:
+    size = teacher.model.head.size
+    if teacher.logits is not None and teacher.logits.shape != (len(paired), size):
+        raise ValueError(
+            f"teacher {name!r}: logits of shape {list(teacher.logits.shape)} for {len(paired)} pairs and a "
+            f"vocabulary of {size}; give [pairs, V_t]"
+        )
+    if teacher.top is not None:
+        _refuse_top(name, *teacher.top, len(paired), size)
+    if teacher.hidden is None:
+        _refuse_order(name, paired, labels)
+
+
+def _refuse_top(name: str, ids: Tensor, log_probs: Tensor, pairs: int, size: int) -> None:
+    if ids.ndim != 2 or len(ids) != pairs or ids.shape != log_probs.shape or ids.dtype != torch.int64:  # noqa: PLR2004
+        raise ValueError(
+            f"teacher {name!r}: top has ids of shape {list(ids.shape)}, {ids.dtype}, and log-probabilities of "
+            f"shape {list(log_probs.shape)}, for {pairs} pairs; give int64 [pairs, k] and [pairs, k]"
+        )
+    if bool(((ids < 0) | (ids >= size)).any()):
+        raise ValueError(f"teacher {name!r}: top has ids that are not in a vocabulary of {size}")
+    most = float(log_probs.float().logsumexp(-1).amax()) if ids.numel() else 0.0
+    if not most <= _ROUNDED:
+        raise ValueError(
+            f"teacher {name!r}: probabilities of top sum up to exp({most:.4g}) at a pair; give their natural "
+            "logarithms, each token once"
         )
 
 

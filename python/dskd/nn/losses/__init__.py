@@ -8,6 +8,7 @@ from dskd.nn.losses.alm import ALM
 from dskd.nn.losses.cross_entropy import CrossEntropy
 from dskd.nn.losses.cross_model_attention import CrossModelAttention
 from dskd.nn.losses.dual_space import DualSpace
+from dskd.nn.losses.logits import Logits
 from dskd.nn.losses.shared_vocabulary import SharedVocabulary
 from dskd.nn.losses.strict_top_k import StrictTopK
 from dskd.nn.losses.uld import ULD
@@ -24,6 +25,7 @@ __all__ = [
     "CrossEntropy",
     "CrossModelAttention",
     "DualSpace",
+    "Logits",
     "SharedVocabulary",
     "StrictTopK",
 ]
@@ -33,6 +35,7 @@ LOSSES: Mapping[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
     "cross_model_attention": CrossModelAttention,
     "dual_space": DualSpace,
+    "logits": Logits,
     "shared_vocabulary": SharedVocabulary,
     "strict_top_k": StrictTopK,
     "uld": ULD,

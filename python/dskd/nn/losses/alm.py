@@ -11,7 +11,6 @@ chunk, which a chunk here does not have: it is not done.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from dskd.nn.divergences import DIVERGENCES, checked_divergence
 from dskd.nn.heads import UNREACHABLE
 from dskd.nn.loss import Needs
 from dskd.nn.losses.comparing import Comparing
+from dskd.nn.losses.complement import apart_from_one, log_of_complement
 from dskd.nn.term import Term, View
 
 if TYPE_CHECKING:
@@ -76,21 +76,6 @@ class ALM(Comparing):
 
 
 def _outcomes(log_likelihood: Tensor, temperature: float) -> Tensor:
-    """`log p` and `log(1 - p)` of `p = P ** (1 / temperature)`: `[m] -> [m, 2]`.
-
-    A P that is nearer to 1 than its logarithm can be told from 0 is taken as just as near, so that `1 - p` is
-    never 0; its gradient is as if it were not. That is finite with the one of the softmax behind it, which is
-    as near to 0, and none would leave a student sure of what its teacher is not.
-    """
-    nearest = torch.finfo(log_likelihood.dtype).eps
-    beyond = (log_likelihood.detach() + nearest).clamp(min=0)
-    log_p = (log_likelihood - beyond) / temperature
-    return torch.stack([log_p, _log_of_complement(log_p)], -1)
-
-
-def _log_of_complement(log_p: Tensor) -> Tensor:
-    """`log(1 - p)`, from whichever of two forms is exact there; p is below 1."""
-    half = -math.log(2)
-    is_near = log_p > half
-    near, far = torch.where(is_near, log_p, half), torch.where(is_near, half, log_p)
-    return torch.where(is_near, torch.log(-torch.expm1(near)), torch.log1p(-torch.exp(far)))
+    """`log p` and `log(1 - p)` of `p = P ** (1 / temperature)`: `[m] -> [m, 2]`."""
+    log_p = apart_from_one(log_likelihood) / temperature
+    return torch.stack([log_p, log_of_complement(log_p)], -1)
