@@ -23,6 +23,7 @@ from dskd.nn import (
     Teacher,
     TeacherModel,
     VocabularyMaps,
+    divergence,
 )
 from rounding import ON_PAPER
 
@@ -123,6 +124,26 @@ def test_all_tokens_of_all_pairs_are_the_shared_vocabulary() -> None:
     (found, gradients), (expected, slopes) = made.run([loose]), made.run([shared])
     assert found.loss.item() == expected.loss.item()
     assert all(torch.equal(one, other) for one, other in zip(gradients, slopes, strict=True))
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("specials", [True, False])
+def test_it_is_its_definition_from_all_logits(specials: bool, heads: str) -> None:
+    made = small(**HEADS[heads])
+    student, teacher = made.batch.student, made.batch.teachers["teacher"]
+    assert teacher.hidden is not None
+    assert teacher.kinds is not None
+    of_teacher, of_student = teacher.model.maps.shared(specials=specials)
+    mine = student.head.logits(student.hidden)[teacher.paired][:, of_student]
+    top, kept = mine.topk(4)
+    target = teacher.model.head.logits(teacher.hidden)[:, of_teacher].gather(1, kept)
+    items = divergence("js", target, top, temperature=2.0)
+    expected = items[teacher.kinds != SPACE].sum() / len(items)
+    loss = StrictTopK(top_k=4, specials=specials, divergence="js", temperature=2.0)
+    found, gradients = made.run([loss])
+    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    for one, other in zip(gradients, torch.autograd.grad(expected, made.moved), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("heads", HEADS)
