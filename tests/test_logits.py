@@ -81,6 +81,14 @@ def test_what_is_stored_says_how_many_there_are() -> None:
     assert gradient == pytest.approx(SLOPE, rel=ON_PAPER)
 
 
+def test_what_a_stored_teacher_rules_out_is_finite() -> None:
+    # p = (1/7, 4/7, 2/7, 0): p / q is 2/7, 16/7, 16/7 and 0; the gradient is q - p.
+    stored = torch.tensor([[1.0, 4.0, 2.0, 0.0]], dtype=torch.float64).log()
+    loss, gradient = run(Logits(), Teacher(TeacherModel.without_weights(4), paired=ONE, logits=stored))
+    assert loss == pytest.approx(math.log(2 / 7) / 7 + 6 / 7 * math.log(16 / 7), rel=ON_PAPER)
+    assert gradient == pytest.approx([5 / 14, -9 / 28, -9 / 56, 1 / 8], rel=ON_PAPER)
+
+
 def one_vocabulary(way: str, heads: dict[str, Any]) -> Small:
     """60 positions, 41 pairs; the teacher speaks as it does in `way`."""
     made = small(**heads)
