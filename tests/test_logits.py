@@ -157,6 +157,22 @@ def test_a_token_that_the_student_cannot_emit_is_one_of_the_others(heads: str) -
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_what_is_stored_of_an_id_that_no_tokenizer_emits_does_not_matter(top_k: int | None) -> None:
+    made = one_vocabulary("logits", HEADS["unreachable ids"])
+    teacher = made.batch.teachers["teacher"]
+    assert teacher.logits is not None
+    logits = teacher.logits.clone()
+    logits[:, -1] = 9.0  # by far the largest
+    changed = replace(made, batch=Batch(made.batch.student, {"teacher": replace(teacher, logits=logits)}))
+    (found, gradients), (expected, slopes) = (
+        changed.run([Logits(top_k=top_k)]),
+        made.run([Logits(top_k=top_k)]),
+    )
+    assert found.loss.item() == expected.loss.item()
+    assert all(torch.equal(one, other) for one, other in zip(gradients, slopes, strict=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
