@@ -44,17 +44,17 @@ def teachers() -> dict[str, Teacher]:
     hidden, head = read_by_identity([TEACHER])
     live, stored = TeacherModel(head, VocabularyMaps.same(4)), TeacherModel.without_weights(4)
     log_probs = hidden.log_softmax(-1)
-    ids = torch.tensor([[2, 1]])
+    ids, everyone = torch.tensor([[2, 1]]), torch.tensor([[3, 1, 0, 2]])
     return {
         "live": Teacher(live, hidden, ONE),
         "logits": Teacher(stored, paired=ONE, logits=hidden + 3),
-        "all log-probabilities": Teacher(stored, paired=ONE, top=(torch.arange(4)[None], log_probs)),
+        "all log-probabilities": Teacher(stored, paired=ONE, top=(everyone, log_probs.gather(1, everyone))),
         "top": Teacher(stored, paired=ONE, top=(ids, log_probs.gather(1, ids))),
     }
 
 
-def run(loss: Logits, teacher: Teacher) -> tuple[float, list[float]]:
-    states, head = read_by_identity([STUDENT])
+def run(loss: Logits, teacher: Teacher, *, student: list[float] = STUDENT) -> tuple[float, list[float]]:
+    states, head = read_by_identity([student])
     batch = Batch(States(states.requires_grad_(), ONE, head), {"teacher": teacher})
     found = Objective([loss], head, teacher.model)(batch).loss
     (gradient,) = torch.autograd.grad(found, [states])
@@ -73,6 +73,15 @@ def test_the_teachers_most_probable_tokens_are_compared_and_the_others_as_one(wa
     loss, gradient = run(Logits(top_k=2), teachers()[way])
     assert loss == pytest.approx(TOP_TWO, rel=ON_PAPER)
     assert gradient == pytest.approx(SLOPE, rel=ON_PAPER)
+
+
+@pytest.mark.parametrize(("top_k", "expected"), [(None, FULL), (2, TOP_TWO)])
+def test_a_temperature_is_of_both_sides(top_k: int | None, expected: float) -> None:
+    """At 2 the squares of the numbers above are what these are."""
+    hidden, _ = read_by_identity([[one**2 for one in TEACHER]])
+    teacher = Teacher(TeacherModel.without_weights(4), paired=ONE, logits=hidden)
+    loss, _ = run(Logits(top_k=top_k, temperature=2.0), teacher, student=[one**2 for one in STUDENT])
+    assert loss == pytest.approx(expected, rel=ON_PAPER)
 
 
 def test_what_is_stored_says_how_many_there_are() -> None:
