@@ -44,7 +44,7 @@ def fill_hub_cache(cache: Path) -> None:
 
 
 def test_the_pages_have_python_blocks() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))

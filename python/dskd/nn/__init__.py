@@ -25,7 +25,17 @@ from dskd.nn.divergences import (
 )
 from dskd.nn.heads import Head
 from dskd.nn.loss import Loss, Needs
-from dskd.nn.losses import LOSSES, CrossEntropy, CrossModelAttention, DualSpace, SharedVocabulary
+from dskd.nn.losses import (
+    ALM,
+    LOSSES,
+    ULD,
+    CrossEntropy,
+    CrossModelAttention,
+    DualSpace,
+    Logits,
+    SharedVocabulary,
+    StrictTopK,
+)
 from dskd.nn.losses.attention import AttentionProjectors, AttentionScales
 from dskd.nn.losses.key_query_matching import (
     Discriminator,
@@ -42,8 +52,10 @@ from dskd.nn.teacher_statistics import TeacherStatistics, label_log_probs, teach
 from dskd.nn.term import Aside, Over, Read, Term, View
 
 __all__ = [
+    "ALM",
     "DIVERGENCES",
     "LOSSES",
+    "ULD",
     "Aside",
     "AttentionProjectors",
     "AttentionScales",
@@ -55,6 +67,7 @@ __all__ = [
     "DualSpace",
     "Head",
     "KeyQueryMatching",
+    "Logits",
     "Loss",
     "LossParts",
     "Needs",
@@ -66,6 +79,7 @@ __all__ = [
     "Reduction",
     "SharedVocabulary",
     "States",
+    "StrictTopK",
     "Teacher",
     "TeacherModel",
     "TeacherStatistics",

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from dskd.nn.heads import Head
 from dskd.nn.term import Over, Read
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd.nn.heads import Head
+    from dskd.alignment import Aligner
     from dskd.nn.losses.attention import AttentionScales
     from dskd.nn.teacher_statistics import TeacherStatistics
 
@@ -29,32 +31,68 @@ __all__ = ["Batch", "Chunks", "States", "Teacher", "TeacherModel", "VocabularyMa
 # ---- What a teacher is -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class VocabularyMaps:
-    """What the two vocabularies have in common.
+    """What the two vocabularies have in common: `VocabularyMaps.of(aligner)`.
 
     Attributes:
-        to_student: int64 `[V_t]`, the student's id of each teacher id, or -1:
-            `aligner.vocabulary_map.teacher_to_student`.
-        overlap: int64 `[overlap, 2]`, the ids (teacher, student) of the shared tokens O:
-            `aligner.vocabulary_map.overlap`; needed where an option speaks of O.
+        to_student: int64 `[V_t]`, the student's id of each teacher id, or -1.
+        overlap: int64 `[overlap, 2]`, the ids (teacher, student) of the shared tokens O, each at most once;
+            needed where an option speaks of O.
+        is_text: bool `[overlap]`, which of O are text and no specials; None: all.
+
+    Raises:
+        ValueError: one has another shape or dtype, or an id is in O twice.
     """
 
     to_student: Tensor
     overlap: Tensor | None = None
+    is_text: Tensor | None = None
 
-    def shared(self) -> tuple[Tensor, Tensor]:
+    def __post_init__(self) -> None:
+        """See the class."""
+        _refuse_maps(self.to_student, self.overlap, self.is_text)
+
+    @classmethod
+    def of(cls, aligner: Aligner, device: torch.device | str | None = None) -> VocabularyMaps:
+        """What an aligner's `vocabulary_map` says, in tensors of their own on a device."""
+        mapped = aligner.vocabulary_map
+        is_text = ~np.isin(mapped.overlap[:, 1], list(aligner.student.roles))
+        return cls(
+            to_student=torch.tensor(mapped.teacher_to_student, device=device),
+            overlap=torch.tensor(mapped.overlap, device=device),
+            is_text=torch.tensor(is_text, device=device),
+        )
+
+    @classmethod
+    def same(cls, size: int, device: torch.device | str | None = None) -> VocabularyMaps:
+        """Those of one vocabulary of so many ids."""
+        ids = torch.arange(size, device=device)
+        return cls(to_student=ids, overlap=torch.stack([ids, ids], dim=1))
+
+    def shared(self, *, specials: bool = True) -> tuple[Tensor, Tensor]:
         """The ids of the teacher in O, and of the student.
 
+        Args:
+            specials: those that are no text too.
+
         Raises:
-            ValueError: there is no overlap.
+            ValueError: there are none.
         """
         if self.overlap is None or not len(self.overlap):
             raise ValueError(
                 "the loss speaks of the tokens that both vocabularies have: give "
-                "VocabularyMaps(overlap=aligner.vocabulary_map.overlap), not empty"
+                "VocabularyMaps.of(aligner), or an overlap that is not empty"
             )
-        return self.overlap[:, 0], self.overlap[:, 1]
+        kept = self.overlap if specials else self._text
+        if kept is None or not len(kept):
+            raise ValueError("the loss takes text alone, and the two vocabularies share specials and no text")
+        return kept[:, 0], kept[:, 1]
+
+    @cached_property
+    def _text(self) -> Tensor | None:
+        """O without specials."""
+        return self.overlap if self.overlap is None or self.is_text is None else self.overlap[self.is_text]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +108,11 @@ class TeacherModel:
     head: Head
     maps: VocabularyMaps
     embeddings: Tensor | None = None
+
+    @classmethod
+    def without_weights(cls, size: int, device: torch.device | str | None = None) -> TeacherModel:
+        """A teacher of whom there is what was stored, and no head: it has the student's vocabulary, of this size."""
+        return cls(Head(torch.empty(size, 0, device=device)), VocabularyMaps.same(size, device))
 
 
 # ---- What a batch has ------------------------------------------------------------------------------------
@@ -168,6 +211,10 @@ class Teacher:
         chunks: for a loss over chunks.
         states: at its own supervised positions, for a loss that attends; their name is `teacher_labels`.
         scales: what a loss that attends divides the teacher's tensors by; None: by their own spread.
+        kinds: integers `[pairs]`, a `dskd.PairKind` each (`alignment.predicting().kind`); None: nobody knows.
+        logits: `[pairs, V_t]`, its logits at the pairs, for a loss that takes stored ones.
+        top: int64 `[pairs, k]` and `[pairs, k]`, its most probable tokens at the pairs and their
+            log-probabilities, likewise.
     """
 
     model: TeacherModel
@@ -177,6 +224,9 @@ class Teacher:
     chunks: Chunks | None = None
     states: States | None = None
     scales: AttentionScales | None = None
+    kinds: Tensor | None = None
+    logits: Tensor | None = None
+    top: tuple[Tensor, Tensor] | None = None
 
     @cached_property
     def pairs(self) -> Over:
@@ -264,12 +314,40 @@ def _refuse_states(name: str, hidden: Tensor, labels: Tensor, head: Head) -> Non
         )
 
 
+def _refuse_maps(to_student: Tensor, overlap: Tensor | None, is_text: Tensor | None) -> None:
+    """What is wrong with maps of vocabularies."""
+    if to_student.ndim != 1 or to_student.dtype != torch.int64:
+        raise ValueError(
+            f"to_student has shape {list(to_student.shape)}, {to_student.dtype}; give int64 [V_t], "
+            "VocabularyMaps.of(aligner) does"
+        )
+    if overlap is not None:
+        if overlap.ndim != 2 or overlap.shape[1] != 2 or overlap.dtype != torch.int64:  # noqa: PLR2004
+            raise ValueError(
+                f"overlap has shape {list(overlap.shape)}, {overlap.dtype}; give int64 [overlap, 2], the ids "
+                "(teacher, student) of a token in a row"
+            )
+        if any(len(torch.unique(ids)) < len(ids) for ids in overlap.unbind(1)):
+            raise ValueError("an id is in the overlap twice, and would count twice: give each token once")
+    tokens = 0 if overlap is None else len(overlap)
+    if is_text is not None and (is_text.shape != (tokens,) or is_text.dtype != torch.bool):
+        raise ValueError(
+            f"is_text has shape {list(is_text.shape)}, {is_text.dtype}, beside an overlap of {tokens}; give "
+            "bool [overlap]"
+        )
+
+
 def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
     """What is wrong with a teacher beside this student."""
-    if (teacher.hidden is None) != (teacher.paired is None):
-        raise ValueError(f"teacher {name!r}: give hidden and paired, or neither")
+    is_silent = teacher.hidden is None and teacher.logits is None and teacher.top is None
+    if is_silent != (teacher.paired is None):
+        raise ValueError(f"teacher {name!r}: give hidden, or what is stored of it, and paired, or neither")
     if teacher.hidden is not None and teacher.paired is not None:
         _refuse_pairs(name, teacher.hidden, teacher.paired, teacher.model, len(student.labels))
+    if teacher.paired is not None:
+        _refuse_stored(name, teacher, teacher.paired, len(student.labels))
+    if teacher.kinds is not None:
+        _refuse_kinds(name, teacher.kinds, teacher.paired)
     if teacher.chunks is not None:
         _refuse_chunks(name, teacher.chunks, len(student.labels))
 
@@ -285,10 +363,52 @@ def _refuse_pairs(name: str, hidden: Tensor, paired: Tensor, model: TeacherModel
             f"teacher {name!r}: states of shape {list(hidden.shape)}, and its head reads {model.head.width}; "
             "are the heads swapped?"
         )
+    _refuse_order(name, paired, labels)
+
+
+def _refuse_order(name: str, paired: Tensor, labels: int) -> None:
     if len(paired) and not _ascends(paired, labels):
         raise ValueError(
             f"teacher {name!r}: paired does not ascend from 0 to {labels - 1}: give each supervised position "
             "of the student once, in order, and the teacher's states in the same order"
+        )
+
+
+def _refuse_stored(name: str, teacher: Teacher, paired: Tensor, labels: int) -> None:
+    size = teacher.model.head.size
+    if teacher.logits is not None and teacher.logits.shape != (len(paired), size):
+        raise ValueError(
+            f"teacher {name!r}: logits of shape {list(teacher.logits.shape)} for {len(paired)} pairs and a "
+            f"vocabulary of {size}; give [pairs, V_t]"
+        )
+    if teacher.top is not None:
+        _refuse_top(name, *teacher.top, len(paired), size)
+    if teacher.hidden is None:
+        _refuse_order(name, paired, labels)
+
+
+def _refuse_top(name: str, ids: Tensor, log_probs: Tensor, pairs: int, size: int) -> None:
+    if ids.ndim != 2 or len(ids) != pairs or ids.shape != log_probs.shape or ids.dtype != torch.int64:  # noqa: PLR2004
+        raise ValueError(
+            f"teacher {name!r}: top has ids of shape {list(ids.shape)}, {ids.dtype}, and log-probabilities of "
+            f"shape {list(log_probs.shape)}, for {pairs} pairs; give int64 [pairs, k] and [pairs, k]"
+        )
+    if bool(((ids < 0) | (ids >= size)).any()):
+        raise ValueError(f"teacher {name!r}: top has ids that are not in a vocabulary of {size}")
+    most = float(log_probs.float().logsumexp(-1).amax()) if ids.numel() else 0.0
+    if not most <= _ROUNDED:
+        raise ValueError(
+            f"teacher {name!r}: probabilities of top sum up to exp({most:.4g}) at a pair; give their natural "
+            "logarithms, each token once"
+        )
+
+
+def _refuse_kinds(name: str, kinds: Tensor, paired: Tensor | None) -> None:
+    is_integer = not (kinds.is_floating_point() or kinds.dtype == torch.bool)
+    if paired is None or kinds.shape != paired.shape or not is_integer:
+        raise ValueError(
+            f"teacher {name!r}: kinds of shape {list(kinds.shape)}, {kinds.dtype}, for "
+            f"{0 if paired is None else len(paired)} pairs; give a dskd.PairKind for each, an integer"
         )
 
 
@@ -299,6 +419,12 @@ def _refuse_chunks(name: str, chunks: Chunks, labels: int) -> None:
             f"teacher {name!r}: {len(chunks.positions)} positions in chunks and {len(chunks.chunk)} chunks of "
             "them; give one for each"
         )
+    wrong = chunks.teacher_log_probs.isnan() | (chunks.teacher_log_probs > _ROUNDED)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"teacher {name!r}: of a chunk it says {float(chunks.teacher_log_probs[wrong][0]):.4g}; give "
+            "logarithms of probabilities, which are at most 0"
+        )
     if not len(chunks.chunk):
         return
     steps = chunks.chunk.diff()
@@ -308,6 +434,10 @@ def _refuse_chunks(name: str, chunks: Chunks, labels: int) -> None:
             f"teacher {name!r}: chunks are to be numbered from 0 to {count - 1} in the order of their "
             f"positions, which ascend from 0 to {labels - 1}"
         )
+
+
+_ROUNDED = 0.01
+"""Above 0 a log-probability may be by rounding; one that is no logarithm is mostly above this."""
 
 
 def _ascends(indices: Tensor, size: int) -> bool:

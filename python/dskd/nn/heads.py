@@ -84,7 +84,20 @@ class Head:
     def logits(self, hidden: Tensor) -> Tensor:
         """The logits of hidden states `[n, d]`: `[n, V]`, float32 or wider."""
         logits = functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self._transformed(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+
+    def logits_at(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """The logits of a few ids `[n, k]`, each state's own, and no others: `[n, k]`, float32 or wider.
+
+        They are multiplied in float32 or wider.
+        """
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            rows = functional.embedding(ids, self.weight).to(dtype)
+            logits = (rows @ hidden.to(dtype)[:, :, None])[..., 0]
+        return self._transformed(logits if self.bias is None else logits + self.bias[ids])
+
+    def _transformed(self, logits: Tensor) -> Tensor:
         if self.scale != 1:
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
