@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHAT",
+    "EVERYTHING",
     "HIDDEN",
     "ROWS",
     "Reading",
