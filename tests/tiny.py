@@ -46,6 +46,7 @@ __all__ = [
     "gpt2",
     "llama",
     "options",
+    "other_tokenizer",
     "overlap",
     "read",
     "sides_of",
@@ -86,6 +87,14 @@ HIDDEN = {"teacher": 24, "student": 16}
 def teacher_tokenizer() -> Any:
     """Byte-level BPE; nothing stands before a text, `</s>` is its end."""
     backend = byte_level("Hello", " world", " Paris", " the", " answer", " is", "Paris", "the", " forty")
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    return fast_tokenizer(tokenizer_object=backend, eos_token="</s>", chat_template=CHAT)  # noqa: S106
+
+
+@functools.cache
+def other_tokenizer() -> Any:
+    """Byte-level BPE of other words, for a second teacher; `</s>` is its end."""
+    backend = byte_level(" Hello", " world", " Par", "is", " answer", " forty two", "the ")
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     return fast_tokenizer(tokenizer_object=backend, eos_token="</s>", chat_template=CHAT)  # noqa: S106
 
