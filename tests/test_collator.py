@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import pickle
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +17,17 @@ from transformers import AutoTokenizer
 import assets
 import tiny
 from conftest import needs_assets
-from dskd import Aligner, Counts, Vocabulary
-from dskd.train import DistillationCollator, Side
+from dskd import Aligner, Counts, PairKind, Vocabulary
+from dskd.nn import Needs
+from dskd.train import Collated, DistillationCollator, Encoded, EncodedRow, Side, TeacherSide
 from tiny import ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-Batch = dict[str, "torch.Tensor"]
+    from dskd.nn.places import Supervised, TeacherPlaces
 
 
 @functools.cache
@@ -36,17 +40,18 @@ def vocabulary_of(name: str) -> Vocabulary:
     return Vocabulary.from_tokenizer(real(name))
 
 
-def of_real(teacher: str, student: str, **limits: int) -> DistillationCollator:
-    sides = {
-        side: Side(real(name), vocabulary_of(name), **limits)
-        for side, name in (("teacher", teacher), ("student", student))
-    }
-    return DistillationCollator(**sides, aligner=Aligner(vocabulary_of(teacher), vocabulary_of(student)))
+def of_real(teacher: str, student: str) -> DistillationCollator:
+    return tiny.collator_of(*(Side(real(name), vocabulary_of(name)) for name in (teacher, student)))
 
 
 @functools.cache
 def of_tiny() -> DistillationCollator:
     return tiny.collator(tiny.teacher_tokenizer(), tiny.student_tokenizer())
+
+
+def sides_of(collator: DistillationCollator) -> tuple[Side, Side]:
+    """The only teacher's, and the student's."""
+    return collator.teachers["teacher"].side, collator.student
 
 
 @functools.cache
@@ -60,42 +65,60 @@ def real_rows() -> list[dict[str, str]]:
     return rows
 
 
-SUPERVISED = {
-    "teacher": ("attended_row", "attended_column", "teacher_labels"),
-    "student": ("row", "column", "labels"),
-}
+SIDES = ("teacher", "student")
 
 
-def supervised(batch: Batch, side: str = "student") -> list[tuple[int, int, int]]:
-    names = SUPERVISED[side]
-    return list(zip(*(batch[name].tolist() for name in names), strict=True))
+def places_of(batch: Collated, teacher: str = "teacher") -> TeacherPlaces:
+    return batch.places.teachers[teacher]
 
 
-def pairs(batch: Batch) -> list[tuple[int, int, int]]:
+def triples(found: Supervised | None) -> list[tuple[int, int, int]]:
+    """(row, column, label), in the order of the positions."""
+    assert found is not None
+    return list(zip(found.row.tolist(), found.column.tolist(), found.labels.tolist(), strict=True))
+
+
+def supervised(batch: Collated, side: str = "student") -> list[tuple[int, int, int]]:
+    return triples(batch.places.student if side == "student" else places_of(batch).supervised)
+
+
+def pairs(batch: Collated, teacher: str = "teacher") -> list[tuple[int, int, int]]:
     """(row, teacher column, student column) of the tokens that are pairs, not of what predicts them."""
+    of_student, said = supervised(batch), places_of(batch, teacher)
     found = []
-    for index, row, column in zip(
-        *(batch[name].tolist() for name in ("paired", "teacher_row", "teacher_column")), strict=True
-    ):
-        assert row == int(batch["row"][index])
-        found.append((row, column + 1, int(batch["column"][index]) + 1))
+    for index, row, column in zip(said.paired.tolist(), said.row.tolist(), said.column.tolist(), strict=True):
+        assert row == of_student[index][0]
+        found.append((row, column + 1, of_student[index][1] + 1))
     return found
 
 
-def ids_of(batch: Batch, side: str) -> list[list[int]]:
-    """The rows without their padding, which is on the right."""
-    mask = batch[f"{side}_attention_mask"]
-    lengths = mask.sum(1).tolist()
-    assert mask.tolist() == [[1] * length + [0] * (mask.shape[1] - length) for length in lengths]
-    assert max(lengths) == mask.shape[1]
-    return [ids[:length] for ids, length in zip(batch[f"{side}_input_ids"].tolist(), lengths, strict=True)]
+def labels_of(batch: Collated) -> list[int]:
+    """The student's labels as they follow each other in the text."""
+    return [label for _, _, label in sorted(supervised(batch))]
 
+
+def ids_of(batch: Collated, side: str) -> list[list[int]]:
+    """The rows without their padding, which is on the right."""
+    tokens = batch.student if side == "student" else batch.teachers[side]
+    lengths = tokens.attention_mask.sum(1).tolist()
+    width = tokens.attention_mask.shape[1]
+    assert tokens.attention_mask.tolist() == [[1] * length + [0] * (width - length) for length in lengths]
+    assert max(lengths) == width
+    return [ids[:length] for ids, length in zip(tokens.input_ids.tolist(), lengths, strict=True)]
+
+
+def cut_of(batch: Collated) -> dict[str, int]:
+    return {name: int(count) for name, count in batch.cut.items()}
+
+
+ALIKE = "llama2 to phi3"
+"""Two tokenizers that part ordinary text alike."""
 
 CASES: dict[str, tuple[Callable[[], DistillationCollator], Callable[[], list[dict[str, str]]]]] = {
     "tiny": (of_tiny, lambda: ROWS),
     "gpt2 to llama2": (lambda: of_real("gpt2", "llama2"), real_rows),
     "phi3 to gpt2": (lambda: of_real("phi3", "gpt2"), real_rows),
-    "llama2 to phi3": (lambda: of_real("llama2", "phi3"), real_rows),
+    ALIKE: (lambda: of_real("llama2", "phi3"), real_rows),
 }
 
 
@@ -103,12 +126,12 @@ CASES: dict[str, tuple[Callable[[], DistillationCollator], Callable[[], list[dic
 def test_a_batch_is_what_a_loop_over_tokens_and_bytes_finds(case: str) -> None:
     collator, rows = CASES[case][0](), CASES[case][1]()
     batch = collator(rows)
-    sides = collator.teacher, collator.student
+    sides = sides_of(collator)
     readings = [(tiny.read(sides[0], row), tiny.read(sides[1], row)) for row in rows]
     assert ids_of(batch, "teacher") == [one.ids for one, _ in readings]
     assert ids_of(batch, "student") == [one.ids for _, one in readings]
-    for which, side in enumerate(SUPERVISED):
-        assert supervised(batch, side) == [
+    for which, side in enumerate(SIDES):
+        assert sorted(supervised(batch, side)) == [
             (index, column - 1, both[which].ids[column])
             for index, both in enumerate(readings)
             for column in both[which].columns
@@ -121,52 +144,56 @@ def test_a_batch_is_what_a_loop_over_tokens_and_bytes_finds(case: str) -> None:
     ]
     assert pairs(batch) == expected
     assert len(expected) > 2 * len(rows) - 2
-    assert batch["cut"].tolist() == [0, 0]
+    assert cut_of(batch) == {"teacher": 0, "student": 0}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_positions_are_in_walk_order_and_those_that_the_teacher_speaks_to_come_first(case: str) -> None:
+    batch = CASES[case][0]()(CASES[case][1]())
+    positions, count = supervised(batch), len(pairs(batch))
+    assert 0 < count < len(positions) + (case == ALIKE)
+    assert places_of(batch).paired.tolist() == list(range(count))
+    for part in (positions[:count], positions[count:], supervised(batch, "teacher")):
+        assert part == sorted(part)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_label_is_the_next_token_and_every_pair_one_token_of_the_text(case: str) -> None:
     collator, rows = CASES[case][0](), CASES[case][1]()
     batch = collator(rows)
-    for side in SUPERVISED:
+    ids = {side: ids_of(batch, side) for side in SIDES}
+    for side in SIDES:
         for row, column, label in supervised(batch, side):
-            assert batch[f"{side}_attention_mask"][row, column + 1] == 1
-            assert batch[f"{side}_input_ids"][row, column + 1] == label
-    for row, teacher_column, student_column in pairs(batch):
-        tokens = (
-            int(batch["teacher_input_ids"][row, teacher_column]),
-            int(batch["student_input_ids"][row, student_column]),
-        )
-        known = (
-            collator.teacher.vocabulary.token_bytes(tokens[0]),
-            collator.student.vocabulary.token_bytes(tokens[1]),
-        )
-        assert None not in known
-        if b"" in known:
-            roles = collator.teacher.vocabulary.roles[tokens[0]], collator.student.vocabulary.roles[tokens[1]]
-            assert roles[0] & roles[1]
+            assert ids[side][row][column + 1] == label
+    vocabularies = [side.vocabulary for side in sides_of(collator)]
+    kinds = places_of(batch).kind.tolist()
+    for (row, teacher_column, student_column), kind in zip(pairs(batch), kinds, strict=True):
+        tokens = ids["teacher"][row][teacher_column], ids["student"][row][student_column]
+        known = [one.token_bytes(token) for one, token in zip(vocabularies, tokens, strict=True)]
+        if kind == PairKind.ROLE:
+            assert known == [b"", b""]
+            assert vocabularies[0].roles[tokens[0]] & vocabularies[1].roles[tokens[1]]
+        elif kind == PairKind.EXACT:
+            assert known[0] == known[1] != b""
         else:
-            assert known[0] == known[1] or {known[0], b" " + (known[0] or b"")} & {
-                known[1],
-                b" " + (known[1] or b""),
-            }
+            assert {known[0], b" " + (known[0] or b"")} & {known[1], b" " + (known[1] or b"")}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_end_of_turn_is_a_label_on_both_sides_and_a_pair(case: str) -> None:
     collator, rows = CASES[case][0](), CASES[case][1]()
     batch = collator(rows)
-    teacher, student = (ids_of(batch, side) for side in ("teacher", "student"))
+    teacher, student = (ids_of(batch, side) for side in SIDES)
     for index in range(len(rows)):
-        assert teacher[index][-1] == collator.teacher.tokenizer.eos_token_id
+        assert teacher[index][-1] == sides_of(collator)[0].tokenizer.eos_token_id
         assert student[index][-1] == collator.student.tokenizer.eos_token_id
         last = len(teacher[index]) - 1, len(student[index]) - 1
         assert (index, last[1] - 1, collator.student.tokenizer.eos_token_id) in supervised(batch)
         assert (index, *last) in pairs(batch)
 
 
-def counts_of(batch: Batch) -> dict[str, int]:
-    return dict(zip(Counts.__dataclass_fields__, batch["alignment_counts"].tolist(), strict=True))
+def counts_of(batch: Collated, teacher: str = "teacher") -> dict[str, int]:
+    return dict(zip(Counts.__dataclass_fields__, batch.alignment_counts[teacher].tolist(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +201,7 @@ def counts_of(batch: Batch) -> dict[str, int]:
 )
 def test_a_space_that_the_tokenizer_adds_by_itself_is_not_there_twice(student: str, first: str) -> None:
     batch = of_real("gpt2", student)([{"prompt": "The capital of France is", "completion": " Paris"}])
-    found = real(student).convert_ids_to_tokens([label for _, _, label in supervised(batch)])
+    found = real(student).convert_ids_to_tokens(labels_of(batch))
     assert found == [first, real(student).eos_token]
     counts = counts_of(batch)
     assert (counts["exact"], counts["space"], counts["role"]) == (1, 0, 1)
@@ -183,7 +210,7 @@ def test_a_space_that_the_tokenizer_adds_by_itself_is_not_there_twice(student: s
 
 def test_a_text_without_a_space_is_a_pair_but_for_it() -> None:
     batch = of_real("gpt2", "llama2")([{"prompt": "Name it:\n", "completion": "Paris"}])
-    assert real("llama2").convert_ids_to_tokens([label for _, _, label in supervised(batch)]) == [
+    assert real("llama2").convert_ids_to_tokens(labels_of(batch)) == [
         "▁Paris",
         "</s>",
     ]
@@ -193,7 +220,7 @@ def test_a_text_without_a_space_is_a_pair_but_for_it() -> None:
 
 def test_more_than_one_space_loses_only_that_which_is_added() -> None:
     batch = of_tiny()([{"prompt": "a", "completion": "  Paris"}])
-    labels = [label for _, _, label in supervised(batch)][:-1]
+    labels = labels_of(batch)[:-1]
     vocabulary = of_tiny().student.vocabulary
     assert b"".join(vocabulary.token_bytes(label) or b"" for label in labels) == b"  Paris"
 
@@ -206,7 +233,7 @@ def test_prompt_and_response_are_tokenised_apart() -> None:
     assert tokenizer.convert_ids_to_tokens(ids_of(batch, "student")[0]) == [
         "the", "ĠP", "a", "r", "i", "s", "</s>",
     ]  # fmt: skip
-    assert tokenizer.convert_ids_to_tokens([label for _, _, label in supervised(batch)]) == [
+    assert tokenizer.convert_ids_to_tokens(labels_of(batch)) == [
         "a",
         "r",
         "i",
@@ -222,8 +249,7 @@ def test_prompt_and_response_are_tokenised_apart() -> None:
 def test_a_long_prompt_loses_its_beginning_on_each_side_by_its_own_tokens(limit: int) -> None:
     collator = tiny.collator(tiny.teacher_tokenizer(), tiny.student_tokenizer(), max_prompt_length=limit)
     batch, whole = collator(ROWS), of_tiny()(ROWS)
-    sides = {"teacher": collator.teacher, "student": collator.student}
-    for name, side in sides.items():
+    for name, side in zip(SIDES, sides_of(collator), strict=True):
         readings = [tiny.read(side, row) for row in ROWS]
         opening = [side.tokenizer.bos_token_id] if name == "student" else []
         room = max(limit - len(opening), 0)
@@ -233,31 +259,29 @@ def test_a_long_prompt_loses_its_beginning_on_each_side_by_its_own_tokens(limit:
             else [*opening, *one.ids[one.first - room : one.first], *one.ids[one.first :]]
             for one in readings
         ]
-    assert batch["labels"].tolist() == whole["labels"].tolist()
-    assert batch["paired"].tolist() == whole["paired"].tolist()
-    assert batch["cut"].tolist() == [0, 0]
+    assert labels_of(batch) == labels_of(whole)
+    assert places_of(batch).paired.tolist() == places_of(whole).paired.tolist()
+    assert cut_of(batch) == {"teacher": 0, "student": 0}
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 12])
 def test_a_long_response_loses_its_end_and_is_counted(limit: int) -> None:
     collator = tiny.collator(tiny.teacher_tokenizer(), tiny.student_tokenizer(), max_response_length=limit)
     batch, cut = collator(ROWS), {}
-    for name, side in {"teacher": collator.teacher, "student": collator.student}.items():
+    for name, side in zip(SIDES, sides_of(collator), strict=True):
         readings = [tiny.read(side, row) for row in ROWS]
         assert ids_of(batch, name) == [one.ids[: one.first + limit] for one in readings]
         cut[name] = sum(len(one.ids) - one.first > limit for one in readings)
-    assert batch["cut"].tolist() == [cut["teacher"], cut["student"]]
+    assert cut_of(batch) == cut
     assert cut["student"] > 0
     found = {(row, student) for row, _, student in pairs(batch)}
     for index, row in enumerate(ROWS):
-        readings_of_row = tiny.read(collator.teacher, row), tiny.read(collator.student, row)
+        sides = sides_of(collator)
+        both = tiny.read(sides[0], row), tiny.read(sides[1], row)
         expected = {
             (index, student)
-            for teacher, student in tiny.token_pairs(
-                (collator.teacher, collator.student), readings_of_row, row["completion"]
-            )
-            if 0 < teacher < readings_of_row[0].first + limit
-            and 0 < student < readings_of_row[1].first + limit
+            for teacher, student in tiny.token_pairs(sides, both, row["completion"])
+            if 0 < teacher < both[0].first + limit and 0 < student < both[1].first + limit
         }
         assert {pair for pair in found if pair[0] == index} == expected, row
 
@@ -269,8 +293,8 @@ def test_a_response_that_just_fits_has_its_end_and_one_more_token_costs_it() -> 
     batch = collator(rows)
     ends = [ids[-1] == tokenizer.eos_token_id for ids in ids_of(batch, "student")]
     assert ends == [True, False]
-    assert batch["cut"].tolist() == [1, 1]
-    assert len(batch["labels"]) == 8
+    assert cut_of(batch) == {"teacher": 1, "student": 1}
+    assert len(labels_of(batch)) == 8
 
 
 # ---- Where nothing stands before a response --------------------------------------------------------------
@@ -280,11 +304,11 @@ def test_behind_nothing_the_first_token_is_no_label_and_no_pair() -> None:
     """The teacher has no beginning of sequence, the student has; then the other way."""
     row = {"prompt": "", "completion": " Paris is"}
     batch = of_tiny()([row])
-    assert len(batch["labels"]) == 3
+    assert len(labels_of(batch)) == 3
     assert [column for _, column, _ in supervised(batch, "teacher")] == [0, 1]
     assert pairs(batch) == [(0, 1, 2), (0, 2, 3)]
     turned = tiny.collator(tiny.student_tokenizer(), tiny.teacher_tokenizer())([row])
-    assert tiny.teacher_tokenizer().convert_ids_to_tokens([label for _, _, label in supervised(turned)]) == [
+    assert tiny.teacher_tokenizer().convert_ids_to_tokens(labels_of(turned)) == [
         "Ġis",
         "</s>",
     ]
@@ -332,13 +356,218 @@ def test_the_literal_of_a_special_in_the_text_stays_text(student: str) -> None:
     tokenizer = collator.student.tokenizer
     literal = f"It ends with {tokenizer.eos_token} here"
     batch = collator([{"prompt": literal, "completion": " " + literal}])
-    for name, side in {"teacher": collator.teacher, "student": collator.student}.items():
+    for name, side in zip(SIDES, sides_of(collator), strict=True):
         ids = ids_of(batch, name)[0]
         assert ids.count(side.tokenizer.eos_token_id) == 1
         assert ids[-1] == side.tokenizer.eos_token_id
-    labels = [label for _, _, label in supervised(batch)][:-1]
+    labels = labels_of(batch)[:-1]
     known = b"".join(collator.student.vocabulary.token_bytes(label) or b"" for label in labels)
     assert known.decode() == " " + literal
+
+
+# ---- Chunks ----------------------------------------------------------------------------------------------
+
+Runs = tuple[tuple[int, ...], tuple[int, ...]]
+"""The teacher's columns of a chunk's tokens, and the student's."""
+
+
+def chunks(batch: Collated, teacher: str = "teacher") -> list[tuple[int, Runs]]:
+    """The row of each chunk and its tokens, in the order of their numbers."""
+    places = places_of(batch, teacher).chunks
+    assert places is not None
+    student = [supervised(batch)[index] for index in places.positions.tolist()]
+    found: list[dict[str, list[tuple[int, int]]]] = [
+        {side: [] for side in SIDES} for _ in range(places.count)
+    ]
+    for side, positions, numbers in (
+        ("teacher", triples(places.teacher), places.teacher_chunk),
+        ("student", student, places.chunk),
+    ):
+        for (row, column, _), number in zip(positions, numbers.tolist(), strict=True):
+            found[number][side].append((row, column + 1))
+    made = []
+    for one in found:
+        (row,) = {row for tokens in one.values() for row, _ in tokens}
+        made.append((row, (columns(one["teacher"]), columns(one["student"]))))
+    return made
+
+
+def columns(tokens: list[tuple[int, int]]) -> tuple[int, ...]:
+    return tuple(column for _, column in tokens)
+
+
+def chunks_by_bytes(
+    sides: tuple[Side, Side], readings: tuple[tiny.Reading, tiny.Reading], text: bytes, limit: int
+) -> Iterator[Runs]:
+    """Between each two neighbouring places of the text where tokens of both end; all of them predicted."""
+    spans = []
+    for side, reading in zip(sides, readings, strict=True):
+        of_tokens = tiny.spans_of(side, reading, text)
+        spans.append(
+            {
+                column: span
+                for column, span in of_tokens.items()
+                if span[0] < span[1] and column < reading.first + limit
+            }
+        )
+    ends = sorted({0} | {end for _, end in spans[0].values()} & {end for _, end in spans[1].values()})
+    for start, end in itertools.pairwise(ends):
+        runs = [
+            tuple(column for column, span in of.items() if start <= span[0] and span[1] <= end)
+            for of in spans
+        ]
+        if min(*runs[0], *runs[1]) > 0:
+            yield runs[0], runs[1]
+
+
+@pytest.mark.parametrize("limit", [3, 512])
+@pytest.mark.parametrize("case", CASES)
+def test_the_chunks_are_what_a_loop_over_bytes_finds(case: str, limit: int) -> None:
+    sides, rows = sides_of(CASES[case][0]()), CASES[case][1]()
+    limited = [Side(side.tokenizer, side.vocabulary, max_response_length=limit) for side in sides]
+    batch = tiny.collator_of(limited[0], limited[1])(rows)
+    expected = [
+        (index, runs)
+        for index, row in enumerate(rows)
+        for runs in chunks_by_bytes(
+            sides, (tiny.read(sides[0], row), tiny.read(sides[1], row)), row["completion"].encode(), limit
+        )
+    ]
+    assert sorted(chunks(batch)) == sorted(expected)
+    assert limit == 3 or case == ALIKE or max(len(run) for _, runs in expected for run in runs) > 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_sides_of_a_chunk_have_its_bytes_but_for_the_one_space(case: str) -> None:
+    collator = CASES[case][0]()
+    batch = collator(CASES[case][1]())
+    ids = [ids_of(batch, side) for side in SIDES]
+    for row, runs in chunks(batch):
+        said = [
+            b"".join(side.vocabulary.token_bytes(of[row][column]) or b"" for column in run)
+            for side, of, run in zip(sides_of(collator), ids, runs, strict=True)
+        ]
+        assert said[0] == said[1] or {said[0], b" " + said[0]} & {said[1], b" " + said[1]}, said
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_chunks_are_numbered_in_the_order_of_their_positions(case: str) -> None:
+    places = places_of(CASES[case][0]()(CASES[case][1]())).chunks
+    assert places is not None
+    assert places.positions.tolist() == sorted(set(places.positions.tolist()))
+    numbers = [number for number, _ in itertools.groupby(places.chunk.tolist())]
+    assert numbers == list(range(places.count))
+    assert set(places.teacher_chunk.tolist()) == set(numbers)
+
+
+def test_a_chunk_that_encloses_a_token_without_bytes_is_left_out() -> None:
+    """` answer` is two tokens of the student, between which a special stands."""
+    collator = of_tiny()
+    teacher, student = sides_of(collator)
+    of_teacher = teacher.encode({"prompt": "is", "completion": " the answer is"})
+    of_student = student.encode({"prompt": "is", "completion": " the answer is"})
+    names = student.tokenizer.convert_ids_to_tokens(of_student.ids)
+    assert names[-5:] == ["▁the", "▁ans", "wer", "▁is", "</s>"]
+    inside = len(names) - 3
+    ids = [*of_student.ids[:inside], student.tokenizer.bos_token_id, *of_student.ids[inside:]]
+    batch = collator.collate([EncodedRow(Encoded(ids, 6, ends=True), {"teacher": of_teacher})])
+    said = [teacher.tokenizer.convert_ids_to_tokens(of_teacher.ids)[runs[0][0]] for _, runs in chunks(batch)]
+    assert said == ["Ġthe", "Ġis"]
+
+
+# ---- Encoded, and what a model sampled -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["tiny", "gpt2 to llama2"])
+def test_a_batch_is_its_encoded_rows_collated(case: str) -> None:
+    collator, rows = CASES[case][0](), CASES[case][1]()
+    encoded = [collator.encode(row) for row in rows]
+    assert_same(collator.collate(encoded), collator(rows))
+    for name, side in zip(SIDES, sides_of(collator), strict=True):
+        for row, one in zip(rows, encoded, strict=True):
+            mine = one.student if name == "student" else one.teachers[name]
+            reading = tiny.read(side, row)
+            assert (mine.ids, mine.ends) == (reading.ids, True)
+            assert mine.response == len(reading.ids) - reading.first
+            assert mine.labels() == [-100] * reading.first + reading.ids[reading.first :]
+
+
+def test_sampled_ids_enter_as_they_are_however_the_tokenizer_would_spell_their_text() -> None:
+    """The student sampled ` the` letter by letter, and was stopped before its end of turn."""
+    collator = of_tiny()
+    teacher, student = sides_of(collator)
+    prompt = student.encode({"prompt": "Say:", "completion": " the"})
+    letters = student.tokenizer.convert_tokens_to_ids(["▁", "t", "h", "e"])
+    ids = [*prompt.ids[: -prompt.response], *letters]
+    of_teacher = teacher.encode({"prompt": "Say:", "completion": " the"})
+    batch = collator.collate([EncodedRow(Encoded(ids, 4, ends=False), {"teacher": of_teacher})])
+    assert ids_of(batch, "student") == [ids]
+    assert labels_of(batch) == letters
+    assert pairs(batch) == []
+    first = len(ids) - 4, len(of_teacher.ids) - 2
+    assert chunks(batch) == [(0, ((first[1],), tuple(range(first[0], first[0] + 4))))]
+    assert cut_of(batch) == {"teacher": 0, "student": 1}
+
+
+# ---- Several teachers ------------------------------------------------------------------------------------
+
+
+def of_two(**needs: Needs) -> DistillationCollator:
+    """`big` has the teacher's tokenizer, `near` the student's own."""
+    student = sides_of(of_tiny())[1]
+    sides = {"big": sides_of(of_tiny())[0], "near": student}
+    return DistillationCollator(
+        student,
+        {
+            name: TeacherSide(side, Aligner(side.vocabulary, student.vocabulary), needs.get(name, PAIRS))
+            for name, side in sides.items()
+        },
+    )
+
+
+PAIRS = Needs(pairs=True)
+
+
+def test_each_of_two_teachers_speaks_as_it_does_alone() -> None:
+    two, one = of_two()(ROWS), of_tiny()(ROWS)
+    alone = tiny.collator(tiny.student_tokenizer(), tiny.student_tokenizer())(ROWS)
+    for name, single in (("big", one), ("near", alone)):
+        assert sorted(pairs(two, name)) == sorted(pairs(single))
+        assert ids_of(two, name) == ids_of(single, "teacher")
+        assert counts_of(two, name) == counts_of(single)
+        assert int(two.cut[name]) == int(single.cut["teacher"])
+    assert sorted(supervised(two)) == sorted(supervised(one))
+    assert set(two.cut) == {"student", "big", "near"}
+
+
+def test_positions_that_both_teachers_speak_to_come_before_those_of_one() -> None:
+    batch = of_two()(ROWS)
+    found = [set(places_of(batch, name).paired.tolist()) for name in ("big", "near")]
+    spoken = [sum(index in one for one in found) for index in range(len(supervised(batch)))]
+    assert spoken == sorted(spoken, reverse=True)
+    assert set(spoken) == {1, 2}  # the student's own tokenizer pairs all
+    for name in ("big", "near"):
+        paired = places_of(batch, name).paired.tolist()
+        assert paired == sorted(paired)
+
+
+def test_a_teacher_has_what_the_losses_need_of_it_and_no_more() -> None:
+    given = {"big": Needs(positions=True), "near": Needs(chunks=True)}
+    big, near = (places_of(of_two(**given)(ROWS), name) for name in given)
+    assert triples(big.supervised) == supervised(of_tiny()(ROWS), "teacher")
+    assert near.supervised is None
+    assert big.chunks is None
+    assert near.chunks is not None
+    plain = [places_of(of_two()(ROWS), name) for name in given]
+    assert [(one.supervised, one.chunks) for one in plain] == [(None, None)] * 2
+
+
+def test_chunks_of_two_teachers_are_those_of_each_alone() -> None:
+    """Positions are then as they stand in the text: tokens of a chunk of one may be pairs of the other."""
+    needs = Needs(pairs=True, chunks=True)
+    batch = of_two(big=needs, near=needs)(ROWS)
+    assert supervised(batch) == sorted(supervised(batch))
+    assert sorted(chunks(batch, "big")) == sorted(chunks(of_tiny()(ROWS)))
 
 
 # ---- Batches and workers ---------------------------------------------------------------------------------
@@ -348,39 +577,79 @@ def test_the_literal_of_a_special_in_the_text_stays_text(student: str) -> None:
 def test_a_batch_is_its_rows_one_by_one(case: str) -> None:
     collator, rows = CASES[case][0](), CASES[case][1]()
     batch, alone = collator(rows), [collator([row]) for row in rows]
-    for side in ("teacher", "student"):
+    for side in SIDES:
         assert ids_of(batch, side) == [ids_of(one, side)[0] for one in alone]
-    for side in SUPERVISED:
-        assert supervised(batch, side) == [
-            (index, *item[1:]) for index, one in enumerate(alone) for item in supervised(one, side)
+        assert sorted(supervised(batch, side)) == [
+            (index, *item[1:]) for index, one in enumerate(alone) for item in sorted(supervised(one, side))
         ]
     assert pairs(batch) == [(index, *item[1:]) for index, one in enumerate(alone) for item in pairs(one)]
-    for name in ("alignment_counts", "cut"):
-        assert batch[name].tolist() == torch.stack([one[name] for one in alone]).sum(0).tolist()
-
-
-def test_every_tensor_is_int64_of_the_shape_that_is_said() -> None:
-    batch = of_tiny()(ROWS)
-    assert {name: tensor.dim() for name, tensor in batch.items()} == {
-        **{
-            f"{side}_{kind}": 2 for side in ("teacher", "student") for kind in ("input_ids", "attention_mask")
-        },
-        **dict.fromkeys(("row", "column", "labels", "paired", "teacher_row", "teacher_column"), 1),
-        **dict.fromkeys(("attended_row", "attended_column", "teacher_labels"), 1),
-        **dict.fromkeys(("alignment_counts", "cut"), 1),
+    assert sorted(chunks(batch)) == sorted(
+        (index, runs) for index, one in enumerate(alone) for _, runs in chunks(one)
+    )
+    for name, counted in batch.alignment_counts.items():
+        assert counted.tolist() == torch.stack([one.alignment_counts[name] for one in alone]).sum(0).tolist()
+    assert batch.places.counts() == {
+        name: sum(one.places.counts()[name] for one in alone) for name in batch.places.counts()
     }
-    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
 
 
-def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
+def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All that a batch holds, by where it is."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from tensors(one, f"{path}.{name}")
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from tensors(getattr(value, field.name), f"{path}.{field.name}")
 
 
-def test_pickled_it_makes_the_same_batches() -> None:
-    again = pickle.loads(pickle.dumps(of_tiny()))  # noqa: S301 - our own
-    assert_same(again(ROWS), of_tiny()(ROWS))
+def assert_same(found: Collated, expected: Collated) -> None:
+    one, other = dict(tensors(found)), dict(tensors(expected))
+    assert one.keys() == other.keys()
+    assert len(other) > 20
+    for name, tensor in other.items():
+        assert torch.equal(one[name], tensor), name
+    assert found.places.counts() == expected.places.counts()
+
+
+def test_every_tensor_is_int64_and_its_length_is_the_number_of_rows() -> None:
+    batch = of_tiny()(ROWS)
+    assert {tensor.dtype for _, tensor in tensors(batch)} == {torch.int64}
+    assert len(batch) == len(ROWS)
+    assert batch.places.counts() == {
+        "labels": len(supervised(batch)),
+        "pairs": len(pairs(batch)),
+        "chunks": len(chunks(batch)),
+        "teacher_labels": len(supervised(batch, "teacher")),
+    }
+
+
+def test_a_batch_moves_as_a_whole() -> None:
+    batch = of_two(big=tiny.EVERYTHING)(ROWS)
+    moved = dict(tensors(batch.to("meta", non_blocking=True)))
+    assert {name: tensor.shape for name, tensor in moved.items()} == {
+        name: tensor.shape for name, tensor in tensors(batch)
+    }
+    assert {tensor.device.type for tensor in moved.values()} == {"meta"}
+    assert {tensor.device.type for _, tensor in tensors(batch)} == {"cpu"}
+
+
+def test_a_batch_is_pinned_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU nothing can be pinned: that all of it is asked to be is what is seen."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    batch = of_two(big=tiny.EVERYTHING)(ROWS)
+    pinned = batch.pin_memory()
+    assert_same(pinned, batch)
+    assert all(one is not other for (_, one), (_, other) in zip(tensors(pinned), tensors(batch), strict=True))
+
+
+@pytest.mark.parametrize("make", [of_tiny, of_two])
+def test_pickled_it_makes_the_same_batches(make: Callable[[], DistillationCollator]) -> None:
+    again = pickle.loads(pickle.dumps(make()))  # noqa: S301 - our own
+    assert_same(again(ROWS), make()(ROWS))
+    assert_same(pickle.loads(pickle.dumps(make()(ROWS))), make()(ROWS))  # noqa: S301
 
 
 @pytest.mark.filterwarnings(

@@ -149,8 +149,16 @@ def _cross_entropy(case: dict[str, Any], batch: Batch, fused: bool) -> Result:
 
 
 def _shared_vocabulary(case: dict[str, Any], batch: Batch, fused: bool) -> Result:
-    loss = _loss(case, batch, nn.SharedVocabulary(**case["options"]), fused)
-    return batch.result(loss(batch.given(), _reduction(case)), {})
+    options = dict(case["options"])
+    top_k = options.pop("top_k", None)
+    if top_k is None:
+        loss = _loss(case, batch, nn.SharedVocabulary(**options), fused)
+        return batch.result(loss(batch.given(), _reduction(case)), {})
+    few = nn.StrictTopK(**{"divergence": "kl"} | options, top_k=top_k, strict=False, specials=True)
+    found = batch.result(_loss(case, batch, few, fused)(batch.given(), _reduction(case)), {})
+    found["sum of shared_kd"] = found.pop("sum of strict_kd")
+    del found["count of strict"]  # all of them
+    return found
 
 
 def _dual_space(case: dict[str, Any], batch: Batch, fused: bool) -> Result:

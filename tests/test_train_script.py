@@ -7,27 +7,30 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
-from dskd.nn import DSKD_UNGATED, DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, DualSpaceOptions
+from dskd.nn import LOSSES, CrossEntropy, CrossModelAttention, DualSpace, SharedVocabulary, Weighted
+from dskd.nn.losses.options import options_of
 from dskd.train.script import main, parse
 from tiny import ROWS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dskd.nn import Loss
     from dskd.train import DistillationConfig
     from dskd.train.config import ScriptArguments
 
+LINES = "teacher: T\nstudent: S\ntrain_data: x.jsonl\nuse_cpu: true\noutput_dir: out\n"
 NAMED = {"teacher": "T", "student": "S", "train_data": "rows.jsonl", "use_cpu": True, "report_to": "none"}
 
 
@@ -55,6 +58,13 @@ def parsed(
     return parse([*written(folder, options, name), *more])
 
 
+def objective_of(config: DistillationConfig) -> Loss:
+    """The loss beside the cross-entropy."""
+    of_cross_entropy, of_objective = config.weighted()
+    assert of_cross_entropy.loss == CrossEntropy()
+    return of_objective.loss
+
+
 # ---- Options ---------------------------------------------------------------------------------------------
 
 
@@ -66,7 +76,7 @@ def test_a_file_holds_options_of_every_kind(name: str, tmp_path: Path) -> None:
             "learning_rate": 3e-4,
             "max_steps": 7,
             "objective": "shared_vocabulary",
-            "top_k": 16,
+            "temperature": 2,
             "alpha": 0,
             "bf16": False,
             "gradient_accumulation_steps": 2,
@@ -83,12 +93,8 @@ def test_a_file_holds_options_of_every_kind(name: str, tmp_path: Path) -> None:
     assert script.eval_data is None
     assert script.student_tokenizer is None
     assert (config.learning_rate, config.max_steps, config.alpha) == (3e-4, 7, 0)
-    assert (config.objective, config.top_k, config.bf16, config.use_cpu) == (
-        "shared_vocabulary",
-        16,
-        False,
-        True,
-    )
+    assert (config.objective, config.bf16, config.use_cpu) == ("shared_vocabulary", False, True)
+    assert objective_of(config) == SharedVocabulary(temperature=2.0)
     assert config.gradient_accumulation_steps == 2
     assert config.lr_scheduler_kwargs == {"min_lr": 0.0001, "num_cycles": 2}
     assert config.output_dir == str(tmp_path)
@@ -106,29 +112,63 @@ def test_the_options_of_dual_space_reach_the_loss(tmp_path: Path) -> None:
         "divergence": "js",
         "mix": 0.3,
         "temperature": 2.0,
+        "centre": False,
+        "refresh_every": 7,
     }
     config = parsed(tmp_path, given, "--teacher_to_student", "solved")[1]
-    assert config.dual_space_options() == DualSpaceOptions(**given)
-    assert config.teacher_to_student == "solved"
-    assert parsed(tmp_path, {})[1].dual_space_options() == DualSpaceOptions()
+    assert objective_of(config) == DualSpace(**given, teacher_to_student="solved")
+    assert objective_of(parsed(tmp_path, {})[1]) == DualSpace()
 
 
-@pytest.mark.parametrize(
-    ("name", "preset"),
-    [
-        ("dskd_v1", DSKD_V1),
-        ("dskd_v2", DSKD_V2),
-        ("dskd_v2_same_vocabulary", DSKD_V2_SAME_VOCABULARY),
-        ("dskd_ungated", DSKD_UNGATED),
-    ],
-)
-def test_a_preset_is_that_of_the_publication_at_the_temperature_that_is_given(
-    name: str, preset: DualSpaceOptions, tmp_path: Path
+@pytest.mark.parametrize("where", ["file", "line", "options in a file", "options on the line"])
+def test_options_are_read_the_same_wherever_they_stand(where: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"temperature": 2, "gate": "none", "added": "prediction", "kq_rate": 1e-7}
+    objective = {"objective": "cross_model_attention"}
+    config = {
+        "file": lambda: parsed(tmp_path, {**objective, **given}),
+        "line": lambda: parsed(tmp_path, objective, *on_the_line(given)),
+        "options in a file": lambda: parsed(tmp_path, {**objective, "loss_options": given}),
+        "options on the line": lambda: parsed(tmp_path, objective, "--loss_options", json.dumps(given)),
+    }[where]()[1]
+    assert objective_of(config) == CrossModelAttention(
+        temperature=2.0, gate=None, added="prediction", kq_rate=1e-7
+    )
+
+
+def test_an_option_of_its_own_name_beats_the_same_among_the_options(tmp_path: Path) -> None:
+    given = {"loss_options": {"temperature": 3.0, "mix": 0.3, "divergence": "js"}, "temperature": 2.0}
+    config = parsed(tmp_path, given, "--mix=0.4")[1]
+    assert objective_of(config) == DualSpace(temperature=2.0, mix=0.4, divergence="js")
+
+
+@pytest.mark.parametrize("spelled", ["1e-7", "1.0e-07", "0.0000001", "'1e-7'"])
+def test_a_number_of_a_loss_may_be_spelled_as_people_do(spelled: str, tmp_path: Path) -> None:
+    flat = parsed(tmp_path, f"{LINES}s2t_weight: {spelled}\n")[1]
+    listed = parsed(
+        tmp_path, f"{LINES}losses:\n- loss: dual_space\n  s2t_weight: {spelled}\n  weight: {spelled}\n"
+    )
+    assert objective_of(flat) == DualSpace(s2t_weight=1e-7)
+    assert listed[1].weighted() == [Weighted(DualSpace(s2t_weight=1e-7), 1e-7)]
+
+
+@pytest.mark.parametrize("spelled", ["none", "None", "'none'"])
+def test_none_switches_off(spelled: str, tmp_path: Path) -> None:
+    flat = parsed(tmp_path, f"{LINES}objective: cross_model_attention\ngate: {spelled}\n")[1]
+    entry = f"losses: [{{loss: cross_model_attention, gate: {spelled}}}]\n"
+    assert objective_of(flat) == CrossModelAttention(gate=None)
+    assert parsed(tmp_path, LINES + entry)[1].weighted() == [Weighted(CrossModelAttention(gate=None))]
+
+
+PRESETS = [(name, preset) for name, kind in LOSSES.items() for preset in kind.presets]
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_a_preset_has_the_options_of_the_publication_beside_those_that_are_given(
+    name: str, preset: str, tmp_path: Path
 ) -> None:
-    config = parsed(tmp_path, {"preset": name, "temperature": 2.0, "divergence": "reverse_kl"})[1]
-    assert config.dual_space_options() == replace(preset, temperature=2.0, divergence="reverse_kl")
-    assert config.projector_options()["centre"] is False
-    assert config.steps_between_solutions == 1
+    given = {"objective": name, "preset": preset, "temperature": 2.0}
+    options = {**LOSSES[name].presets[preset], "temperature": 2.0}
+    assert objective_of(parsed(tmp_path, given)[1]) == LOSSES[name](**options)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +176,6 @@ def test_a_preset_is_that_of_the_publication_at_the_temperature_that_is_given(
     [
         {"gate": "gold"},
         {"target": "projected"},
-        {"teacher_to_student": "solved"},
         {"centre": False},
         {"refresh_every": 2},
     ],
@@ -144,7 +183,7 @@ def test_a_preset_is_that_of_the_publication_at_the_temperature_that_is_given(
 )
 def test_what_a_preset_says_itself_is_refused_beside_it(given: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=rf"^{next(iter(given))}=.* beside preset='dskd_v2', which has its own"
+        ValueError, match=rf"^{next(iter(given))} beside preset='dskd_v2', which has its own: leave one out"
     ):
         parsed(tmp_path, {"preset": "dskd_v2", **given})
 
@@ -154,10 +193,152 @@ def test_a_projector_that_nobody_asks_for_is_not_to_be_solved(tmp_path: Path) ->
         ValueError, match=r"^teacher_to_student='solved' .* there is none: set target='projected'"
     ):
         parsed(tmp_path, {"teacher_to_student": "solved"})
-    with pytest.raises(ValueError, match=r"^teacher_to_student='solved' .* spaces='teacher', there is none"):
+    with pytest.raises(ValueError, match=r"^teacher_to_student='solved' .*spaces='teacher', there is none"):
         parsed(tmp_path, {"teacher_to_student": "solved", "target": "projected", "spaces": "teacher"})
-    config = parsed(tmp_path, {"teacher_to_student": "solved", "target": "projected"})[1]
-    assert config.projector_options()["teacher_to_student"] == "solved"
+    given: dict[str, Any] = {"teacher_to_student": "solved", "target": "projected"}
+    assert objective_of(parsed(tmp_path, given)[1]) == DualSpace(**given)
+
+
+# ---- Several losses --------------------------------------------------------------------------------------
+
+SUM: list[dict[str, Any]] = [
+    {"loss": "cross_entropy", "weight": 0.25},
+    {"loss": "dual_space", "weight": 0.5, "teacher": "big", "preset": "dskd_v2", "temperature": 2.0},
+    {"loss": "shared_vocabulary", "teacher": "near"},
+]
+WEIGHTED = [
+    Weighted(CrossEntropy(), 0.25),
+    Weighted(DualSpace(**DualSpace.presets["dskd_v2"], temperature=2.0), 0.5, "big"),
+    Weighted(SharedVocabulary(), 1.0, "near"),
+]
+
+
+@pytest.mark.parametrize("where", ["python", "text in python", "yaml", "json", "line"])
+def test_losses_are_read_the_same_wherever_they_stand(where: str, tmp_path: Path) -> None:
+    config = {
+        "python": lambda: tiny.options(tmp_path, losses=SUM),
+        "text in python": lambda: tiny.options(tmp_path, losses=json.dumps(SUM)),
+        "yaml": lambda: parsed(tmp_path, {"losses": SUM})[1],
+        "json": lambda: parsed(tmp_path, {"losses": SUM}, name="run.json")[1],
+        "line": lambda: parsed(tmp_path, {}, "--losses", json.dumps(SUM))[1],
+    }[where]()
+    assert config.weighted() == WEIGHTED
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
+def test_an_objective_is_cross_entropy_and_one_entry(name: str, tmp_path: Path) -> None:
+    short = parsed(tmp_path, {"objective": name, "alpha": 0.25})[1]
+    entries = [{"loss": "cross_entropy", "weight": 0.75}, {"loss": name, "weight": 0.25}]
+    assert short.weighted() == parsed(tmp_path, {"losses": entries})[1].weighted()
+    assert short.weighted() == [Weighted(CrossEntropy(), 0.75), Weighted(LOSSES[name](), 0.25)]
+
+
+def test_sft_is_cross_entropy_alone_whatever_alpha_is(tmp_path: Path) -> None:
+    config = parsed(tmp_path, {"objective": "sft", "alpha": 0.9})[1]
+    assert config.weighted() == [Weighted(CrossEntropy())]
+
+
+DUAL = {"loss": "dual_space"}
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"losses": SUM, "objective": "sft"}, "objective='sft' beside losses, which say all: leave one out"),
+    ({"losses": SUM, "alpha": 0.3}, "alpha=0.3 beside losses, which say all: leave one out"),
+    (
+        {"losses": SUM, "temperature": 2.0, "mix": 0.1},
+        "(temperature, mix|mix, temperature) beside losses: options",
+    ),
+    ({"losses": SUM, "loss_options": {"mix": 0.1}}, "mix beside losses: options stand in their entries"),
+    ({"losses": SUM, "preset": "dskd_v2"}, "preset beside losses: options stand in their entries"),
+    ({"losses": []}, r"losses is a list, and each of it a table: \[{"),
+    ({"losses": DUAL}, r"losses is a list, and each of it a table: \[{"),
+    ({"losses": ["dual_space"]}, r"losses is a list, and each of it a table: \[{"),
+    (
+        {"losses": [DUAL, {"weight": 1.0}]},
+        r"losses, entry 1 \(from 0\) has no loss: NAME; there is .*dual_space",
+    ),
+    ({"losses": [{"loss": "dual"}]}, "there is no loss 'dual'; there is .*dual_space"),
+    ({"losses": [{**DUAL, "wieght": 1.0}]}, "dual_space has no option wieght; it has divergence"),
+    (
+        {"losses": [{**DUAL, "preset": "dskd_v3"}]},
+        "preset='dskd_v3' is none of dual_space; it has dskd_ungated",
+    ),
+    (
+        {"losses": [{"loss": "cross_entropy", "preset": "x"}]},
+        "preset='x' is none of cross_entropy; it has none",
+    ),
+    ({"losses": [{"loss": "cross_entropy", "mix": 1}]}, "cross_entropy has no option mix; it has none"),
+    (
+        {"losses": [{**DUAL, "preset": "dskd_v2", "gate": "gold"}]},
+        "gate beside preset='dskd_v2', which has its own",
+    ),
+    (
+        {"losses": [DUAL, {**DUAL, "weight": "hot"}]},
+        r"losses, entry 1 \(from 0\): weight='hot'; it is a number",
+    ),
+    ({"losses": [{**DUAL, "weight": True}]}, r"losses, entry 0 \(from 0\): weight=True; it is a number"),
+    (
+        {"losses": [{**DUAL, "weight": -1}]},
+        r"losses, entry 0 \(from 0\): weight=-1; it is a number from 0 on",
+    ),
+    ({"losses": [{**DUAL, "temperature": "hot"}]}, "dual_space: temperature='hot'; it is one of float"),
+    ({"losses": [{**DUAL, "temperature": None}]}, "dual_space: temperature is not given; leave it out"),
+    ({"objective": "dual"}, "there is no loss 'dual'; there is .*dual_space"),
+    ({"temperature": "hot"}, "dual_space: temperature='hot'; it is one of float"),
+    ({"refresh_every": 1.5}, "dual_space: refresh_every=1.5; it is one of int"),
+    ({"refresh_every": True}, "dual_space: refresh_every=True; it is one of int"),
+    ({"bias": 1}, "dual_space: bias=1; it is one of bool"),
+    ({"gate": "open"}, "dual_space: gate='open'; it is one of (prediction, gold|gold, prediction), none"),
+    ({"preset": "dskd_v3"}, "preset='dskd_v3' is none of dual_space; it has dskd_ungated, dskd_v1"),
+    ({"matching": "transport"}, "dual_space has no option matching; it has divergence"),
+    (
+        {"objective": "shared_vocabulary", "gate": "gold"},
+        "shared_vocabulary has no option gate; it has diver",
+    ),
+    ({"objective": "sft", "temperature": 2.0}, "objective='sft' has no option temperature"),
+    ({"objective": "sft", "preset": "dskd_v1"}, "objective='sft' has no option preset"),
+    ({"loss_options": ["mix"]}, "loss_options='mix' is no JSON"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED, ids=str)
+def test_what_a_file_says_wrong_of_losses_is_refused(
+    given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        parsed(tmp_path, given)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--losses", "dual_space"], "losses='dual_space' is no JSON: "),
+        (["--losses", '{"loss": "dual_space"}'], "losses is a list, and each of it a table"),
+        (["--loss_options", "mix: 1"], "loss_options='mix: 1' is no JSON: "),
+        (["--loss_options", "mix: 1", "--temperature", "2"], "loss_options='mix: 1' is no JSON: "),
+        (["--loss_options", "[1]", "--temperature", "2"], r"loss_options='\[1\]' is no table of options"),
+        (["--temperature", "hot"], "dual_space: temperature='hot'; it is one of float"),
+        (["--matching", "transport"], "dual_space has no option matching"),
+    ],
+    ids=str,
+)
+def test_what_the_line_says_wrong_of_losses_is_refused(line: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        parsed(tmp_path, {}, *line)
+
+
+def test_the_help_has_every_option_of_every_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for name, kind in LOSSES.items():
+        assert name in said or name == "cross_entropy"
+        for option in options_of(kind):
+            assert f"--{option} " in said, option
+        for preset in kind.presets:
+            assert preset in said, preset
+
+
+# ---- Files and lines -------------------------------------------------------------------------------------
 
 
 def test_roles_are_the_same_from_the_file_and_the_line(tmp_path: Path) -> None:
@@ -170,8 +351,7 @@ def test_roles_are_the_same_from_the_file_and_the_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spelled", ["1e-3", "1.0e-3", "0.001", "'1e-3'"])
 def test_a_number_may_be_spelled_as_people_do(spelled: str, tmp_path: Path) -> None:
-    lines = "teacher: T\nstudent: S\ntrain_data: x.jsonl\nuse_cpu: true\noutput_dir: out\n"
-    config = parsed(tmp_path, f"{lines}learning_rate: {spelled}\nprojector_learning_rate: {spelled}\n")[1]
+    config = parsed(tmp_path, f"{LINES}learning_rate: {spelled}\nprojector_learning_rate: {spelled}\n")[1]
     assert config.learning_rate == config.projector_learning_rate == 1e-3
 
 
@@ -186,10 +366,9 @@ def test_a_number_inside_a_dict_may_be_too(name: str, tmp_path: Path) -> None:
     ("spelled", "value"), [("true", True), ("false", False), ("yes", True), ("no", False), ("'true'", True)]
 )
 def test_booleans(spelled: str, value: bool, tmp_path: Path) -> None:
-    lines = "teacher: T\nstudent: S\ntrain_data: x.jsonl\nuse_cpu: true\noutput_dir: out\n"
     config = parsed(
         tmp_path,
-        f"{lines}group_by_length: {spelled}\nload_best_model_at_end: false\n".replace(
+        f"{LINES}group_by_length: {spelled}\nload_best_model_at_end: false\n".replace(
             "group_by_length", "logging_first_step"
         ),
     )[1]
@@ -197,9 +376,9 @@ def test_booleans(spelled: str, value: bool, tmp_path: Path) -> None:
 
 
 def test_null_is_the_default(tmp_path: Path) -> None:
-    lines = "teacher: T\nstudent: S\ntrain_data: x.jsonl\nuse_cpu: true\noutput_dir: out\n"
-    script, config = parsed(tmp_path, f"{lines}top_k: null\neval_data: ~\nstudent_layers:\n")
-    assert (config.top_k, script.eval_data, script.student_layers) == (None, None, None)
+    script, config = parsed(tmp_path, f"{LINES}gate: null\nlosses: ~\neval_data: ~\nstudent_layers:\n")
+    assert (config.losses, script.eval_data, script.student_layers) == (None, None, None)
+    assert objective_of(config) == DualSpace()
 
 
 def test_the_command_line_beats_the_file_wherever_it_stands(tmp_path: Path) -> None:
@@ -274,13 +453,51 @@ def test_roles_that_are_no_json_are_an_error(name: str, tmp_path: Path) -> None:
         parsed(tmp_path, {}, f"--{name}", "<eos>: eos")
 
 
-@pytest.mark.parametrize("given", [{"objective": "dual"}, {"gate": "open"}, {"max_steps": "many"}], ids=str)
 def test_a_value_that_an_option_cannot_have_names_the_option(
-    given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises((ValueError, SystemExit)) as raised:
+        parsed(tmp_path, {"max_steps": "many"})
+    assert "max_steps" in str(raised.value) + capsys.readouterr().err
+
+
+TWO = {"teacher": "", "teachers": {"big": "B", "near": "N"}}
+
+
+def test_several_teachers_have_names_and_roles_by_them(tmp_path: Path) -> None:
+    roles = {"near": {"<|endoftext|>": ["eos"]}}
+    from_file = parsed(tmp_path, {**TWO, "teacher_roles": roles})[0]
+    from_line = parsed(
+        tmp_path,
+        {"teacher": ""},
+        "--teachers",
+        json.dumps(TWO["teachers"]),
+        "--teacher_roles",
+        json.dumps(roles),
+    )[0]
+    for script in (from_file, from_line):
+        assert script.models_of_teachers == {"big": "B", "near": "N"}
+        assert script.roles_of_teachers == {"near": {"<|endoftext|>": {"eos"}}}
+    alone = parsed(tmp_path, {"teacher_roles": roles["near"]})[0]
+    assert alone.models_of_teachers == {"teacher": "T"}
+    assert alone.roles_of_teachers == {"teacher": {"<|endoftext|>": {"eos"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"teachers": {"big": "B"}}, "teacher and teachers are both given: leave one out"),
+        ({**TWO, "teachers": {"big": "B", "near": ""}}, "teacher is not given"),
+        ({**TWO, "teachers": ["B"]}, "teachers='B' is no JSON"),
+        ({**TWO, "teacher_roles": {"large": {}}}, "teacher_roles of large, which is none of teachers"),
+    ],
+    ids=str,
+)
+def test_teachers_that_are_said_wrong_are_refused(
+    given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
         parsed(tmp_path, given)
-    assert next(iter(given)) in str(raised.value) + capsys.readouterr().err
 
 
 # ---- Runs ------------------------------------------------------------------------------------------------
@@ -292,6 +509,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     for name, tokenizer, hidden, layers in (
         ("teacher", tiny.teacher_tokenizer(), 24, 2),
+        ("other", tiny.other_tokenizer(), 20, 2),
         ("student", tiny.student_tokenizer(), 16, 2),
         ("large", tiny.teacher_tokenizer(), 16, 4),
     ):
@@ -306,7 +524,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (root / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return {
         name: root / name
-        for name in ("teacher", "student", "large", "tokenizer", "train.jsonl", "eval.jsonl")
+        for name in ("teacher", "other", "student", "large", "tokenizer", "train.jsonl", "eval.jsonl")
     }
 
 
@@ -419,6 +637,50 @@ def test_a_run_goes_on_where_it_was_stopped_and_the_metrics_with_it(
     assert losses[0] == losses[1]
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halves")]
     assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
+
+
+def test_a_run_of_two_teachers_logs_each_by_its_name_and_goes_on_where_it_was_stopped(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    losses = [
+        {"loss": "cross_entropy", "weight": 0.5},
+        {"loss": "dual_space", "weight": 0.3, "teacher": "big"},
+        {"loss": "dual_space", "weight": 0.2, "teacher": "other", "preset": "dskd_v2"},
+        {"loss": "shared_vocabulary", "weight": 0.1, "teacher": "other"},
+    ]
+    output = tmp_path / "run"
+    teachers = {"big": str(folders["teacher"]), "other": str(folders["other"])}
+    options = run_options(folders, output, teachers=teachers, losses=losses, lr_scheduler_type="constant")
+    del options["teacher"]
+    main([*written(tmp_path, options), "--max_steps", "2"])
+    main([*written(tmp_path, options), "--resume_from_checkpoint", str(output / "checkpoint-2")])
+    logged = [line for line in lines_of(output / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in logged] == [1, 2, 3, 4]
+    for line in logged:
+        assert {"big/t2s_kd", "big/s2t_kd", "other/t2s_ce", "other/shared_kd"} <= line.keys()
+        assert line["big/pairs"] != line["other/pairs"]
+        assert all(0 < line[f"{name}/ratio"] < 1 for name in teachers)
+        assert not {"t2s_kd", "pairs", "ratio"} & line.keys()
+    saved = load_file(output / "projectors.safetensors")
+    assert {name: tuple(one.shape) for name, one in saved.items()} == {
+        "1.teacher_to_student": (24, 16),
+        "1.student_to_teacher": (16, 24),
+        "2.teacher_to_student": (20, 16),
+        "2.student_to_teacher": (16, 20),
+    }
+    with safe_open(output / "projectors.safetensors", "pt") as file:
+        about = file.metadata()
+    assert [part.partition("=")[0] for part in about["teacher_vocabulary"].split()] == ["big", "other"]
+
+
+def test_a_teacher_that_losses_name_and_that_is_not_there_is_one_line(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    losses = [{"loss": "dual_space", "teacher": "big"}]
+    said = error_of(written(tmp_path, run_options(folders, tmp_path / "run", losses=losses)))
+    assert said.startswith(
+        "DualSpace listens to the teacher 'big', and there is 'teacher': name one of these"
+    )
 
 
 @pytest.mark.parametrize("objective", ["shared_vocabulary", "sft"])

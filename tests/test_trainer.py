@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,57 +21,31 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from transformers import logging as transformers_logging
 
 import tiny
-from dskd.nn import Reduction
-from dskd.train import DistillationConfig, DistillationTrainer
+from dskd.nn import LOSSES, DualSpace, Reduction
+from dskd.train import DistillationTrainer
+from dskd.train.collator import Tokens
 from dskd.train.trainer import PROJECTORS_FILE
-from tiny import ROWS
+from tiny import BESIDE, ROWS, assert_same, built_by, sides_of, step, teacher_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
-OBJECTIVES = ["dual_space", "shared_vocabulary", "sft"]
+    from dskd.train import Collated
+
+ATTENDING = "cross_model_attention"
+"""Divides by the spread of a micro-batch, has dropout and projectors of its own: see test_train_attention."""
+
+OBJECTIVES = ["sft", *(name for name in LOSSES if name not in ("cross_entropy", ATTENDING))]
 PROJECTORS = {"teacher_to_student": (24, 16), "student_to_teacher": (16, 24)}
 
 
 # ---- One step --------------------------------------------------------------------------------------------
-
-
-def step(made: Any, *batches: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor | None]]:
-    """The loss and the gradients of one optimizer step over these micro-batches; no optimizer runs."""
-    made.model.train()
-    made.model.zero_grad()
-    taken, items = made.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
-    loss = 0.0
-    for batch in taken:
-        one = made.compute_loss(made.model, batch, num_items_in_batch=items)
-        one.backward()
-        loss += float(one.detach())
-    return loss, {
-        name: None if parameter.grad is None else parameter.grad.clone()
-        for name, parameter in made.model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def assert_same(
-    found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None], *, relative: float
-) -> None:
-    assert found.keys() == expected.keys()
-    assert len(found) > 0
-    largest = max(float(one.abs().max()) for one in expected.values() if one is not None)
-    assert largest > 1e-3
-    for name, one in expected.items():
-        other = found[name]
-        assert (one is None) == (other is None), name
-        if one is not None and other is not None:
-            gap = float((other.detach() - one.detach()).abs().max())
-            assert gap <= relative * largest, (name, gap, largest)
 
 
 def log_softmax(logits: Tensor, dead: Sequence[int], temperature: float = 1.0) -> Tensor:
@@ -93,11 +68,10 @@ def divergence(name: str, says: Sequence[Tensor], alive: Sequence[int]) -> Tenso
 
 def projectors_of(made: Any) -> tuple[Tensor, Tensor]:
     """P_ts and P_st by the pseudo-inverses of the heads on the overlap, as the definition says."""
-    collator = made.data_collator
-    pairs = tiny.overlap(collator.teacher.vocabulary, collator.student.vocabulary)
-    teacher = made.teacher.lm_head.weight.detach()[[one for one, _ in pairs]]
+    pairs = tiny.overlap(*(side.vocabulary for side in sides_of(made)))
+    teacher = teacher_of(made).lm_head.weight.detach()[[one for one, _ in pairs]]
     student = made.student.lm_head.weight.detach()[[one for _, one in pairs]]
-    if made.args.centre:
+    if made.model.objective.losses[-1].loss.centre:
         teacher, student = teacher - teacher.mean(0), student - student.mean(0)
     return teacher.T @ torch.linalg.pinv(student.T), student.T @ torch.linalg.pinv(teacher.T)
 
@@ -106,9 +80,9 @@ def eager(  # noqa: C901, PLR0912, PLR0915 - the whole definition in one place
     made: Any, rows: Sequence[Mapping[str, Any]], projectors: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
     """The sums of one step from the definition: row by row, whole models, all logits; and their counts."""
-    args, sides = made.args, (made.data_collator.teacher, made.data_collator.student)
+    how, sides = made.model.objective.losses[-1].loss, sides_of(made)
     mapped = dict(tiny.overlap(sides[0].vocabulary, sides[1].vocabulary))
-    sizes = [model.lm_head.weight.shape[0] for model in (made.teacher, made.student)]
+    sizes = [model.lm_head.weight.shape[0] for model in (teacher_of(made), made.student)]
     dead = [
         [
             token
@@ -126,7 +100,7 @@ def eager(  # noqa: C901, PLR0912, PLR0915 - the whole definition in one place
         readings = tiny.read(sides[0], row), tiny.read(sides[1], row)
         outputs = [
             model(torch.tensor([reading.ids]), output_hidden_states=True)
-            for model, reading in zip((made.teacher, made.student), readings, strict=True)
+            for model, reading in zip((teacher_of(made), made.student), readings, strict=True)
         ]
         for column in readings[1].columns:
             said = outputs[1].logits[0, column - 1]
@@ -140,51 +114,49 @@ def eager(  # noqa: C901, PLR0912, PLR0915 - the whole definition in one place
             h_t = outputs[0].hidden_states[-1][0, teacher_column - 1].detach()
             z_s = outputs[1].logits[0, student_column - 1]
             h_s = outputs[1].hidden_states[-1][0, student_column - 1]
-            if args.objective == "shared_vocabulary":
-                ids = list(mapped.items())
-                if args.top_k is not None:
-                    ids.sort(key=lambda pair: -float(z_s[pair[1]].detach()))
-                    ids = ids[: args.top_k]
+            if made.args.objective == "shared_vocabulary":
                 shared = [
-                    log_softmax(z[[pair[side] for pair in ids]], [], args.temperature)
+                    log_softmax(z[[pair[side] for pair in mapped.items()]], [], how.temperature)
                     for side, z in enumerate((z_t, z_s))
                 ]
-                totals["kd"] = totals["kd"] + divergence(args.divergence, shared, range(len(ids)))
+                totals["kd"] = totals["kd"] + divergence(how.divergence, shared, range(len(mapped)))
+                continue
+            if made.args.objective == "sft":
                 continue
             best = alive[0][int(z_t[alive[0]].argmax())]
-            y = mapped.get(best, -1) if args.t2s_target == "prediction" else readings[1].ids[student_column]
+            y = mapped.get(best, -1) if how.t2s_target == "prediction" else readings[1].ids[student_column]
             shared_ids = list(mapped), list(mapped.values())
             z_ts = (h_t @ projectors[0]) @ made.student.lm_head.weight.detach().T
             gate = {
-                "none": None,
+                None: None,
                 "prediction": mapped.get(best, -1),
                 "gold": readings[1].ids[student_column],
-            }[args.gate]
-            if args.spaces != "teacher":
-                if args.target == "exact" and gate is None:
+            }[how.gate]
+            if how.spaces != "teacher":
+                if how.target == "exact" and gate is None:
                     pass  # nobody asks for z_ts
-                elif args.t2s_target == "distribution":
+                elif how.t2s_target == "distribution":
                     says = [log_softmax(z_t[shared_ids[0]], []), log_softmax(z_ts[shared_ids[1]], [])]
                     totals["t2s_ce"] = totals["t2s_ce"] + divergence("kl", says, range(len(mapped)))
                 elif y >= 0:
                     totals["t2s_ce"] = totals["t2s_ce"] - log_softmax(z_ts, dead[1])[y]
                 if gate is None or alive[1][int(z_ts[alive[1]].argmax())] == gate:
-                    says = [log_softmax(z, dead[1], args.temperature) for z in (z_ts.detach(), z_s)]
+                    says = [log_softmax(z, dead[1], how.temperature) for z in (z_ts.detach(), z_s)]
                     kept: Sequence[int] = alive[1]
-                    if args.columns == "overlap":
-                        exact = args.target == "exact"
+                    if how.columns == "overlap":
+                        exact = how.target == "exact"
                         target = z_t[shared_ids[0]] if exact else z_ts.detach()[shared_ids[1]]
                         kept = range(len(mapped))
-                        says = [log_softmax(z, [], args.temperature) for z in (target, z_s[shared_ids[1]])]
-                    totals["kd"] = totals["kd"] + divergence(args.divergence, says, kept)
-            if args.spaces != "student":
-                z_st = (h_s @ projectors[1]) @ made.teacher.lm_head.weight.T
-                says = [log_softmax(z, dead[0], args.temperature) for z in (z_t, z_st)]
+                        says = [log_softmax(z, [], how.temperature) for z in (target, z_s[shared_ids[1]])]
+                    totals["kd"] = totals["kd"] + divergence(how.divergence, says, kept)
+            if how.spaces != "student":
+                z_st = (h_s @ projectors[1]) @ teacher_of(made).lm_head.weight.T
+                says = [log_softmax(z, dead[0], how.temperature) for z in (z_t, z_st)]
                 kept = alive[0]
-                if args.s2t_columns == "overlap":
+                if how.s2t_columns == "overlap":
                     kept = range(len(mapped))
-                    says = [log_softmax(z[shared_ids[0]], [], args.temperature) for z in (z_t, z_st)]
-                totals["kd"] = totals["kd"] + args.s2t_weight * divergence(args.divergence, says, kept)
+                    says = [log_softmax(z[shared_ids[0]], [], how.temperature) for z in (z_t, z_st)]
+                totals["kd"] = totals["kd"] + how.s2t_weight * divergence(how.divergence, says, kept)
     return totals
 
 
@@ -192,18 +164,16 @@ def by_definition(
     made: Any, rows: Sequence[Mapping[str, Any]], teacher_to_student: Tensor | None = None
 ) -> tuple[float, dict[str, Tensor | None]]:
     """The loss of one step and its gradients, written out; P_ts as given, or as solved."""
-    whole = made.model
-    solved = projectors_of(made)
+    solved = (torch.empty(0), torch.empty(0))
+    if made.args.objective == "dual_space":
+        solved = projectors_of(made)
     if teacher_to_student is not None:
         solved = teacher_to_student.detach(), solved[1]
     trained: dict[str, Tensor] = {}
-    if made.args.objective == "dual_space":
-        of_module = dict(whole.loss.projectors.named_parameters())
-        for index, name in enumerate(PROJECTORS):
-            if name in of_module and of_module[name].requires_grad:
-                trained[f"loss.projectors.{name}"] = solved[index].clone().requires_grad_()
-    names = list(PROJECTORS)
-    given = [trained.get(f"loss.projectors.{names[index]}", solved[index]) for index in range(2)]
+    given = list(solved)
+    for index, name in enumerate(PROJECTORS if made.args.objective == "dual_space" else ()):
+        if getattr(built_by(made), name).requires_grad:
+            given[index] = trained[BESIDE + name] = solved[index].clone().requires_grad_()
     totals = eager(made, rows, (given[0], given[1]))
     alpha = 0.0 if made.args.objective == "sft" else made.args.alpha
     loss = (1 - alpha) * totals["cross_entropy"] / totals["labels"]
@@ -214,28 +184,20 @@ def by_definition(
     return float(loss.detach()), dict(zip(wanted, grads, strict=True))
 
 
-DEFAULTS = {name: DistillationConfig.__dataclass_fields__[name].default for name in tiny.UNGATED}
+DEFAULTS = {name: getattr(DualSpace(), name) for name in tiny.UNGATED}
 """Of dual space, where tests have `tiny.UNGATED`."""
 
 STEPS: list[dict[str, Any]] = [
     {},
     {"alpha": 0.3, "divergence": "reverse_kl", "temperature": 2.0},
-    {"alpha": 1.0, "t2s_target": "gold"},
-    {"gate": "prediction"},
-    {"gate": "gold", "t2s_target": "gold"},
-    {"spaces": "student"},
-    {"spaces": "teacher"},
-    {"spaces": "teacher", "student_to_teacher": "trained"},
-    {"student_to_teacher": "trained"},
-    {"t2s_target": "distribution", "columns": "overlap"},
-    {"target": "exact", "columns": "overlap", "s2t_columns": "overlap", "temperature": 2.0},
-    {"centre": True, "s2t_weight": 0.25},
+    {"gate": "gold", "t2s_target": "gold", "alpha": 1.0},
+    {"student_to_teacher": "trained", "t2s_target": "distribution", "columns": "overlap"},
+    {"spaces": "teacher", "centre": True, "s2t_columns": "overlap"},
     DEFAULTS,
-    {"centre": True, "student_to_teacher": "trained", "target": "exact", "columns": "overlap"},
-    {"objective": "shared_vocabulary"},
-    {"objective": "shared_vocabulary", "top_k": 5, "divergence": "reverse_kl", "temperature": 0.7},
+    {"objective": "shared_vocabulary", "temperature": 0.7},
     {"objective": "sft"},
 ]
+"""A way of each kind from a line of options to a loss; all others are in tests/frozen."""
 
 
 @pytest.mark.parametrize("given", STEPS, ids=str)
@@ -248,7 +210,7 @@ def set_exactly(made: Any) -> None:
     """The projectors without the rounding to float32 in which they come; they were right but for that."""
     if made.args.objective == "dual_space":
         for name, solved in zip(PROJECTORS, projectors_of(made), strict=True):
-            own = getattr(made.model.loss.projectors, name)
+            own = getattr(built_by(made), name)
             assert torch.allclose(own.detach(), solved, rtol=1e-5, atol=1e-6), name
             with torch.no_grad():
                 own.copy_(solved)
@@ -263,23 +225,27 @@ def assert_a_step_is_the_definition(made: Any) -> None:
     assert_same(gradients, expected, relative=1e-9)
 
 
-@pytest.mark.parametrize("gate", ["prediction", "gold"])
-def test_a_gate_that_is_open_in_part_is_the_definition_too(gate: str, tmp_path: Path) -> None:
-    """P_ts is fitted to say what opens the gate, and has too few rows to say it at every pair."""
-    made = tiny.trainer(tmp_path, gate=gate, spaces="student")
-    batch = tiny.batch_of(made, ROWS)
-    states = made.teacher.model(batch["teacher_input_ids"], batch["teacher_attention_mask"]).last_hidden_state
-    states = states[batch["teacher_row"], batch["teacher_column"]]
-    said = batch["labels"][batch["paired"]]
+def open_in_part(made: Any, batch: Collated, gate: str) -> Tensor:
+    """A P_ts that is fitted to say what opens the gate, and has too few rows to say it at every pair; set."""
+    places, tokens = batch.places.teachers["teacher"], batch.teachers["teacher"]
+    states = teacher_of(made).model(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    states = states[places.row, places.column].detach()
+    said = batch.places.student.labels[places.paired]
     if gate == "prediction":
-        mapped = dict(
-            tiny.overlap(made.data_collator.teacher.vocabulary, made.data_collator.student.vocabulary)
-        )
-        best = made.teacher.lm_head(states).argmax(-1).tolist()
+        mapped = dict(tiny.overlap(*(side.vocabulary for side in sides_of(made))))
+        best = teacher_of(made).lm_head(states).argmax(-1).tolist()
         said = torch.tensor([mapped.get(token, 0) for token in best])
     projector = torch.linalg.pinv(states) @ made.student.lm_head.weight.detach()[said] * 10
     with torch.no_grad():
-        made.model.loss.projectors.teacher_to_student.copy_(projector)
+        built_by(made).teacher_to_student.copy_(projector)
+    return projector
+
+
+@pytest.mark.parametrize("gate", ["prediction", "gold"])
+def test_a_gate_that_is_open_in_part_is_the_definition_too(gate: str, tmp_path: Path) -> None:
+    made = tiny.trainer(tmp_path, gate=gate, spaces="student")
+    batch = tiny.batch_of(made, ROWS)
+    projector = open_in_part(made, batch, gate)
     loss, gradients = step(made, batch)
     expected_loss, expected = by_definition(made, ROWS, teacher_to_student=projector)
     assert loss == pytest.approx(expected_loss, rel=1e-9)
@@ -290,7 +256,7 @@ def test_a_gate_that_is_open_in_part_is_the_definition_too(gate: str, tmp_path: 
                 "kd"
             ].detach()
         )
-        for one in (gate, "none")
+        for one in (gate, None)
     ]
     assert 0 < closed_and_open[0] < closed_and_open[1]
 
@@ -317,14 +283,58 @@ def test_four_rows_at_once_are_four_rows_one_after_the_other(objective: str, tmp
             assert one[name] == pytest.approx(other[name], rel=1e-6), name
 
 
+def test_the_trainer_that_is_installed_asks_whether_a_loss_is_scaled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not know the attribute divides by the micro-batches, whatever a trainer says."""
+    assert Trainer.loss_is_scaled_for_ga is None
+    moved = []
+    for is_scaled in (True, False):
+        monkeypatch.setattr(DistillationTrainer, "loss_is_scaled_for_ga", is_scaled)
+        made = tiny.trainer(
+            tmp_path,
+            objective="sft",
+            max_steps=1,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=4,
+        )
+        before = made.student.lm_head.weight.detach().clone()
+        made.train()
+        moved.append(made.student.lm_head.weight.detach() - before)
+    assert torch.allclose(moved[0], 4 * moved[1], rtol=1e-6, atol=1e-12)
+    assert moved[0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("preset", ["dskd_v2", "dskd_v2_same_vocabulary"])
+def test_what_divides_by_the_micro_batch_moves_as_far_in_four_equal_ones_as_in_one(
+    preset: str, tmp_path: Path
+) -> None:
+    """Summed over them in place of averaged, the projector would move four times as far."""
+    found, rows = [], [ROWS[5]]
+    for count in (1, 4):
+        made = tiny.trainer(
+            tmp_path,
+            preset=preset,
+            rows=rows * count,
+            max_steps=1,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=count,
+        )
+        before = open_in_part(made, tiny.batch_of(made, rows), "prediction")
+        made.train()
+        assert (built_by(made).teacher_to_student - before).abs().max() > 1e-3
+        (line,) = tiny.steps_logged(made)
+        assert 0 < line["gated"] < 1
+        found.append(made.model.state_dict())
+    assert_same(found[1], found[0], relative=1e-10)
+
+
 TRAJECTORIES: list[dict[str, Any]] = [
     {},
     {"preset": "dskd_v1"},
     {"preset": "dskd_v2", "temperature": 2.0},
-    {"preset": "dskd_v2_same_vocabulary", "divergence": "adaptive_kl"},
     {"teacher_to_student": "solved", "t2s_target": "distribution", "columns": "overlap"},
-    {"student_to_teacher": "trained", "target": "exact", "divergence": "js", "gate": "gold"},
-    {"objective": "shared_vocabulary", "top_k": 5},
+    *({"objective": name} for name in OBJECTIVES if name not in ("sft", "dual_space")),
 ]
 
 
@@ -334,8 +344,8 @@ def test_the_fused_loss_trains_as_its_definition_does(given: dict[str, Any], tmp
     made = [tiny.trainer(tmp_path, optim="adamw_torch", learning_rate=0.01, **given) for _ in range(2)]
     before = {name: one.clone() for name, one in made[0].model.state_dict().items()}
     for one, fused in zip(made, (False, True), strict=True):
-        assert one.model.loss.fused
-        one.model.loss.fused = fused
+        assert one.model.objective.fused
+        one.model.objective.fused = fused
         one.train()
     assert_same(made[1].model.state_dict(), made[0].model.state_dict(), relative=1e-8)
     assert all(
@@ -344,10 +354,8 @@ def test_the_fused_loss_trains_as_its_definition_does(given: dict[str, Any], tmp
     )
     for line, other in zip(*(tiny.steps_logged(one) for one in made), strict=True):
         assert set(line) == set(other)
-        for name in ("loss", "cross_entropy", "t2s_ce", "t2s_kl", "t2s_kd", "s2t_kd", "shared_kd", "gated"):
-            assert (name in line) == (name in other)
-            if name in line:
-                assert line[name] == pytest.approx(other[name], rel=1e-6, abs=1e-9), name
+        for name in ("loss", *made[1].terms):
+            assert line[name] == pytest.approx(other[name], rel=1e-6, abs=1e-9), name
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -371,16 +379,23 @@ def test_in_float32_too_and_with_a_last_step_that_is_shorter(objective: str, tmp
     assert_same(found[1], found[0], relative=1e-5)
 
 
+def padded(tokens: Tokens) -> Tokens:
+    """The same, with something else in more columns of padding."""
+    ids, mask = tokens.input_ids, tokens.attention_mask
+    junk = torch.arange(5, 12).expand(3, 7)
+    ids = torch.cat([torch.where(mask.bool(), ids, 9), junk], dim=1)
+    return Tokens(ids, torch.cat([mask, torch.zeros_like(junk)], dim=1))
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_padding_changes_nothing_whatever_stands_in_it(objective: str, tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path, objective=objective)
     batch = tiny.batch_of(made, ROWS[:3])
-    wider = dict(batch)
-    for side in ("teacher", "student"):
-        ids, mask = batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]
-        junk = torch.arange(5, 12).expand(3, 7)
-        wider[f"{side}_input_ids"] = torch.cat([torch.where(mask.bool(), ids, 9), junk], dim=1)
-        wider[f"{side}_attention_mask"] = torch.cat([mask, torch.zeros_like(junk)], dim=1)
+    wider = replace(
+        batch,
+        student=padded(batch.student),
+        teachers={name: padded(tokens) for name, tokens in batch.teachers.items()},
+    )
     loss, gradients = step(made, batch)
     other_loss, other = step(made, wider)
     assert other_loss == pytest.approx(loss, rel=1e-10)
@@ -405,7 +420,7 @@ def test_the_teacher_is_frozen_and_in_eval_mode_also_while_the_student_trains(tm
 
 def test_the_teacher_is_in_neither_the_trained_module_nor_what_is_saved(tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path)
-    own = {id(one) for one in made.teacher.parameters()}
+    own = {id(one) for one in teacher_of(made).parameters()}
     assert own.isdisjoint(id(one) for one in made.model.parameters())
     made.save_model()
     saved = load_file(tmp_path / "model.safetensors")
@@ -422,7 +437,7 @@ def test_cross_entropy_alone_never_runs_the_teacher(given: dict[str, Any], tmp_p
     assert [line["loss"] for line in tiny.steps_logged(made)] == [
         pytest.approx(line["cross_entropy"], rel=1e-6) for line in tiny.steps_logged(made)
     ]
-    assert not hasattr(made.model.loss, "projectors")
+    assert len(made.model.objective.built) == 0
 
 
 class made_fail:  # noqa: N801 - reads as a statement
@@ -435,7 +450,7 @@ class made_fail:  # noqa: N801 - reads as a statement
         def refuse(*_: Any) -> None:
             raise AssertionError("the teacher ran")
 
-        self._handle = self._made.teacher.get_input_embeddings().register_forward_hook(refuse)
+        self._handle = teacher_of(self._made).get_input_embeddings().register_forward_hook(refuse)
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
@@ -457,10 +472,8 @@ def groups_with(made: Any, parameter: Tensor) -> list[dict[str, Any]]:
         ({"spaces": "teacher"}, set()),
         ({"target": "exact"}, set()),
         ({"target": "exact", "gate": "gold"}, {"teacher_to_student"}),
-        ({"teacher_to_student": "solved"}, set()),
         ({"teacher_to_student": "solved", "student_to_teacher": "trained"}, {"student_to_teacher"}),
         ({"spaces": "student", "student_to_teacher": "trained"}, {"teacher_to_student"}),
-        ({"spaces": "teacher", "student_to_teacher": "trained"}, {"student_to_teacher"}),
     ],
     ids=str,
 )
@@ -469,7 +482,7 @@ def test_trained_projectors_are_once_in_the_optimizer_with_their_own_rate_and_no
 ) -> None:
     made = tiny.trainer(tmp_path, weight_decay=0.1, projector_learning_rate=0.003, **given)
     for name in PROJECTORS:
-        groups = groups_with(made, getattr(made.model.loss.projectors, name))
+        groups = groups_with(made, getattr(built_by(made), name))
         assert len(groups) == (name in trained)
         assert all((one["lr"], one["weight_decay"]) == (0.003, 0.0) for one in groups)
     optimizer = made.create_optimizer()
@@ -494,7 +507,7 @@ def test_a_schedule_moves_the_rate_of_the_projectors_with_the_rest(tmp_path: Pat
 
 def test_the_solved_projector_follows_the_head_of_the_student(tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path, max_steps=2)
-    projectors = made.model.loss.projectors
+    projectors = built_by(made)
     first = projectors.student_to_teacher.clone()
     made.train()
     assert not torch.allclose(projectors.student_to_teacher, first, rtol=1e-3)
@@ -507,7 +520,7 @@ def test_a_solved_projector_of_the_teacher_follows_the_head_weighted_by_what_the
 ) -> None:
     """`argmin sum f_v |P W_s[v] - W_t[v]|^2`, f_v the teacher's mean probability at the pairs."""
     made = tiny.trainer(tmp_path, teacher_to_student="solved", max_steps=2)
-    projectors = made.model.loss.projectors
+    projectors = built_by(made)
     first = projectors.teacher_to_student.clone()
     made.train()
     assert not torch.allclose(projectors.teacher_to_student, first, rtol=1e-3)
@@ -516,14 +529,14 @@ def test_a_solved_projector_of_the_teacher_follows_the_head_weighted_by_what_the
     assert count == sum(line["pairs"] for line in tiny.steps_logged(made))
     batch = tiny.batch_of(made, ROWS)
     step(made, batch)
-    logits = made.teacher(batch["teacher_input_ids"], batch["teacher_attention_mask"]).logits
-    said = logits[batch["teacher_row"], batch["teacher_column"]].softmax(-1).sum(0)
-    sides = made.data_collator
-    pairs = torch.tensor(tiny.overlap(sides.teacher.vocabulary, sides.student.vocabulary))
+    places, tokens = batch.places.teachers["teacher"], batch.teachers["teacher"]
+    logits = teacher_of(made)(tokens.input_ids, tokens.attention_mask).logits
+    said = logits[places.row, places.column].softmax(-1).sum(0)
+    pairs = torch.tensor(tiny.overlap(*(side.vocabulary for side in sides_of(made))))
     seen += said[pairs[:, 0]]
     assert torch.allclose(projectors.teacher_probability_sums, seen, rtol=1e-10)
-    roots = (seen / (count + len(batch["paired"]))).clamp(min=1e-6).sqrt()[:, None]
-    weights = made.teacher.lm_head.weight.detach(), made.student.lm_head.weight.detach()
+    roots = (seen / (count + len(places.paired))).clamp(min=1e-6).sqrt()[:, None]
+    weights = teacher_of(made).lm_head.weight.detach(), made.student.lm_head.weight.detach()
     teacher, student = (roots * one[pairs[:, side]] for side, one in enumerate(weights))
     expected = torch.linalg.lstsq(student, teacher).solution.T
     assert torch.allclose(projectors.teacher_to_student, expected, rtol=1e-6, atol=1e-8)
@@ -532,10 +545,8 @@ def test_a_solved_projector_of_the_teacher_follows_the_head_weighted_by_what_the
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_is_solved_also_where_the_whole_module_was_cast(dtype: torch.dtype, tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path)
-    projectors, weights = (
-        made.model.loss.projectors,
-        (made.teacher.lm_head.weight, made.student.lm_head.weight),
-    )
+    projectors = built_by(made)
+    weights = teacher_of(made).lm_head.weight, made.student.lm_head.weight
     expected = projectors.student_to_teacher.clone()
     made.model.to(dtype)
     with torch.no_grad():
@@ -547,7 +558,7 @@ def test_it_is_solved_also_where_the_whole_module_was_cast(dtype: torch.dtype, t
 def test_it_is_solved_again_only_every_so_many_steps(tmp_path: Path) -> None:
     seen: list[Tensor] = []
     made = tiny.trainer(tmp_path, max_steps=5, refresh_every=2, gradient_accumulation_steps=2)
-    projectors = made.model.loss.projectors
+    projectors = built_by(made)
     made.model.register_forward_hook(lambda *_: seen.append(projectors.student_to_teacher.clone()))
     made.train()
     assert len(seen) == 10
@@ -558,10 +569,10 @@ def test_it_is_solved_again_only_every_so_many_steps(tmp_path: Path) -> None:
 
 def test_a_trained_one_begins_where_the_solved_one_does_and_is_moved_by_gradients(tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path, student_to_teacher="trained")
-    projector = made.model.loss.projectors.student_to_teacher
+    projector = built_by(made).student_to_teacher
     assert torch.allclose(projector.detach(), projectors_of(made)[1], rtol=1e-5, atol=1e-6)
     before, (_, gradients) = projector.detach().clone(), step(made, tiny.batch_of(made, ROWS))
-    gradient = gradients["loss.projectors.student_to_teacher"]
+    gradient = gradients[BESIDE + "student_to_teacher"]
     assert gradient is not None
     optimizer = made.create_optimizer()
     optimizer.step()
@@ -603,23 +614,21 @@ UNPAIRED = [{"prompt": "The", "completion": " forty"}, {"prompt": "A", "completi
     [
         {},
         {"student_to_teacher": "trained"},
-        {"spaces": "student"},
+        {"spaces": "student", "gate": "prediction"},
         {"spaces": "teacher"},
-        {"gate": "prediction"},
         {"preset": "dskd_v1"},
         {"preset": "dskd_v2"},
-        {"preset": "dskd_v2_same_vocabulary"},
         {"teacher_to_student": "solved"},
         {"t2s_target": "distribution", "columns": "overlap", "s2t_columns": "overlap"},
-        {"objective": "shared_vocabulary"},
-        {"objective": "shared_vocabulary", "top_k": 3},
+        *({"objective": name} for name in OBJECTIVES if name not in ("sft", "dual_space")),
     ],
     ids=str,
 )
 def test_a_batch_without_a_pair_is_finite_and_connected(given: dict[str, Any], tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path, rows=UNPAIRED, max_response_length=1, max_steps=1, **given)
     batch = tiny.batch_of(made, UNPAIRED)
-    assert (len(batch["labels"]), len(batch["paired"])) == (2, 0)
+    counts = batch.places.counts()
+    assert (counts["labels"], counts["pairs"], counts.get("chunks", 0)) == (2, 0, 0)
     loss, gradients = step(made, batch)
     assert loss == pytest.approx(0.5 * cross_entropy(made, batch), rel=1e-10)
     for name, gradient in gradients.items():
@@ -631,12 +640,13 @@ def test_a_batch_without_a_pair_is_finite_and_connected(given: dict[str, Any], t
     assert math.isfinite(tiny.steps_logged(made)[0]["loss"])
 
 
-def cross_entropy(made: Any, batch: Mapping[str, Tensor]) -> float:
+def cross_entropy(made: Any, batch: Collated) -> float:
     """Of one label a row, behind its last id but one."""
-    logits = made.student(batch["student_input_ids"], batch["student_attention_mask"]).logits
-    columns = batch["student_attention_mask"].sum(1) - 1
+    ids, mask = batch.student.input_ids, batch.student.attention_mask
+    logits = made.student(ids, mask).logits
+    columns = mask.sum(1) - 1
     rows = torch.arange(len(columns))
-    labels = batch["student_input_ids"][rows, columns]
+    labels = ids[rows, columns]
     said = logits[rows, columns - 1].log_softmax(-1)[rows, labels]
     return -float(said.mean().detach())
 
@@ -645,7 +655,7 @@ def test_a_micro_batch_without_a_pair_beside_one_with_pairs(tmp_path: Path) -> N
     made = tiny.trainer(tmp_path, max_response_length=1)
     paired = [{"prompt": "A", "completion": " Paris"}]
     batches = [tiny.batch_of(made, rows) for rows in (UNPAIRED, paired)]
-    assert [len(batch["paired"]) for batch in batches] == [0, 1]
+    assert [batch.places.counts()["pairs"] for batch in batches] == [0, 1]
     loss, gradients = step(made, *batches)
     other_loss, other = step(made, tiny.batch_of(made, [*UNPAIRED, *paired]))
     assert loss == pytest.approx(other_loss, rel=1e-10)
@@ -657,12 +667,12 @@ def test_a_micro_batch_without_a_pair_beside_one_with_pairs(tmp_path: Path) -> N
     [
         ({"objective": "sft"}, "student.model.norm.weight", "cross_entropy"),
         ({"objective": "shared_vocabulary"}, "student.lm_head.weight", "cross_entropy, shared_kd"),
-        ({}, "loss.projectors.teacher_to_student", "t2s_ce, t2s_kd"),
-        ({"student_to_teacher": "trained"}, "loss.projectors.student_to_teacher", "s2t_kd"),
-        ({"t2s_target": "distribution"}, "loss.projectors.teacher_to_student", "t2s_kl, t2s_kd"),
+        ({}, BESIDE + "teacher_to_student", "t2s_ce, t2s_kd"),
+        ({"student_to_teacher": "trained"}, BESIDE + "student_to_teacher", "s2t_kd"),
+        ({"t2s_target": "distribution"}, BESIDE + "teacher_to_student", "t2s_kl, t2s_kd"),
         (
             {"target": "exact", "columns": "overlap", "gate": "gold"},
-            "loss.projectors.teacher_to_student",
+            BESIDE + "teacher_to_student",
             "t2s_ce",
         ),
     ],
@@ -679,7 +689,7 @@ def test_a_loss_that_is_no_number_stops_and_is_named(
         made.train()
     assert "Lower the learning rate" in str(raised.value)
     for name, one in made.model.state_dict().items():
-        if name != "loss.projectors.student_to_teacher":
+        if name != BESIDE + "student_to_teacher":
             assert torch.equal(one.nan_to_num(), before[name].nan_to_num()), name
 
 
@@ -778,12 +788,15 @@ def test_frozen_parts_of_the_student_stay(tmp_path: Path) -> None:
     [
         ({"alpha": 1.5}, r"alpha=1.5; it is a share, from 0 to 1"),
         ({"alpha": -0.1}, r"alpha=-0.1; it is a share, from 0 to 1"),
-        ({"temperature": 0.0}, r"temperature=0.0; it is above 0"),
-        ({"temperature": math.nan}, r"temperature=nan; it is above 0"),
-        ({"top_k": 0}, r"top_k=0; it is at least 1, or None for all"),
-        ({"refresh_every": 0}, r"refresh_every=0; it is at least 1"),
-        ({"s2t_weight": -1.0}, r"s2t_weight=-1.0; it is a weight, from 0"),
-        ({"gate": "open"}, r"gate='open'; it is one of \(None, 'prediction', 'gold'\)"),
+        ({"temperature": 0.0}, r"temperature=0.0; it is a number above 0"),
+        ({"temperature": math.nan}, r"temperature=nan; it is a number above 0"),
+        ({"refresh_every": 0}, r"refresh_every=0; it is a number from 1 on"),
+        ({"s2t_weight": -1.0}, r"s2t_weight=-1.0; it is a number from 0 on"),
+        ({"projector_learning_rate": -1.0}, r"projector_learning_rate=-1.0; it is a number from 0 on"),
+        (
+            {"gate": "open"},
+            r"dual_space: gate='open'; it is one of (prediction, gold|gold, prediction), none",
+        ),
         (
             {"target": "exact", "divergence": "reverse_kl"},
             r"divergence='reverse_kl' is infinite outside .* set columns='overlap', or take another .*",
@@ -814,7 +827,7 @@ def test_what_is_logged_is_the_sums_over_the_counts_since_the_last_time(tmp_path
     totals = {name: one.item() for name, one in eager(made, ROWS, projectors_of(made)).items()}
     made.train()
     (line,) = tiny.steps_logged(made)
-    sides = made.data_collator.teacher, made.data_collator.student
+    sides = sides_of(made)
     assert line["labels"] == totals["labels"]
     assert line["pairs"] == totals["pairs"]
     assert line["cross_entropy"] == pytest.approx(totals["cross_entropy"] / totals["labels"], rel=1e-6)
@@ -837,7 +850,7 @@ def test_what_is_logged_is_the_sums_over_the_counts_since_the_last_time(tmp_path
 def test_cut_responses_are_logged(tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path, max_response_length=6, max_steps=2)
     made.train()
-    sides = made.data_collator.teacher, made.data_collator.student
+    sides = sides_of(made)
     cut = [sum(len((one := tiny.read(side, row)).ids) - one.first > 6 for row in ROWS) for side in sides]
     found = [
         sum(line.get(f"{side}_cut", 0) for line in tiny.steps_logged(made)) for side in ("teacher", "student")
@@ -849,7 +862,7 @@ def test_cut_responses_are_logged(tmp_path: Path) -> None:
 def test_evaluation_says_bits_per_byte_and_logs_them(tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path, more={"eval_dataset": ROWS[:5]})
     with pytest.raises(AssertionError), made_fail(made):
-        made.teacher(torch.tensor([[1]]))
+        teacher_of(made)(torch.tensor([[1]]))
     with made_fail(made):
         metrics = made.evaluate()
     assert made.student.training is False or made.model.training
@@ -874,7 +887,7 @@ def test_evaluation_says_bits_per_byte_and_logs_them(tmp_path: Path) -> None:
 def bits_per_byte(made: Any, rows: Sequence[Mapping[str, Any]]) -> float:
     bits, size = 0.0, 0
     for row in rows:
-        reading = tiny.read(made.data_collator.student, row)
+        reading = tiny.read(sides_of(made)[1], row)
         with torch.no_grad():
             said = made.student(torch.tensor([reading.ids])).logits[0].log_softmax(-1)
         bits -= sum(
@@ -967,16 +980,16 @@ def test_projectors_are_saved_beside_the_student_and_say_what_they_belong_to(tmp
     saved = load_file(tmp_path / PROJECTORS_FILE)
     assert {name: tuple(one.shape) for name, one in saved.items()} == PROJECTORS
     for name, one in saved.items():
-        assert torch.equal(one, getattr(made.model.loss.projectors, name))
+        assert torch.equal(one, getattr(built_by(made), name))
     with safe_open(tmp_path / PROJECTORS_FILE, "pt") as file:
         about = file.metadata()
     assert about == {
-        f"{side}_vocabulary": getattr(made.data_collator, side).vocabulary.content_hash
-        for side in ("teacher", "student")
+        f"{name}_vocabulary": side.vocabulary.content_hash
+        for name, side in zip(("teacher", "student"), sides_of(made), strict=True)
     }
 
 
-@pytest.mark.parametrize("objective", ["shared_vocabulary", "sft"])
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "dual_space"])
 def test_without_projectors_there_is_no_file_of_them(objective: str, tmp_path: Path) -> None:
     tiny.trainer(tmp_path, objective=objective).save_model()
     assert not (tmp_path / PROJECTORS_FILE).exists()
@@ -984,15 +997,11 @@ def test_without_projectors_there_is_no_file_of_them(objective: str, tmp_path: P
 
 
 RESUMED: list[dict[str, Any]] = [
-    {},
     {"student_to_teacher": "trained", "optim": "adamw_torch", "lr_scheduler_type": "linear"},
-    {"refresh_every": 2, "optim": "adamw_torch"},
     {"refresh_every": 4},
-    {"teacher_to_student": "solved"},
     {"teacher_to_student": "solved", "refresh_every": 2, "optim": "adamw_torch"},
     {"preset": "dskd_v2"},
-    {"objective": "shared_vocabulary", "optim": "adamw_torch"},
-    {"objective": "sft"},
+    *({"objective": name, "optim": "adamw_torch"} for name in OBJECTIVES),
 ]
 
 
@@ -1139,10 +1148,9 @@ def trainer_with_head(folder: Path, *, tied: bool, **given: Any) -> Any:
 def gradients_of(made: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor | None]:
     """Of a step of four rows, of which these are some."""
     made.model.zero_grad()
-    whole = tiny.batch_of(made, ROWS[:4])
-    reduction = Reduction(len(whole["labels"]), len(whole["paired"]), 0.5)
+    reduction = Reduction(tiny.batch_of(made, ROWS[:4]).places.counts())
     batch = tiny.batch_of(made, rows)
-    parts = made.model(batch, made._teacher_hidden(batch), reduction, refresh=True)  # noqa: SLF001 - of Trainer
+    parts = made.model(batch, made._spoken(batch), reduction, step=0)  # noqa: SLF001 - of Trainer
     (parts.loss * (4 // len(rows))).backward()
     return {name: one.grad for name, one in made.model.named_parameters() if one.requires_grad}
 

@@ -28,23 +28,33 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from torch import Tensor
+
 __all__ = [
+    "BESIDE",
     "CHAT",
+    "EVERYTHING",
     "HIDDEN",
     "ROWS",
     "Reading",
+    "assert_same",
     "batch_of",
+    "built_by",
     "collator",
     "collator_of",
     "fast_tokenizer",
     "gpt2",
     "llama",
     "options",
+    "other_tokenizer",
     "overlap",
     "read",
+    "sides_of",
     "spans_of",
+    "step",
     "steps_logged",
     "student_tokenizer",
+    "teacher_of",
     "teacher_tokenizer",
     "token_pairs",
     "trainer",
@@ -77,6 +87,14 @@ HIDDEN = {"teacher": 24, "student": 16}
 def teacher_tokenizer() -> Any:
     """Byte-level BPE; nothing stands before a text, `</s>` is its end."""
     backend = byte_level("Hello", " world", " Paris", " the", " answer", " is", "Paris", "the", " forty")
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    return fast_tokenizer(tokenizer_object=backend, eos_token="</s>", chat_template=CHAT)  # noqa: S106
+
+
+@functools.cache
+def other_tokenizer() -> Any:
+    """Byte-level BPE of other words, for a second teacher; `</s>` is its end."""
+    backend = byte_level(" Hello", " world", " Par", "is", " answer", " forty two", "the ")
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     return fast_tokenizer(tokenizer_object=backend, eos_token="</s>", chat_template=CHAT)  # noqa: S106
 
@@ -203,6 +221,61 @@ def batch_of(made: Any, rows: Sequence[Mapping[str, Any]]) -> Collated:
     """What the trainer's collator makes of some rows."""
     batch: Collated = made.data_collator(rows)
     return batch
+
+
+BESIDE = "objective.built.1."
+"""What the second loss of an objective, that beside the cross-entropy, calls its parameters."""
+
+
+def built_by(made: Any) -> Any:
+    """What the loss beside the cross-entropy has built."""
+    return made.model.objective.built["1"]
+
+
+def teacher_of(made: Any) -> Any:
+    """The only one."""
+    return made.teachers["teacher"]
+
+
+def sides_of(made: Any) -> tuple[Side, Side]:
+    """The only teacher's, and the student's."""
+    return made.data_collator.teachers["teacher"].side, made.data_collator.student
+
+
+# ---- One step --------------------------------------------------------------------------------------------
+
+
+def step(made: Any, *batches: Collated) -> tuple[float, dict[str, Tensor | None]]:
+    """The loss and the gradients of one optimizer step over these micro-batches; no optimizer runs."""
+    made.model.train()
+    made.model.zero_grad()
+    taken, items = made.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+    loss = 0.0
+    for batch in taken:
+        one = made.compute_loss(made.model, batch, num_items_in_batch=items)
+        one.backward()
+        loss += float(one.detach())
+    return loss, {
+        name: None if parameter.grad is None else parameter.grad.clone()
+        for name, parameter in made.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def assert_same(
+    found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None], *, relative: float
+) -> None:
+    """By name, up to a share of the largest of all; the largest is not nothing."""
+    assert found.keys() == expected.keys()
+    assert len(found) > 0
+    largest = max(float(one.abs().max()) for one in expected.values() if one is not None)
+    assert largest > 1e-3
+    for name, one in expected.items():
+        other = found[name]
+        assert (one is None) == (other is None), name
+        if one is not None and other is not None:
+            gap = float((other.detach() - one.detach()).abs().max())
+            assert gap <= relative * largest, (name, gap, largest)
 
 
 # ---- What it must agree with -----------------------------------------------------------------------------

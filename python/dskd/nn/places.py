@@ -244,6 +244,7 @@ class Places(Moved):
             places.paired,
             chunks=None if places.chunks is None else _chunks_of(places.chunks, hidden, model.head),
             states=states,
+            kinds=places.kind,
         )
 
 

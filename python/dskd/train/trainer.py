@@ -395,11 +395,7 @@ def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: 
 def _teacher_model(
     model: Any, vocabulary: Vocabulary, aligner: Aligner, device: torch.device
 ) -> TeacherModel:
-    mapped = aligner.vocabulary_map
-    maps = VocabularyMaps(
-        to_student=torch.tensor(mapped.teacher_to_student, device=device),
-        overlap=torch.tensor(mapped.overlap, device=device),
-    )
+    maps = VocabularyMaps.of(aligner, device)
     return TeacherModel(head_of(model, vocabulary), maps, model.get_input_embeddings().weight)
 
 
