@@ -65,7 +65,7 @@ class DistillationConfig(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # PyTorch warns of what has no use there
-        self.loss_options = _table("loss_options", self.loss_options)
+        self.loss_options = table_of("loss_options", self.loss_options)
         self.losses = None if self.losses is None else _entries(self.losses)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}; it is a share, from 0 to 1")
@@ -85,7 +85,7 @@ class DistillationConfig(TrainingArguments):
         if self.losses is not None:
             self._refuse_beside_losses()
             return [_weighted(index, entry) for index, entry in enumerate(_entries(self.losses))]
-        given = _table("loss_options", self.loss_options)
+        given = table_of("loss_options", self.loss_options)
         if self.objective == CROSS_ENTROPY_ALONE:
             if given:
                 raise ValueError(f"objective={CROSS_ENTROPY_ALONE!r} has no option {', '.join(given)}")
@@ -117,7 +117,7 @@ def _weighted(index: int, entry: Mapping[str, Any]) -> Weighted:
     return Weighted(loss_of(name, given, preset=given.pop("preset", None)), float(weight), teacher)
 
 
-def _table(name: str, given: Any) -> dict[str, Any]:
+def table_of(name: str, given: Any) -> dict[str, Any]:
     found = _read_json(name, given) if isinstance(given, str) else given
     if found is not None and not isinstance(found, dict):
         raise ValueError(f"{name}={given!r} is no table of options")
@@ -172,7 +172,7 @@ class ScriptArguments:
         Raises:
             ValueError: a model or the data is not named, or roles are no JSON.
         """
-        several = _table("teachers", self.teachers)
+        several = table_of("teachers", self.teachers)
         if several and self.teacher:
             raise ValueError("teacher and teachers are both given: leave one out")
         self.models_of_teachers = several or {ONLY_TEACHER: self.teacher}
@@ -181,12 +181,12 @@ class ScriptArguments:
         for name in ("student", "train_data"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is not given: --{name}, or a line {name}: in the file of --config")
-        given = _table("teacher_roles", self.teacher_roles)
+        given = table_of("teacher_roles", self.teacher_roles)
         by_name = given if several else {ONLY_TEACHER: given}
         if unknown := sorted(by_name.keys() - self.models_of_teachers.keys()):
             raise ValueError(f"teacher_roles of {', '.join(unknown)}, which is none of teachers")
         self.roles_of_teachers = {name: _roles(roles) for name, roles in by_name.items()}
-        self.roles_of_student = _roles(_table("student_roles", self.student_roles))
+        self.roles_of_student = _roles(table_of("student_roles", self.student_roles))
 
 
 def _roles(given: Mapping[str, Any]) -> dict[str, set[str]]:

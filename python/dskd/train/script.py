@@ -20,8 +20,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 
 from dskd.nn.losses import LOSSES
-from dskd.nn.losses.options import help_of, options_of
-from dskd.train.config import DistillationConfig, ScriptArguments, _table
+from dskd.nn.losses.options import help_of
+from dskd.train.config import DistillationConfig, ScriptArguments, table_of
 from dskd.train.data import load_rows
 from dskd.train.reporting import MetricsFile, draw_curve
 from dskd.train.student import carry_embeddings, cut_layers
@@ -97,7 +97,7 @@ def _loss_options(arguments: list[str]) -> dict[str, Any]:
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--loss_options")
     given = reader.parse_known_args(arguments)[0].loss_options
-    return {} if given is None else _table("loss_options", given)
+    return {} if given is None else table_of("loss_options", given)
 
 
 def _read(path: Path, known: set[str]) -> dict[str, Any]:
