@@ -36,7 +36,7 @@ class StrictTopK(Comparing):
     that a pair weighs as much in a batch that has few strict ones. `strict` in the log is how many took part.
 
     Attributes:
-        divergence: D; arXiv 2610.08448 takes reverse_kl.
+        divergence: D, of the student's distribution from the teacher's; reverse_kl as published.
         top_k: how many tokens K has; None: all, which costs the teacher's whole logits.
         strict: leave out pairs that are equal but for one space (`PairKind.SPACE`), where a batch knows them.
         specials: take K from all shared tokens, specials too.
