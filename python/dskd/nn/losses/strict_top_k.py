@@ -11,7 +11,7 @@ from dskd.columns import PairKind
 from dskd.nn.divergences import Divergence, divergence
 from dskd.nn.linear import refuse_sharded
 from dskd.nn.loss import Needs
-from dskd.nn.losses.comparing import Comparing, refuse_other
+from dskd.nn.losses.comparing import Comparing, refuse_no_tokens
 from dskd.nn.term import Items, Term, View
 
 if TYPE_CHECKING:
@@ -48,14 +48,9 @@ class StrictTopK(Comparing):
     specials: bool = False
 
     def __post_init__(self) -> None:
-        """Checks them.
-
-        Raises:
-            ValueError: one is out of its range.
-        """
+        """Checks them, as `Comparing` does."""
         super().__post_init__()
-        if self.top_k is not None:
-            refuse_other("top_k", self.top_k, least=1)
+        refuse_no_tokens("top_k", self.top_k)
 
     @property
     def needs(self) -> Needs:
