@@ -7,7 +7,6 @@ the same bytes. All tensors here are flat: nothing knows of rows and columns of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,6 +18,8 @@ from dskd.nn.heads import Head
 from dskd.nn.term import Over, Read
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from dskd.alignment import Aligner
@@ -111,7 +112,7 @@ class TeacherModel:
 
     @classmethod
     def without_weights(cls, size: int, device: torch.device | str | None = None) -> TeacherModel:
-        """A teacher of whom there is what was stored, and no head: it has the student's vocabulary, of this size."""
+        """A teacher with the student's vocabulary, of this size, of whom is stored what it said; no head."""
         return cls(Head(torch.empty(size, 0, device=device)), VocabularyMaps.same(size, device))
 
 
@@ -152,7 +153,9 @@ class States:
         for name in ("row", "inputs"):
             column = getattr(self, name)
             if column is not None and column.shape != self.labels.shape:
-                raise ValueError(f"{name} has shape {list(column.shape)}, and {self.name} {list(self.labels.shape)}")
+                raise ValueError(
+                    f"{name} has shape {list(column.shape)}, and {self.name} {list(self.labels.shape)}"
+                )
 
     @cached_property
     def over(self) -> Over:
@@ -236,7 +239,9 @@ class Teacher:
             ValueError: the batch has none.
         """
         if self.paired is None:
-            raise ValueError("the loss runs over pairs, and the batch has none: give Teacher(hidden=, paired=)")
+            raise ValueError(
+                "the loss runs over pairs, and the batch has none: give Teacher(hidden=, paired=)"
+            )
         return Over("pairs", len(self.paired), at=self.paired)
 
     @cached_property
@@ -247,7 +252,9 @@ class Teacher:
             ValueError: the batch has none.
         """
         if self.hidden is None:
-            raise ValueError("the loss needs the teacher's states at the pairs: give Teacher(hidden=, paired=)")
+            raise ValueError(
+                "the loss needs the teacher's states at the pairs: give Teacher(hidden=, paired=)"
+            )
         return Read(self.hidden.detach(), self.model.head.detached(), self.pairs)
 
     @property
@@ -305,12 +312,13 @@ ONLY_TEACHER = "teacher"
 def _refuse_states(name: str, hidden: Tensor, labels: Tensor, head: Head) -> None:
     if hidden.ndim != 2 or labels.ndim != 1 or len(hidden) != len(labels):  # noqa: PLR2004
         raise ValueError(
-            f"{name}: states of shape {list(hidden.shape)} and labels of shape {list(labels.shape)}; give the "
-            "states at the supervised positions alone, [n, width], and the token that each predicts, [n]"
+            f"{name}: states of shape {list(hidden.shape)} and labels of shape {list(labels.shape)}; give "
+            "the states at the supervised positions alone, [n, width], and the token that each predicts, [n]"
         )
     if hidden.shape[1] != head.width:
         raise ValueError(
-            f"{name}: states are {hidden.shape[1]} wide and the head reads {head.width}; are the heads swapped?"
+            f"{name}: states are {hidden.shape[1]} wide and the head reads {head.width}; are the heads "
+            "swapped?"
         )
 
 
@@ -355,8 +363,9 @@ def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
 def _refuse_pairs(name: str, hidden: Tensor, paired: Tensor, model: TeacherModel, labels: int) -> None:
     if paired.ndim != 1 or paired.dtype != torch.int64 or hidden.shape[:1] != paired.shape:
         raise ValueError(
-            f"teacher {name!r}: states of shape {list(hidden.shape)} for pairs of shape {list(paired.shape)}, "
-            f"{paired.dtype}; give its states at the pairs alone, [pairs, D], and int64 [pairs]"
+            f"teacher {name!r}: states of shape {list(hidden.shape)} for pairs of shape "
+            f"{list(paired.shape)}, {paired.dtype}; give its states at the pairs alone, "
+            "[pairs, D], and int64 [pairs]"
         )
     if hidden.ndim != 2 or hidden.shape[1] != model.head.width:  # noqa: PLR2004
         raise ValueError(
@@ -388,10 +397,11 @@ def _refuse_stored(name: str, teacher: Teacher, paired: Tensor, labels: int) -> 
 
 
 def _refuse_top(name: str, ids: Tensor, log_probs: Tensor, pairs: int, size: int) -> None:
-    if ids.ndim != 2 or len(ids) != pairs or ids.shape != log_probs.shape or ids.dtype != torch.int64:  # noqa: PLR2004
+    fits = ids.ndim == 2 and len(ids) == pairs and ids.shape == log_probs.shape  # noqa: PLR2004
+    if not fits or ids.dtype != torch.int64:
         raise ValueError(
-            f"teacher {name!r}: top has ids of shape {list(ids.shape)}, {ids.dtype}, and log-probabilities of "
-            f"shape {list(log_probs.shape)}, for {pairs} pairs; give int64 [pairs, k] and [pairs, k]"
+            f"teacher {name!r}: top has ids of shape {list(ids.shape)}, {ids.dtype}, and log-probabilities "
+            f"of shape {list(log_probs.shape)}, for {pairs} pairs; give int64 [pairs, k] and [pairs, k]"
         )
     if bool(((ids < 0) | (ids >= size)).any()):
         raise ValueError(f"teacher {name!r}: top has ids that are not in a vocabulary of {size}")
@@ -416,8 +426,8 @@ def _refuse_chunks(name: str, chunks: Chunks, labels: int) -> None:
     count = len(chunks.teacher_log_probs)
     if chunks.positions.shape != chunks.chunk.shape:
         raise ValueError(
-            f"teacher {name!r}: {len(chunks.positions)} positions in chunks and {len(chunks.chunk)} chunks of "
-            "them; give one for each"
+            f"teacher {name!r}: {len(chunks.positions)} positions in chunks and {len(chunks.chunk)} chunks "
+            "of them; give one for each"
         )
     wrong = chunks.teacher_log_probs.isnan() | (chunks.teacher_log_probs > _ROUNDED)
     if bool(wrong.any()):

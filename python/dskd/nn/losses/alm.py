@@ -43,8 +43,8 @@ class ALM(Comparing):
     Its gradient is about a tau-th of that of a cross-entropy: `weight` is to make up for it.
 
     Attributes:
-        divergence: D; with kl the gradient is that of the binary cross-entropy of the published code.
-        temperature: tau, 100 there.
+        divergence: D, of the two outcomes; the gradient of kl is that of the published binary cross-entropy.
+        temperature: tau, of both; 100 as published.
     """
 
     temperature: float = 100.0

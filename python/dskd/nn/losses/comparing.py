@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dskd.nn.divergences import Divergence, checked_divergence
 from dskd.nn.loss import Loss
 
-__all__ = ["Comparing", "refuse_other"]
+__all__ = ["Comparing", "refuse_no_tokens", "refuse_other"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +48,13 @@ def refuse_other(name: str, value: float, *, above: float | None = None, least: 
             raise ValueError(f"{name}={value}; it is a number above {above}")
     elif not least <= value < math.inf:
         raise ValueError(f"{name}={value}; it is a number from {least} on")
+
+
+def refuse_no_tokens(name: str, count: int | None) -> None:
+    """Refuses a number of tokens that is below 1; None is all.
+
+    Raises:
+        ValueError: it is.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"{name}={count}; it is a number from 1 on, or None for all")

@@ -14,7 +14,7 @@ import torch
 from dskd.nn.divergences import DIVERGENCES, checked_divergence
 from dskd.nn.heads import UNREACHABLE
 from dskd.nn.loss import Needs
-from dskd.nn.losses.comparing import Comparing, refuse_other
+from dskd.nn.losses.comparing import Comparing, refuse_no_tokens
 from dskd.nn.losses.complement import apart_from_one, log_of_complement
 from dskd.nn.term import Term, View
 
@@ -42,14 +42,9 @@ class Logits(Comparing):
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks them.
-
-        Raises:
-            ValueError: one is out of its range.
-        """
+        """Checks the options."""
         super().__post_init__()
-        if self.top_k is not None:
-            refuse_other("top_k", self.top_k, least=1)
+        refuse_no_tokens("top_k", self.top_k)
 
     @property
     def needs(self) -> Needs:

@@ -11,7 +11,7 @@ from dskd.columns import PairKind
 from dskd.nn.divergences import Divergence, divergence
 from dskd.nn.linear import refuse_sharded
 from dskd.nn.loss import Needs
-from dskd.nn.losses.comparing import Comparing, refuse_other
+from dskd.nn.losses.comparing import Comparing, refuse_no_tokens
 from dskd.nn.term import Items, Term, View
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class StrictTopK(Comparing):
     that a pair weighs as much in a batch that has few strict ones. `strict` in the log is how many took part.
 
     Attributes:
-        divergence: D; arXiv 2610.08448 takes reverse_kl.
+        divergence: D, of the student's distribution from the teacher's; reverse_kl as published.
         top_k: how many tokens K has; None: all, which costs the teacher's whole logits.
         strict: leave out pairs that are equal but for one space (`PairKind.SPACE`), where a batch knows them.
         specials: take K from all shared tokens, specials too.
@@ -48,14 +48,9 @@ class StrictTopK(Comparing):
     specials: bool = False
 
     def __post_init__(self) -> None:
-        """Checks them.
-
-        Raises:
-            ValueError: one is out of its range.
-        """
+        """Checks them, as `Comparing` does."""
         super().__post_init__()
-        if self.top_k is not None:
-            refuse_other("top_k", self.top_k, least=1)
+        refuse_no_tokens("top_k", self.top_k)
 
     @property
     def needs(self) -> Needs:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from dskd.nn.loss import Loss, Needs
-from dskd.nn.losses.comparing import refuse_other
+from dskd.nn.losses.comparing import refuse_no_tokens, refuse_other
 from dskd.nn.term import Term, View
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class ULD(Loss):
             ValueError: one is out of its range.
         """
         refuse_other("temperature", self.temperature, above=0)
-        if self.largest is not None:
-            refuse_other("largest", self.largest, least=1)
+        refuse_no_tokens("largest", self.largest)
 
     @property
     def needs(self) -> Needs:
