@@ -235,7 +235,7 @@ def open_in_part(made: Any, batch: Collated, gate: str) -> Tensor:
         mapped = dict(tiny.overlap(*(side.vocabulary for side in sides_of(made))))
         best = teacher_of(made).lm_head(states).argmax(-1).tolist()
         said = torch.tensor([mapped.get(token, 0) for token in best])
-    projector = torch.linalg.pinv(states) @ made.student.lm_head.weight.detach()[said] * 10
+    projector: Tensor = torch.linalg.pinv(states) @ made.student.lm_head.weight.detach()[said] * 10
     with torch.no_grad():
         built_by(made).teacher_to_student.copy_(projector)
     return projector
@@ -1054,6 +1054,8 @@ def test_a_run_with_workers_is_the_run_without(tmp_path: Path) -> None:
     assert_same(found[1], found[0], relative=1e-12)
 
 
+TWO_TEACHERS = "two teachers"
+MICRO_BATCHES = "what divides by the micro-batch"
 PROCESSES: dict[str, dict[str, Any]] = {
     "dual_space": {},
     "projectors that are solved": {"teacher_to_student": "solved"},
@@ -1061,6 +1063,18 @@ PROCESSES: dict[str, dict[str, Any]] = {
     "steps of two micro-batches": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     "shared_vocabulary": {"objective": "shared_vocabulary"},
     "sft": {"objective": "sft"},
+    TWO_TEACHERS: {
+        "losses": [
+            {"loss": "cross_entropy"},
+            {"loss": "dual_space", "teacher": "big", "teacher_to_student": "solved", "target": "projected"},
+            {"loss": "dual_space", "teacher": "other", **tiny.UNGATED},
+        ]
+    },
+    MICRO_BATCHES: {
+        "preset": "dskd_v2",
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+    },
     "a process without a pair": {
         "rows": [UNPAIRED[0], {"prompt": "A", "completion": " Paris"}],
         "max_response_length": 1,
@@ -1108,7 +1122,7 @@ def test_two_processes_are_one_with_the_same_global_batch(
     assert (two_processes / name / PROJECTORS_FILE).is_file() == (made.args.objective == "dual_space")
     logged = json.loads((two_processes / name / "logs.json").read_text(encoding="utf-8"))
     for one, other in zip(logged, tiny.steps_logged(made), strict=True):
-        for key in {"loss", "cross_entropy", "t2s_kd", "labels", "pairs", "ratio"} & set(other):
+        for key in {"loss", "labels", "pairs", "ratio", *made.terms} & set(other):
             assert one[key] == pytest.approx(other[key], rel=1e-5), key
 
 
@@ -1133,7 +1147,11 @@ def test_sharded_otherwise_is_refused_with_the_way_out(how: str, two_processes: 
 def in_process(folder: Path, name: str, *, processes: int) -> Any:
     """Three steps of four rows each, on so many processes."""
     given = {"rows": ROWS[:4], "per_device_train_batch_size": 4, **PROCESSES[name]}
-    given["per_device_train_batch_size"] //= processes
+    if name == TWO_TEACHERS:
+        given["teacher"] = tiny.two_teachers()
+    # The second of one process is that of the second process.
+    divided = "gradient_accumulation_steps" if name == MICRO_BATCHES else "per_device_train_batch_size"
+    given[divided] //= processes
     made = tiny.trainer(folder, ddp_backend="gloo" if processes > 1 else None, **given)
     made.train()
     made.save_model()

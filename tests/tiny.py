@@ -36,6 +36,8 @@ __all__ = [
     "EVERYTHING",
     "HIDDEN",
     "ROWS",
+    "TOKENIZERS",
+    "UNGATED",
     "Reading",
     "assert_same",
     "batch_of",
@@ -58,6 +60,7 @@ __all__ = [
     "teacher_tokenizer",
     "token_pairs",
     "trainer",
+    "two_teachers",
 ]
 
 CHAT = (
@@ -140,6 +143,16 @@ def gpt2(vocabulary: int, hidden: int, *, seed: int = 0, **options: Any) -> Any:
     return GPT2LMHeadModel(GPT2Config(**{**given, **options})).double()
 
 
+def two_teachers() -> dict[str, Any]:
+    """Models of different vocabularies and widths, by name; see `TOKENIZERS`."""
+    sizes = {"big": (HIDDEN["teacher"], 2), "other": (20, 3)}
+    return {name: llama(len(TOKENIZERS[name]()), width, seed=seed) for name, (width, seed) in sizes.items()}
+
+
+TOKENIZERS = {"teacher": teacher_tokenizer, "big": teacher_tokenizer, "other": other_tokenizer}
+"""Of teachers by their names."""
+
+
 def collator(teacher: Any, student: Any, **limits: int) -> DistillationCollator:
     """A collator of two tokenizers of transformers."""
     sides = [Side(one, Vocabulary.from_tokenizer(one), **limits) for one in (teacher, student)]
@@ -201,16 +214,28 @@ def trainer(
     dtype: torch.dtype = torch.float64,
     **given: Any,
 ) -> Any:
-    """A trainer of tiny models, its projectors as wide; `more` is for it, the rest are options."""
-    sides = {"teacher": teacher_tokenizer(), "student": student_tokenizer()}
+    """A trainer of tiny models, its projectors as wide; `more` is for it, the rest are options.
+
+    A teacher is one, or several by name.
+    """
+    tokenizer = student_tokenizer()
+    if teacher is None:
+        teacher = llama(len(teacher_tokenizer()), HIDDEN["teacher"], seed=2)
+    several = isinstance(teacher, dict)
+    for one in teacher.values() if several else [teacher]:
+        one.to(dtype)
+    usual = {
+        "processing_class": tokenizer,
+        "teacher_processing_class": {name: TOKENIZERS[name]() for name in teacher}
+        if several
+        else teacher_tokenizer(),
+        "train_dataset": list(rows),
+    }
     made: Any = DistillationTrainer(
-        (student or llama(len(sides["student"]), HIDDEN["student"], seed=1)).to(dtype),
-        (teacher or llama(len(sides["teacher"]), HIDDEN["teacher"], seed=2)).to(dtype),
+        (student or llama(len(tokenizer), HIDDEN["student"], seed=1)).to(dtype),
+        teacher,
         options(folder, **given),
-        processing_class=sides["student"],
-        teacher_processing_class=sides["teacher"],
-        train_dataset=list(rows),
-        **(more or {}),
+        **{**usual, **(more or {})},
     )
     if dtype == torch.float64:
         made.model.double()

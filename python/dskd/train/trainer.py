@@ -375,13 +375,9 @@ _BUILT = "objective.built."
 
 
 def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: DistillationConfig) -> Side:
-    who = (
-        "the student"
-        if name == "student"
-        else "the teacher"
-        if name == ONLY_TEACHER
-        else f"the teacher {name!r}"
-    )
+    who = {"student": "the student", ONLY_TEACHER: "the teacher"}.get(name, f"the teacher {name!r}")
+    if tokenizer is None:
+        raise ValueError(f"{who} has no tokenizer: give teacher_processing_class={{{name!r}: ...}}")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{who}'s tokenizer has no end of sequence; set its eos_token")
     size = model.get_output_embeddings().weight.shape[0]
@@ -412,7 +408,7 @@ def _refuse_narrow_embeddings(objective: Objective, student: Any, head: Head) ->
 def _per_item(sums: dict[str, float], over: Mapping[str, str], teachers: Sequence[str]) -> dict[str, float]:
     """Terms per item of what they run over, and how the alignments went, from sums."""
     said = {name: sums[name] / max(sums[count], 1) for name, count in over.items() if name in sums}
-    said |= {name: sums[name] for name in ("labels", *set(over.values())) if name in sums}
+    said |= {name: sums[name] for name in dict.fromkeys(("labels", *over.values())) if name in sums}
     for teacher in teachers:
         said |= _of_alignment(teacher, sums)
     return said | ({"student_cut": sums["student_cut"]} if sums["student_cut"] else {})

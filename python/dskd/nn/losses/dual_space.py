@@ -243,7 +243,7 @@ class DualSpaceProjectors(Projectors):
 
     refresh_every = 5
     _solved_at: int | None = None
-    _seen: int | None = None
+    _seen: Tensor | None = None
     _moves = -1
 
     def begin(self, student: Head, teacher: Teacher, step: int | None) -> None:
@@ -252,7 +252,7 @@ class DualSpaceProjectors(Projectors):
         Args:
             student: its head, as it is now.
             teacher: at the pairs.
-            step: of the optimizer; None: as often as the head's weights were written to.
+            step: of the optimizer; None: as often as the head was seen to have moved.
         """
         if not self.training or not self._is_time(student, step):
             return
@@ -269,10 +269,23 @@ class DualSpaceProjectors(Projectors):
         if step is not None:
             is_new, self._solved_at = step != self._solved_at, step
             return is_new and step % self.refresh_every == 0
-        version = student.weight._version  # noqa: SLF001 - how often it was written to
-        is_new, self._seen = version != self._seen, version
+        seen, self._seen = self._seen, _some_of(student.weight)
+        is_new = seen is None or not _are_equal(seen, self._seen)
         self._moves += is_new
         return is_new and self._moves % self.refresh_every == 0
+
+
+_LOOKED_AT = 1024
+
+
+def _some_of(weight: Tensor) -> Tensor:
+    """Numbers by which weights are seen to move: fused optimizers do not count how often they write."""
+    flat = weight.detach().flatten()
+    return flat[:: max(len(flat) // _LOOKED_AT, 1)].clone()
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return (one.dtype, one.device) == (other.dtype, other.device) and torch.equal(one, other)
 
 
 # ---- Terms -----------------------------------------------------------------------------------------------
