@@ -9,9 +9,8 @@ Both are computed in float32 or wider, whatever they are given: in bfloat16 13 t
 
 A logarithm may be minus infinity, as of a masked vocabulary: 0 log 0 is 0. `js`, the skewed ones and `tvd`
 are finite then; KL(p, q) is where q has probability wherever p has. Where it has not, the divergence is plus
-infinity and has no slope: its gradient is 0, so that a row that is left out afterwards, or times 0, is none.
-A probability that underflows is none. On a CPU all this costs next to nothing where there is no infinity: the
-sums tell.
+infinity and has no slope: its gradient is 0, so that such a row can still be left out of a sum. A probability
+that underflows is none. On a CPU all this costs next to nothing where there is no infinity: the sums tell.
 """
 
 from __future__ import annotations
@@ -199,8 +198,8 @@ def divergence_and_gradient(
     With `g = q dD/dq`, the gradient through the softmax is `g - q sum(g)`.
 
     **Both arguments are overwritten**; the gradient lies in the memory of `student_log_probs`. They must not
-    overlap, nor be expanded views. One in half precision, or narrower than the other, is copied first. Nothing
-    is recorded for autograd.
+    overlap, nor be expanded views. One in half precision, or narrower than the other, is copied first.
+    Nothing is recorded for autograd.
 
     Args:
         name: one of `DIVERGENCES`.
