@@ -16,6 +16,7 @@ from torch.nn import functional
 from dskd.nn import (
     DIVERGENCES,
     Head,
+    SharedVocabulary,
     adaptive_kl,
     divergence,
     divergence_and_gradient,
@@ -40,11 +41,12 @@ MIXED: list[Divergence] = ["js", "skew_kl", "skew_reverse_kl", "adaptive_kl"]
 PLAIN: list[Divergence] = ["kl", "reverse_kl", "tvd"]
 DEFAULTS = {"js": 0.5, "skew_kl": 0.1, "skew_reverse_kl": 0.1, "adaptive_kl": 0.5}
 MASKED = -1e30
+NONE = -math.inf
 
 Setting: TypeAlias = "tuple[Divergence, float | None]"
 SETTINGS: list[Setting] = [
     *((name, None) for name in NAMES),
-    *((name, mix) for name in MIXED for mix in (0.03, 0.3, 0.9)),
+    *((name, mix) for name in MIXED for mix in (0.03, 0.9)),
 ]
 
 every_name = pytest.mark.parametrize("name", NAMES)
@@ -211,11 +213,15 @@ def log_softmax(logits: list[float]) -> list[float]:
 
 def log_sum_exp(logits: list[float]) -> float:
     top = max(logits)
+    if top == NONE:
+        return NONE
     return top + math.log(math.fsum(math.exp(logit - top) for logit in logits))
 
 
 def kl_of(log_p: list[float], log_q: list[float]) -> float:
-    return math.fsum(math.exp(left) * (left - right) for left, right in zip(log_p, log_q, strict=True))
+    """Of what has no probability nothing."""
+    sides = zip(log_p, log_q, strict=True)
+    return math.fsum(math.exp(left) * (left - right) for left, right in sides if left > NONE)
 
 
 def log_mixture(log_p: list[float], log_q: list[float], weight: float) -> list[float]:
@@ -350,11 +356,9 @@ def test_a_certain_side_costs_the_logarithm_of_what_the_other_says(device: str) 
 
 
 @every_setting
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_it_equals_its_definition(
-    name: Divergence, mix: float | None, temperature: float, device: str
-) -> None:
+def test_it_equals_its_definition(name: Divergence, mix: float | None, device: str) -> None:
     teacher, student = random_logits(2, device=device)
+    temperature = 2.0
     found = divergence(name, teacher, student, temperature=temperature, mix=mix)
     expected = by_loop(name, teacher, student, temperature=temperature, mix=mix)
     assert_items(found, expected, name, (teacher / temperature, student / temperature), mix)
@@ -409,9 +413,8 @@ def test_it_is_zero_for_equal_distributions_and_so_is_its_gradient(
 
 
 @every_setting
-@pytest.mark.parametrize("seed", range(7, 12))
-def test_it_is_positive_for_distributions_that_differ(name: Divergence, mix: float | None, seed: int) -> None:
-    assert divergence(name, *random_logits(seed), mix=mix).min() > 1e-4
+def test_it_is_positive_for_distributions_that_differ(name: Divergence, mix: float | None) -> None:
+    assert divergence(name, *random_logits(7, rows=30), mix=mix).min() > 1e-4
 
 
 def test_js_at_one_half_and_tvd_are_symmetric() -> None:
@@ -462,13 +465,10 @@ def test_bounds_that_hold_for_any_two_distributions() -> None:
 
 # The share of adaptive_kl is a constant to autograd, so differences are not its gradient: see the next test.
 @each_setting([(name, mix) for name, mix in SETTINGS if name != "adaptive_kl"])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_its_gradient_is_the_one_of_differences(
-    name: Divergence, mix: float | None, temperature: float
-) -> None:
+def test_its_gradient_is_the_one_of_differences(name: Divergence, mix: float | None) -> None:
     teacher, student = (logits.requires_grad_() for logits in random_logits(4))
     assert torch.autograd.gradcheck(
-        lambda left, right: divergence(name, left, right, temperature=temperature, mix=mix),
+        lambda left, right: divergence(name, left, right, temperature=0.5, mix=mix),
         (teacher, student),
     )
 
@@ -536,11 +536,11 @@ def test_where_both_are_equal_tvd_has_no_slope(device: str) -> None:
 
 
 @every_setting
-@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 1), (4, 1), (1, 2), (7, 13), (3, 101)])
+@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (4, 1), (1, 2), (7, 13)])
 def test_in_place_it_equals_autograd_of_the_definition(
     name: Divergence, mix: float | None, rows: int, columns: int, device: str
 ) -> None:
-    for seed, scale in enumerate((0.01, 1.0, 5.0, 30.0)):
+    for seed, scale in enumerate((0.01, 5.0, 30.0)):
         logits = random_logits(seed, rows, columns, scale=scale, device=device)
         assert_in_place_equals(name, *logits, mix)
 
@@ -589,8 +589,9 @@ def assert_in_place_equals(
 
 
 @every_setting
-@pytest.mark.parametrize("rounded", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("scale", [0.3, 3.0, 12.0])
+@pytest.mark.parametrize(
+    ("scale", "rounded"), [(0.3, False), (12.0, False), (3.0, True)], ids=["flat", "steep", "of bfloat16"]
+)
 def test_in_float32_neither_form_loses_more_than_rounding_may(
     name: Divergence, mix: float | None, scale: float, rounded: bool, device: str
 ) -> None:
@@ -604,13 +605,13 @@ def test_in_float32_neither_form_loses_more_than_rounding_may(
         assert_within(found[1], gradient, bounds.gradient)
 
 
-@every_setting
-@pytest.mark.parametrize("at_once", [1, 13, 40, 91])
+@every_name
+@pytest.mark.parametrize("at_once", [1, 40])
 def test_in_place_it_is_the_same_in_blocks_of_any_size(
-    name: Divergence, mix: float | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+    name: Divergence, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dskd.nn.elementwise._AT_ONCE", at_once)
-    assert_in_place_equals(name, *random_logits(37, 7, 13), mix)
+    assert_in_place_equals(name, *random_logits(37, 7, 13), None)
 
 
 def test_in_place_the_gradient_lies_where_the_students_log_probabilities_were(device: str) -> None:
@@ -645,14 +646,14 @@ def test_of_equal_probabilities_the_lowest_ids_are_the_tail(device: str) -> None
     torch.testing.assert_close(in_place("adaptive_kl", teacher, student)[0], expected)
 
 
-@pytest.mark.parametrize("largest", [1, 2, 5, 13, 1024])
-@pytest.mark.parametrize("mix", [1e-6, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("largest", [1, 5, 1024])
+@pytest.mark.parametrize("mix", [1e-6, 0.5, 0.999])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_head_is_the_same_however_many_of_the_largest_are_looked_at(
     largest: int, mix: float, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dskd.nn.divergences._LARGEST", largest)
-    for seed in range(10):
+    for seed in range(5):
         # Whole numbers, so that many are equal.
         teacher, student = random_logits(seed, 11, 13, scale=1.5, dtype=dtype, device=device)
         teacher = teacher.round()
@@ -711,23 +712,18 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-@pytest.mark.parametrize("logits", EXTREMES.values(), ids=EXTREMES)
 @every_setting
 def test_extreme_logits_have_a_finite_value_and_gradient(
-    name: Divergence,
-    mix: float | None,
-    logits: tuple[list[float], list[float]],
-    temperature: float,
-    dtype: torch.dtype,
-    device: str,
+    name: Divergence, mix: float | None, dtype: torch.dtype, device: str
 ) -> None:
-    teacher, student = (torch.tensor([row], dtype=dtype, device=device) / temperature for row in logits)
-    expected = by_loop(name, teacher, student, mix=mix)
-    for found, gradient in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
-        assert_items(found, expected, name, (teacher, student), mix)
-        assert gradient.isfinite().all(), gradient
-        assert gradient[0, torch.tensor(logits[1]) == MASKED].eq(0).all(), gradient
+    for case, logits in EXTREMES.items():
+        teacher, student = (torch.tensor([row], dtype=dtype, device=device) for row in logits)
+        expected = by_loop(name, teacher, student, mix=mix)
+        for form in (by_autograd, in_place):
+            found, gradient = form(name, teacher, student, mix)
+            assert_items(found, expected, name, (teacher, student), mix)
+            assert gradient.isfinite().all(), (case, gradient)
+            assert gradient[0, torch.tensor(logits[1]) == MASKED].eq(0).all(), (case, gradient)
 
 
 @every_setting
@@ -752,11 +748,162 @@ def test_columns_masked_on_both_sides_do_not_exist(name: Divergence, mix: float 
     torch.testing.assert_close(found, divergence(name, teacher[:, ~masked], student[:, ~masked], mix=mix))
 
 
+# --- no probability ---
+
+# What the student is not allowed to say and the teacher says, the other way round, and what neither says.
+SIDES: dict[str, tuple[list[float], list[float]]] = {
+    "neither": ([0.0, 1.0, NONE, 0.5], [1.0, 0.0, NONE, 0.3]),
+    "the teacher not": ([0.0, 1.0, NONE, 0.5], [1.0, 0.0, 2.0, 0.3]),
+    "the student not": ([0.0, 1.0, 2.0, 0.5], [1.0, 0.0, NONE, 0.3]),
+    "each something else not": ([NONE, 1.0, 2.0, NONE], [1.0, 0.0, NONE, NONE]),
+    "nothing in common": ([0.0, NONE, NONE, NONE], [NONE, 0.0, NONE, NONE]),
+    "everything": ([0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]),
+}
+NO_KL = ["the student not", "each something else not", "nothing in common"]
+NO_REVERSE_KL = ["the teacher not", "each something else not", "nothing in common"]
+INFINITE: dict[str, list[str]] = {
+    "kl": NO_KL,
+    "reverse_kl": NO_REVERSE_KL,
+    "adaptive_kl": sorted({*NO_KL, *NO_REVERSE_KL}),
+}
+
+
+def sides(dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    teacher, student = (
+        torch.tensor([rows[side] for rows in SIDES.values()], dtype=dtype, device=device) for side in (0, 1)
+    )
+    return teacher, student
+
+
+@every_setting
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_it_is_infinite_where_its_definition_is_and_there_alone(
+    name: Divergence, mix: float | None, dtype: torch.dtype, device: str
+) -> None:
+    teacher, student = sides(dtype, device)
+    expected = by_loop(name, teacher, student, mix=mix)
+    infinite = [case for case, value in zip(SIDES, expected, strict=True) if value == math.inf]
+    assert sorted(infinite) == sorted(INFINITE.get(name, []))
+    for form in (by_autograd, in_place):
+        found, gradient = form(name, teacher, student, mix)
+        assert found.tolist() == pytest.approx(expected, rel=64 * unit(dtype), abs=64 * unit(dtype))
+        assert gradient.isfinite().all(), gradient
+        assert gradient[found.isinf()].eq(0).all()
+        has_choice = (student > NONE).sum(-1) > 1
+        assert gradient[found.isfinite() & has_choice].ne(0).any(-1).all()
+        assert gradient[student == NONE].eq(0).all()
+
+
+@every_setting
+def test_of_a_masked_vocabulary_it_is_the_one_of_the_rest(
+    name: Divergence, mix: float | None, device: str
+) -> None:
+    logits = random_logits(38, 7, 13, device=device)
+    masked = torch.arange(13, device=device) % 3 == 1
+    rest = [side[:, ~masked] for side in logits]
+    teacher, student = (side.masked_fill(masked, NONE) for side in logits)
+    bounds = divergence_bounds(name, rest[0], rest[1], mix, dtype=torch.float64)
+    items, slopes = by_autograd(name, rest[0], rest[1], mix)
+    for form in (by_autograd, in_place):
+        found, gradient = form(name, teacher, student, mix)
+        assert_within(found, items, 2 * bounds.items)
+        assert_within(gradient[:, ~masked], slopes, 2 * bounds.gradient)
+        assert gradient[:, masked].eq(0).all()
+
+
+@every_name
+def test_rows_that_are_left_out_leave_no_trace_though_they_are_infinite(
+    name: Divergence, device: str
+) -> None:
+    teacher, student = (side.requires_grad_() for side in sides(torch.float64, device))
+    items = divergence(name, teacher, student)
+    kept = torch.where(items.detach().isfinite(), items, 0)
+    for gradient in torch.autograd.grad(kept.sum(), [teacher, student]):
+        assert gradient.isfinite().all(), gradient
+
+
+def test_a_kl_that_counts_0_times_may_be_infinite(device: str) -> None:
+    # The head is the half, where both are equal: a = 0. KL(p, q) is infinite, KL(q, p) is 1/2 ln 2. The
+    # gradient is q (log q - log p - KL(q, p)): (-1/4 ln 2, 1/4 ln 2, 0).
+    teacher, student = log_probs([1 / 2, 1 / 4, 1 / 4], device), log_probs([1 / 2, 1 / 2, 0], device)
+    for form in (by_autograd, in_place):
+        found, gradient = form("adaptive_kl", teacher, student)
+        assert found.tolist() == pytest.approx([LN2 / 2], rel=ON_PAPER)
+        assert gradient[0].tolist() == pytest.approx([-LN2 / 4, LN2 / 4, 0], rel=ON_PAPER)
+
+
+def test_a_share_that_rounds_to_1_leaves_the_other_kl_alone(device: str) -> None:
+    # What the teacher never says the student says once in 10^20: KL(q, p) is infinite, and a rounds to 1.
+    # KL(p, q) is 1/2 ln 2 + 1/2 ln(2/3), its gradient q - p.
+    teacher, student = log_probs([1 / 2, 1 / 2, 0], device), log_probs([1 / 4, 3 / 4, 1e-20], device)
+    for form in (by_autograd, in_place):
+        found, gradient = form("adaptive_kl", teacher, student, 0.1)
+        assert found.tolist() == pytest.approx([LN2 - LN3 / 2], rel=ON_PAPER)
+        assert gradient[0].tolist() == pytest.approx([-1 / 4, 1 / 4, 0], rel=ON_PAPER, abs=1e-19)
+
+
+@every_name
+def test_what_is_not_a_number_stays_none(name: Divergence, device: str) -> None:
+    teacher, student = sides(torch.float32, device)
+    teacher[0, 1] = student[5, 2] = math.nan
+    for form in (by_autograd, in_place):
+        found, gradient = form(name, teacher, student)
+        assert found.isnan().tolist() == [row in (0, 5) for row in range(6)]
+        assert gradient[1:5].isfinite().all()
+
+
+# --- dtypes ---
+
+
+@every_setting
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_computed_in_float32(
+    name: Divergence, mix: float | None, dtype: torch.dtype, device: str
+) -> None:
+    options = {} if mix is None else {"mix": mix}
+    half = random_logits(43, dtype=dtype, device=device)
+    wide = [side.float() for side in half]
+
+    def of(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+        """From logits, and of what lies there as logarithms."""
+        student = student.clone().requires_grad_()
+        found = torch.stack(
+            [divergence(name, teacher, student, mix=mix), DIVERGENCES[name](teacher, student, **options)]
+        )
+        (gradient,) = torch.autograd.grad(found.sum(), student)
+        return found, gradient
+
+    (found, gradient), (expected, slopes) = of(*half), of(*wide)
+    assert (found.dtype, gradient.dtype) == (torch.float32, dtype)
+    assert torch.equal(found, expected)
+    # Of two parts, each is rounded as it is given back, and their sum.
+    torch.testing.assert_close(gradient.float(), slopes, rtol=4 * unit(dtype), atol=4 * unit(dtype))
+    for one, other in zip(
+        divergence_and_gradient(name, *half, mix=mix),
+        divergence_and_gradient(name, *wide, mix=mix),
+        strict=True,
+    ):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+@every_name
+def test_the_wider_dtype_of_both_is_computed_in(name: Divergence, device: str) -> None:
+    teacher, student = random_logits(44, dtype=torch.bfloat16, device=device)
+    expected = divergence(name, teacher.double(), student.double())
+    for sides_of_1 in ((teacher, student.double()), (teacher.double(), student)):
+        found = divergence(name, *sides_of_1)
+        assert found.dtype == torch.float64
+        assert torch.equal(found, expected)
+        logs = [side.double().log_softmax(-1).to(side.dtype) for side in sides_of_1]
+        assert {made.dtype for made in divergence_and_gradient(name, *logs)} == {torch.float64}
+
+
 # --- what is refused ---
 
 
 @pytest.mark.parametrize("name", MIXED)
-@pytest.mark.parametrize("mix", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
+@pytest.mark.parametrize("mix", [0.0, 1.0, math.nan])
 def test_a_mix_that_is_not_between_0_and_1_is_refused(name: Divergence, mix: float) -> None:
     teacher, student = random_logits(40)
     says = rf"mix of {name} is {mix}; give a number above 0 and below 1, or None for {DEFAULTS[name]}"
@@ -784,3 +931,24 @@ def test_an_unknown_divergence_is_refused() -> None:
             ValueError, match="there is no divergence 'jsd'; take one of kl, reverse_kl, js, "
         ):
             call("jsd", teacher, student)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature: float) -> None:
+    teacher, student = random_logits(45)
+    with pytest.raises(ValueError, match=rf"temperature={temperature}; it is a number above 0"):
+        divergence("kl", teacher, student, temperature=temperature)
+    with pytest.raises(ValueError, match=rf"temperature={temperature}; it is a number above 0"):
+        SharedVocabulary(temperature=temperature)
+
+
+def test_a_loss_refuses_a_mix_as_its_divergence_does() -> None:
+    with pytest.raises(ValueError, match=r"mix of js is 1\.5; give a number above 0 and below 1"):
+        SharedVocabulary(divergence="js", mix=1.5)
+
+
+def test_sides_of_different_shapes_are_refused() -> None:
+    teacher, student = random_logits(46)
+    for call in (divergence, divergence_and_gradient):
+        with pytest.raises(ValueError, match=r"teacher's are \[1, 7\] and the student's \[6, 7\]; both are"):
+            call("kl", teacher[:1], student)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from dskd.nn import Head
+from dskd.nn import Head, kl
 from leaves import TRANSFORMS, Transforms, random_leaves
 
 
@@ -83,13 +83,13 @@ def test_unreachable_ids_have_no_probability_and_the_others_all_of_it() -> None:
     torch.testing.assert_close(probabilities[:, ~UNREACHABLE], logits[:, ~UNREACHABLE].softmax(-1))
 
 
-def test_unreachable_ids_have_finite_logits_and_no_gradient() -> None:
+def test_unreachable_ids_get_no_gradient_and_leave_that_of_the_others_finite() -> None:
     head = random_head(bias=True, unreachable=UNREACHABLE)
     assert head.bias is not None
     leaves = [head.weight.requires_grad_(), head.bias.requires_grad_(), HIDDEN.clone().requires_grad_()]
     log_probs = head.reachable(head.logits(leaves[2])).log_softmax(-1)
-    assert log_probs.isfinite().all()
-    loss = (log_probs.exp() * log_probs).sum() + log_probs[:, 0].sum()
+    assert log_probs[:, UNREACHABLE].eq(-math.inf).all()
+    loss = kl(log_probs, log_probs.detach().roll(1, 0)).sum() + log_probs[:, 0].sum()
     weight, bias, hidden = torch.autograd.grad(loss, leaves)
     assert weight[UNREACHABLE].eq(0).all()
     assert bias[UNREACHABLE].eq(0).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from dskd.nn import products
-from dskd.nn.products import linear, linear_into
+from dskd.nn.products import library, linear, linear_into
 from rounding import assert_within, product_bound
 
 if TYPE_CHECKING:
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
-@pytest.fixture(params=[True, False], ids=["onednn", "plain"])
-def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", request.param)
+@pytest.fixture(params=["onednn", "torch"])
+def by_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("DSKD_PRODUCTS", request.param)
+    return str(request.param)
 
 
-pytestmark = pytest.mark.usefixtures("_library")
+either_library = pytest.mark.usefixtures("by_library")
 
 
 def matrices(m: int, n: int, k: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,6 +42,7 @@ def assert_close(found: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | Non
     assert_within(found, wide, product_bound(rows, weight, bias, rows.dtype))
 
 
+@either_library
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 3, 4), (1, 1, 1), (5, 7, 3), (112, 33, 256), (17, 300, 65)])
@@ -54,6 +56,7 @@ def test_it_is_linear(
     assert_close(found, rows, weight, used)
 
 
+@either_library
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matrices_may_be_views(dtype: torch.dtype, device: str) -> None:
     rows, weight, _ = matrices(9, 40, 12, dtype, device)
@@ -65,9 +68,10 @@ def test_matrices_may_be_views(dtype: torch.dtype, device: str) -> None:
     assert_close(linear(columns, weight.T), columns, weight.T, None)
 
 
+@either_library
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("at_once", [1, 6, 20, 1000])
+@pytest.mark.parametrize("at_once", [6, 1000])
 def test_in_memory_that_is_there_it_is_the_same_however_it_is_cut(
     dtype: torch.dtype, device: str, at_once: int, monkeypatch: pytest.MonkeyPatch, *, with_bias: bool
 ) -> None:
@@ -80,12 +84,14 @@ def test_in_memory_that_is_there_it_is_the_same_however_it_is_cut(
         assert_close(out, rows, weight, used)
 
 
+@either_library
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_recorded_for_autograd(dtype: torch.dtype, device: str) -> None:
     rows, weight, _ = matrices(3, 4, 5, dtype, device)
     assert not linear(rows.requires_grad_(), weight.requires_grad_()).requires_grad
 
 
+@either_library
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_product_is_made_where_there_is_room_or_beside_it(dtype: torch.dtype, device: str) -> None:
     rows, weight, bias = matrices(5, 20, 8, dtype, device)
@@ -97,25 +103,129 @@ def test_the_product_is_made_where_there_is_room_or_beside_it(dtype: torch.dtype
             assert_close(found, rows, weight, used)
 
 
-class Called(Exception):  # noqa: N818, it is no error
-    """An operator was."""
+# ---- Which library makes them ----------------------------------------------------------------------------
+
+needs_both = pytest.mark.skipif(
+    not (products._OPERATOR and torch.backends.mkldnn.enabled),  # noqa: SLF001, what is asked is whether it is there
+    reason="one library alone: the other is switched off, not built in, or the processor is another",
+)
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_which_library_makes_it(is_there: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN where it is built in and switched on, for float32 on a CPU; nothing calls it elsewhere."""
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The weights that were multiplied to see who is faster, in a process that has measured nothing yet."""
+    seen: list[tuple[int, ...]] = []
 
-    def operator(*_: object) -> Tensor:
-        raise Called
+    def faster(rows: Tensor, weight: Tensor) -> str:
+        assert rows.shape[1] == weight.shape[1]
+        seen.append(tuple(weight.shape))
+        return "onednn"
 
-    if not products._OPERATOR:  # noqa: SLF001, what is asked is whether it is there
-        pytest.skip("this build of PyTorch has no such operator, or the processor is another")
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", operator)
-    monkeypatch.setattr(products, "_OPERATOR", is_there)
-    for dtype in DTYPES:
-        rows, weight, bias = matrices(3, 4, 5, dtype, device)
-        is_called = is_there and torch.backends.mkldnn.enabled and dtype == torch.float32 and device == "cpu"
-        with pytest.raises(Called) if is_called else contextlib.nullcontext():
-            linear(rows, weight, bias)
-        with pytest.raises(Called) if is_called else contextlib.nullcontext():
-            linear_into(torch.empty(3, 4, dtype=dtype, device=device), rows, weight, bias)
+    monkeypatch.setattr(products, "_found", {})
+    monkeypatch.setattr(products, "_faster", faster)
+    monkeypatch.setattr(products, "_LARGE", 6 * 20 * 30)
+    monkeypatch.delenv("DSKD_PRODUCTS", raising=False)
+    return seen
+
+
+def large(*, transposed: bool) -> tuple[Tensor, Tensor]:
+    """As large as what is measured in these tests."""
+    rows, weight, _ = matrices(6, 30, 20, torch.float32, "cpu")
+    return (torch.ones(6, 30), weight.T) if transposed else (rows, weight)
+
+
+@needs_both
+def test_who_is_faster_is_measured_once_for_each_way_that_a_head_is_read(
+    timed: list[tuple[int, ...]],
+) -> None:
+    for transposed in (False, True, False, True):
+        for _ in range(3):
+            assert library(*large(transposed=transposed)) == "onednn"
+    assert timed == [(30, 20), (20, 30)]
+
+
+@needs_both
+def test_of_a_large_product_some_is_measured_along_the_vocabulary(timed: list[tuple[int, ...]]) -> None:
+    library(torch.ones(6, 20), torch.ones(300, 20))
+    library(torch.ones(6, 300), torch.ones(300, 20).T)
+    assert timed == [(30, 20), (20, 30)]
+
+
+@needs_both
+def test_small_products_are_never_measured(timed: list[tuple[int, ...]]) -> None:
+    rows, weight = large(transposed=False)
+    assert library(rows, weight[:-1]) == "torch"
+    assert library(rows[:0], weight) == "torch"
+    linear(rows[:-1], weight)
+    linear_into(torch.empty(5, 30), rows[:-1], weight)
+    assert timed == []
+
+
+@needs_both
+def test_where_bits_must_not_depend_on_a_clock_nothing_is_measured(
+    timed: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # to switch them on takes seconds
+        patch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        assert library(*large(transposed=False)) == "torch"
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert library(*large(transposed=False)) == "torch"
+    assert timed == []
+
+
+@needs_both
+def test_the_environment_says_who_multiplies(
+    by_library: str, timed: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSKD_PRODUCTS", by_library)
+    assert library(*large(transposed=False)) == by_library
+    assert timed == []
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert library(*large(transposed=False)) == "torch"
+
+
+@needs_both
+def test_a_library_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSKD_PRODUCTS", "mkl")
+    with pytest.raises(
+        ValueError, match="DSKD_PRODUCTS='mkl'; it is onednn or torch, or not set: then it is measured"
+    ):
+        linear(*large(transposed=False))
+
+
+@needs_both
+@pytest.mark.parametrize(("of_onednn", "expected"), [(0.5, "onednn"), (0.97, "torch"), (2.0, "torch")])
+def test_the_faster_one_is_taken_and_pytorchs_own_where_both_are_about_as_fast(
+    of_onednn: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which every product takes a second by PyTorch; the first of each takes long."""
+    monkeypatch.delenv("DSKD_PRODUCTS", raising=False)
+    turns = [(100.0, 100.0), (7.0, of_onednn), (1.0, 9.0), (3.0, 5.0)]
+    readings = [step for first, second in turns for step in (1000.0, first, second)]
+    clock = itertools.accumulate(readings)
+    monkeypatch.setattr("dskd.nn.products.time.perf_counter", lambda: next(clock))
+    assert products._faster(*large(transposed=False)) == expected  # noqa: SLF001, by no other way without a clock
+
+
+@needs_both
+def test_both_say_the_same_of_a_product_that_is_measured() -> None:
+    """Through what is called, once for each library and as it is measured: within what each may round."""
+    rows, weight, bias = matrices(17, 4100, 256, torch.float32, "cpu")
+    assert len(rows) * weight.numel() >= products._LARGE  # noqa: SLF001
+    gradient = linear(rows, weight)
+    for asked in ("onednn", "torch", None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("DSKD_PRODUCTS", raising=False)
+            if asked is not None:
+                patch.setenv("DSKD_PRODUCTS", asked)
+            assert_close(linear(rows, weight, bias), rows, weight, bias)
+            assert_close(linear(gradient, weight.T), gradient, weight.T, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_are_multiplied_by_pytorch(
+    dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSKD_PRODUCTS", "onednn")
+    rows, weight, _ = matrices(3, 4, 5, dtype, device)
+    assert library(rows, weight) == "torch"

@@ -2,8 +2,15 @@
 
 Each is here twice: as a definition, of which autograd finds the gradient, and in place with its gradient in
 closed form, for a loss that never holds all logits (`divergence_and_gradient`). The tests hold the second
-against the first. p is the teacher's distribution, q the student's. Where one has no probability, its
-logarithm is a large negative number, never an infinity, so that 0 times it is 0.
+against the first. p is the teacher's distribution, q the student's.
+
+Both are computed in float32 or wider, whatever they are given: in bfloat16 13 to 28 % of a gradient were lost
+(by hand).
+
+A logarithm may be minus infinity, as of a masked vocabulary: 0 log 0 is 0. `js`, the skewed ones and `tvd`
+are finite then; KL(p, q) is where q has probability wherever p has. Where it has not, the divergence is plus
+infinity and has no slope: its gradient is 0, so that such a row can still be left out of a sum. A probability
+that underflows is none. On a CPU all this costs next to nothing where there is no infinity: the sums tell.
 """
 
 from __future__ import annotations
@@ -43,10 +50,14 @@ _MIX: Mapping[str, float] = {"js": 0.5, "skew_kl": 0.1, "skew_reverse_kl": 0.1, 
 _LARGEST = 1024
 """In so many of a row's largest probabilities the head of `adaptive_kl` is looked for before it is sorted."""
 
+_NEXT_TO_NOTHING = -1e30
+"""A finite logarithm of no probability."""
+
 
 def kl(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
     """`KL(p, q) = sum of p (log p - log q)`: `[..., V] -> [...]`."""
-    return (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(-1)
+    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    return _expected(log_p.exp(), log_p - log_q)
 
 
 def reverse_kl(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
@@ -63,8 +74,9 @@ def js(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | Non
         ValueError: `mix`, which is beta, 0.5 unless given, is not between 0 and 1.
     """
     beta = _checked("js", mix)
-    middle = _log_mixture(teacher_log_probs, student_log_probs, beta)
-    return beta * kl(teacher_log_probs, middle) + (1 - beta) * kl(student_log_probs, middle)
+    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    middle = _log_mixture(log_p, log_q, beta)
+    return beta * kl(log_p, middle) + (1 - beta) * kl(log_q, middle)
 
 
 def skew_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
@@ -76,7 +88,8 @@ def skew_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float 
         ValueError: `mix`, which is lambda, 0.1 unless given, is not between 0 and 1.
     """
     skew = _checked("skew_kl", mix)
-    return kl(teacher_log_probs, _log_mixture(teacher_log_probs, student_log_probs, skew))
+    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    return kl(log_p, _log_mixture(log_p, log_q, skew))
 
 
 def skew_reverse_kl(
@@ -90,7 +103,8 @@ def skew_reverse_kl(
         ValueError: `mix`, which is lambda, 0.1 unless given, is not between 0 and 1.
     """
     skew = _checked("skew_reverse_kl", mix)
-    return kl(student_log_probs, _log_mixture(student_log_probs, teacher_log_probs, skew))
+    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    return kl(log_q, _log_mixture(log_q, log_p, skew))
 
 
 def adaptive_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
@@ -98,18 +112,19 @@ def adaptive_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: fl
 
     AKL (arXiv 2404.02657). Tokens are sorted by p, the least first, equal ones by their ids. The tail is
     where the cumulative p is at most `mix`, the head is the rest. `a` is the sum of `|p - q|` over the head
-    by that over all, a constant to autograd; 0.5 where p equals q.
+    by that over all, a constant to autograd; 0.5 where p equals q. A KL that counts 0 times is not looked at.
 
     Raises:
         ValueError: `mix`, 0.5 unless given, is not between 0 and 1.
     """
     threshold = _checked("adaptive_kl", mix)
+    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    p, q = log_p.exp(), log_q.exp()
     with torch.no_grad():
-        teacher = teacher_log_probs.exp()
-        gaps = (teacher - student_log_probs.exp()).abs()
-        share = _share((gaps * _head(teacher, threshold)).sum(-1), gaps.sum(-1))
-    forward = kl(teacher_log_probs, student_log_probs)
-    return share * forward + (1 - share) * reverse_kl(teacher_log_probs, student_log_probs)
+        gaps = (p - q).abs()
+        share = _share((gaps * _head(p, threshold)).sum(-1), gaps.sum(-1)).unsqueeze(-1)
+    items = _expected(share * p, log_p - log_q) + _expected((1 - share) * q, log_q - log_p)
+    return items.masked_fill(items.isinf(), math.inf)  # where either is, neither has a slope
 
 
 def tvd(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
@@ -117,7 +132,8 @@ def tvd(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
 
     The gradient of `abs` at 0 is taken as 0. (f-DISTILL, arXiv 2307.15190.)
     """
-    return (teacher_log_probs.exp() - student_log_probs.exp()).abs().sum(-1) / 2
+    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
 
 
 DIVERGENCES: Mapping[Divergence, Callable[..., Tensor]] = {
@@ -143,20 +159,27 @@ def divergence(
 
     Args:
         name: one of `DIVERGENCES`.
-        teacher_logits: `[..., V]`, float32 or wider, finite.
+        teacher_logits: `[..., V]`; minus infinity where there is no probability.
         student_logits: the same shape.
         temperature: of both softmaxes, positive.
         mix: beta of `js`, lambda of `skew_kl` and `skew_reverse_kl`, the threshold of `adaptive_kl`; between
             0 and 1, None for the default of each. The others have none.
 
     Returns:
-        `[...]`, a divergence a token.
+        `[...]`, a divergence a token, float32 or wider.
 
     Raises:
-        ValueError: the name is unknown, `mix` is out of its range or the divergence has none.
+        ValueError: the name is unknown, `mix` is out of its range or the divergence has none; the temperature
+            is not positive and finite; the shapes differ.
     """
     options = checked_divergence(name, mix)
-    teacher, student = ((logits / temperature).log_softmax(-1) for logits in (teacher_logits, student_logits))
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"temperature={temperature}; it is a number above 0, and 1 for the logits as they are"
+        )
+    _refuse_other_shapes(teacher_logits, student_logits)
+    logits = _wide(teacher_logits, student_logits)
+    teacher, student = ((each / temperature).log_softmax(-1) for each in logits)
     return DIVERGENCES[name](teacher, student, **options)
 
 
@@ -175,24 +198,29 @@ def divergence_and_gradient(
     With `g = q dD/dq`, the gradient through the softmax is `g - q sum(g)`.
 
     **Both arguments are overwritten**; the gradient lies in the memory of `student_log_probs`. They must not
-    overlap, nor be expanded views. Nothing is recorded for autograd.
+    overlap, nor be expanded views. One in half precision, or narrower than the other, is copied first.
+    Nothing is recorded for autograd.
 
     Args:
         name: one of `DIVERGENCES`.
-        teacher_log_probs: `[n, V]`, float32 or float64, finite, of a softmax.
-        student_log_probs: the same shape and dtype.
+        teacher_log_probs: `[n, V]`, of a softmax.
+        student_log_probs: the same shape.
         mix: see `divergence`.
 
     Returns:
-        `[n]`, a divergence a token, and `[n, V]`, their gradients.
+        `[n]`, a divergence a token, and `[n, V]`, their gradients, float32 or wider.
 
     Raises:
         ValueError: see `divergence`.
     """
     options = checked_divergence(name, mix).values()
-    teacher, student = teacher_log_probs.detach(), student_log_probs.detach()
-    items = [_IN_PLACE[name](teacher[rows], student[rows], *options) for rows in row_blocks(student)]
-    return torch.cat(items), student
+    _refuse_other_shapes(teacher_log_probs, student_log_probs)
+    teacher, student = _wide(teacher_log_probs.detach(), student_log_probs.detach())
+    blocks = [_IN_PLACE[name](teacher[rows], student[rows], *options) for rows in row_blocks(student)]
+    items = torch.cat(blocks)
+    if not _are_finite(items):
+        student.masked_fill_(items.isinf()[:, None], 0)
+    return items, student
 
 
 def checked_divergence(name: Divergence, mix: float | None = None) -> dict[str, float]:
@@ -220,9 +248,47 @@ def _checked(name: str, mix: float | None) -> float:
     return mix
 
 
+def _refuse_other_shapes(teacher: Tensor, student: Tensor) -> None:
+    if teacher.shape != student.shape:
+        raise ValueError(
+            f"the teacher's are {list(teacher.shape)} and the student's {list(student.shape)}; both are "
+            "[..., V], rows of the same tokens over the same V ids"
+        )
+
+
+def _wide(*sides: Tensor) -> list[Tensor]:
+    """In the widest of their dtypes, and float32 at least; where that is theirs, they themselves."""
+    dtype = torch.float32
+    for side in sides:
+        dtype = torch.promote_types(dtype, side.dtype)
+    return [side.to(dtype) for side in sides]
+
+
+def _expected(probs: Tensor, values: Tensor) -> Tensor:
+    """`sum of probs values`, of what has probability; infinite, and flat, where such a value is."""
+    items = (probs * values).sum(-1)
+    if _are_finite(items.detach().flatten()):
+        return items
+    values = values.masked_fill(probs == 0, 0)
+    endless = values.isinf()
+    return (probs * values.masked_fill(endless, 0)).sum(-1).masked_fill(endless.any(-1), math.inf)
+
+
 def _log_mixture(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:
-    """`log(weight p + (1 - weight) q)`, also where both underflow."""
+    """`log(weight p + (1 - weight) q)`, also where both underflow; finite, so that it has a slope."""
+    log_p, log_q = _finite(log_p), _finite(log_q)
     return torch.logaddexp(log_p + math.log(weight), log_q + math.log1p(-weight))
+
+
+def _finite(log_probs: Tensor) -> Tensor:
+    if log_probs.numel() == 0 or _are_finite(log_probs.detach().amin(-1).flatten()):
+        return log_probs
+    return log_probs.clamp(min=_NEXT_TO_NOTHING)
+
+
+def _are_finite(items: Tensor) -> bool:
+    """Whether all of `[n]` are known to be; not on a device for which one would have to wait."""
+    return items.is_cpu and math.isfinite(sum(items.tolist()))
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
@@ -283,16 +349,16 @@ def _kl(teacher: Tensor, student: Tensor) -> Tensor:
     terms = teacher - student
     p, q = _probabilities_(teacher), _probabilities_(student)
     q.sub_(p)
-    return terms.mul_(p).sum(-1)
+    return _summed_(terms.mul_(p), p)
 
 
 def _reverse_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """`q (log q - log p - KL(q, p))`."""
     terms = torch.sub(student, teacher, out=teacher)
     q = _probabilities_(student)
-    items = terms.mul_(q).sum(-1, keepdim=True)
-    torch.addcmul(terms, q, items, value=-1, out=q)
-    return items.squeeze(-1)
+    items = _summed_(terms.mul_(q), q)
+    torch.addcmul(terms, q, items[:, None], value=-1, out=q)
+    return items
 
 
 def _js(teacher: Tensor, student: Tensor, beta: float) -> Tensor:
@@ -302,10 +368,10 @@ def _js(teacher: Tensor, student: Tensor, beta: float) -> Tensor:
     """
     p, q = teacher.exp(), student.exp()
     log_m = _log_(torch.lerp(q, p, beta))
-    of_p = teacher.sub_(log_m).mul_(p).sum(-1, keepdim=True)
-    of_q = student.sub_(log_m).mul_(q).sum(-1, keepdim=True)
-    student.addcmul_(q, of_q, value=-1).mul_(1 - beta)
-    return torch.lerp(of_q, of_p, beta).squeeze(-1)
+    of_p = _summed_(teacher.sub_(log_m).mul_(p), p)
+    of_q = _summed_(student.sub_(log_m).mul_(q), q)
+    student.addcmul_(q, of_q[:, None], value=-1).mul_(1 - beta)
+    return torch.lerp(of_q, of_p, beta)
 
 
 def _skew_kl(teacher: Tensor, student: Tensor, skew: float) -> Tensor:
@@ -334,14 +400,18 @@ def _adaptive_kl(teacher: Tensor, student: Tensor, threshold: float) -> Tensor:
     terms = student - teacher
     p, q = _probabilities_(teacher), _probabilities_(student)
     head = _head_by_largest(p, threshold)
-    forward = (p * terms).sum(-1, keepdim=True).neg_()
-    reverse = terms.mul_(q).sum(-1, keepdim=True)
+    forward = _summed_(p * terms, p)[:, None].neg_()
+    reverse = _summed_(terms.mul_(q), q)[:, None]
     difference = torch.sub(q, p, out=p)
     gaps = difference.abs()
     whole = gaps.sum(-1, keepdim=True)
     share = _share(gaps.mul_(head).sum(-1, keepdim=True), whole)
+    if not _are_finite((forward + reverse)[:, 0]):
+        forward.masked_fill_(share == 0, 0)
+        for of_reverse in (reverse, terms):
+            of_reverse.masked_fill_(share == 1, 0)
     torch.addcmul(terms, q, reverse, value=-1, out=q).lerp_(difference, share)
-    return torch.lerp(reverse, forward, share).squeeze(-1)
+    return (share * forward + (1 - share) * reverse).squeeze(-1)
 
 
 def _tvd(teacher: Tensor, student: Tensor) -> Tensor:
@@ -367,6 +437,12 @@ _IN_PLACE: Mapping[Divergence, Callable[..., Tensor]] = {
 
 def _probabilities_(log_probs: Tensor) -> Tensor:
     return probabilities(log_probs, out=log_probs)
+
+
+def _summed_(products: Tensor, probs: Tensor) -> Tensor:
+    """`[n]`, of products `[n, V]` with these, as `_expected`; what has no probability is made 0 in them."""
+    items = products.sum(-1)
+    return items if _are_finite(items) else products.masked_fill_(probs == 0, 0).sum(-1)
 
 
 def _over_mixture(left: Tensor, right: Tensor, weight: float) -> Tensor:

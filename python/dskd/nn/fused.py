@@ -228,7 +228,7 @@ class _View:
         found = self._log_probs_at(self.reachable, ids, temperature)
         if self.head.unreachable is None:
             return found
-        return found.masked_fill(self.head.unreachable[ids], -torch.inf)
+        return found.masked_fill(self.head.unreachable[ids], -torch.inf)  # and no slope
 
     def _log_probs_at(self, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
         if self._closed is None:
@@ -332,7 +332,7 @@ def _whole_view(read: Read, over: Over, logits: dict[Read, Tensor]) -> _View:
         return _View(logits[read], read.head, read.labels)
     rows = _among_all(read, over)
     labels = None if read.labels is None else read.labels[rows]
-    return _View(logits[read][rows], read.head, labels)
+    return _View(logits[read].index_select(0, rows), read.head, labels)
 
 
 def _among_all(read: Read, over: Over) -> Tensor:
@@ -520,7 +520,7 @@ class _Block:
                 self._views[read, over] = whole_view
             else:
                 labels = None if read.labels is None else whole_view.labels[at]
-                logits, closed = whole_view.logits[at], self._closed.get(read)
+                logits, closed = whole_view.logits.index_select(0, at), self._closed.get(read)
                 self._views[read, over] = _View(logits, read.head, labels, closed, (whole_view, at))
         found: _View = self._views[read, over]
         return found

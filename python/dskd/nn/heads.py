@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UNREACHABLE", "Head"]
 
-UNREACHABLE = -1e30
-"""A logit without probability: finite, so that 0 times it is 0."""
+UNREACHABLE = -math.inf
+"""A logit without probability. A finite one would let `-log q` of it pass as a loss."""
 
 _ROWS_AT_ONCE = 4096
 """That are multiplied at once where they need not stay."""
@@ -103,7 +104,7 @@ class Head:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def reachable(self, logits: Tensor) -> Tensor:
-        """The same logits, without probability for ids that no tokenizer can emit."""
+        """The same logits; minus infinity, no probability, of ids that no tokenizer can emit."""
         return logits if self.unreachable is None else logits.masked_fill(self.unreachable, UNREACHABLE)
 
     def reachable_(self, logits: Tensor) -> Tensor:

@@ -94,6 +94,8 @@ def teacher_statistics(
             found.predicted[rows] = argmax(logits)
             log_p = torch.log_softmax(logits.div_(temperature), -1, out=logits)
             p = probabilities(log_p, out=room[: len(log_p)])
+            if head.unreachable is not None:
+                log_p.masked_fill_(head.unreachable, 0)  # 0 log 0 is 0
             found.negative_entropy[rows] = log_p.mul_(p).sum(-1)
             found.mean_row[rows] = read.multiplied(p).to(dtype)
             if head.bias is not None:

@@ -75,7 +75,10 @@ class View(Protocol):
 
     @property
     def reachable(self) -> Tensor:
-        """The same, without probability for ids that no tokenizer can emit."""
+        """The same; minus infinity, no probability, of ids that no tokenizer can emit.
+
+        `p log p` of such an id is no number: mask it, or take `divergence`, which knows.
+        """
 
     @property
     def labels(self) -> Tensor:

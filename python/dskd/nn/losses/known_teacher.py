@@ -137,7 +137,8 @@ class _Blocks:
     ) -> tuple[Tensor, Tensor | None]:
         """Logsumexp of the logits by the temperature `[m]`, and the head's mean row under their softmax."""
         count, width = states.shape
-        highest = states.new_full((count,), -torch.inf, dtype=self._dtype)
+        # Finite: a block may have no id that can be reached, and infinities have no difference.
+        highest = states.new_full((count,), torch.finfo(self._dtype).min, dtype=self._dtype)
         total = torch.zeros_like(highest)
         mean = highest.new_zeros(count, width) if needs_mean else None
         for weight, logits in self._blocks(states, tokens, room):
