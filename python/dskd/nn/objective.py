@@ -148,7 +148,8 @@ def _divisor(term: Term | Aside, teacher: str, reduction: Reduction | None) -> i
     if isinstance(term.per, int):
         return max(term.per, 1) * reduction.micro_batches
     name = term.over.name if term.per is None else term.per
-    return reduction.of(name if name == "labels" else named(teacher, name), term.over.count)
+    least = term.over.count if name == term.over.name else 0
+    return reduction.of(name if name == "labels" else named(teacher, name), least)
 
 
 def _by_name(teachers: Mapping[str, TeacherModel] | TeacherModel | None) -> Mapping[str, TeacherModel]:
