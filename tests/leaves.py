@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dskd.nn import Batch, Chunks, Head, Objective, States, Teacher, TeacherModel, VocabularyMaps, teacher_statistics
+from dskd.nn.fused import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ __all__ = [
     "objective_of",
     "random_leaves",
     "say_clearly",
+    "term_of",
 ]
 
 
@@ -354,3 +356,12 @@ def say_clearly(case: Leaves, projector: Tensor | None) -> None:
 def _is_unclear(logits: Tensor) -> Tensor:
     first, second = logits.topk(2).values.T
     return first - second < _CLEARLY * logits.std(-1)
+
+
+# ---- A term alone ----------------------------------------------------------------------------------------
+
+
+def term_of(objective: Objective, batch: Batch, name: str) -> Tensor:
+    """The sum of one term, as a function of all that it is made of: by its definition, without a weight."""
+    parts = [part for part in objective.parts(batch, "sum") if part.name == name]
+    return whole([replace(part, weight=1.0) for part in parts]).loss
