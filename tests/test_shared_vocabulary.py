@@ -213,7 +213,7 @@ def test_the_order_of_the_overlap_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"divergence": "l2"}, r"^divergence='l2'; it is one of \('kl', "),
+        ({"divergence": "l2"}, r"^there is no divergence 'l2'; take one of kl, "),
         ({"temperature": 0.0}, r"^temperature=0.0; it is a number above 0$"),
         ({"temperature": math.nan}, r"^temperature=nan; it is a number above 0$"),
         ({"temperature": -1.0}, r"^temperature=-1.0; it is a number above 0$"),
