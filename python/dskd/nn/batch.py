@@ -42,6 +42,23 @@ class VocabularyMaps:
 
     to_student: Tensor
     overlap: Tensor | None = None
+    _most: int = field(init=False, repr=False, default=-1)
+
+    def __post_init__(self) -> None:
+        """Checks them, once: a batch asks for the largest id of the student alone.
+
+        Raises:
+            ValueError: a shape or dtype is another, an id is negative, or a token is there twice.
+        """
+        _refuse_maps(self.to_student, self.overlap)
+        overlap = self.to_student if self.overlap is None else self.overlap[:, 1]
+        most = max((int(ids.max()) for ids in (self.to_student, overlap) if len(ids)), default=-1)
+        object.__setattr__(self, "_most", most)
+
+    @property
+    def size(self) -> int:
+        """Of the smallest vocabulary of a student that has all ids that are spoken of."""
+        return self._most + 1
 
     def shared(self) -> tuple[Tensor, Tensor]:
         """The ids of the teacher in O, and of the student.
@@ -70,6 +87,24 @@ class TeacherModel:
     head: Head
     maps: VocabularyMaps
     embeddings: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that the maps are of this vocabulary.
+
+        Raises:
+            ValueError: they are not.
+        """
+        ids, overlap = len(self.maps.to_student), self.maps.overlap
+        if ids != self.head.size:
+            raise ValueError(
+                f"to_student has {ids} ids of the teacher, and its head {self.head.size}: give one, or -1, for "
+                "each row of the teacher's head; are the heads swapped?"
+            )
+        if overlap is not None and len(overlap) and int(overlap[:, 0].max()) >= ids:
+            raise ValueError(
+                f"the overlap has the teacher's id {int(overlap[:, 0].max())}, and there are 0 to {ids - 1}: give "
+                "pairs (teacher, student), in this order"
+            )
 
 
 # ---- What a batch has ------------------------------------------------------------------------------------
@@ -110,6 +145,7 @@ class States:
             column = getattr(self, name)
             if column is not None and column.shape != self.labels.shape:
                 raise ValueError(f"{name} has shape {list(column.shape)}, and {self.name} {list(self.labels.shape)}")
+        _refuse_statistics(self.name, self.statistics, len(self.labels))
 
     @cached_property
     def over(self) -> Over:
@@ -215,8 +251,7 @@ class Batch:
         teachers: by name; one teacher is `teacher`.
 
     Raises:
-        ValueError: shapes do not fit, pairs are not ascending, or a pair predicts a token that is not the
-            student's label.
+        ValueError: shapes do not fit, pairs are not ascending, or an id is not in the vocabulary.
     """
 
     student: States
@@ -224,6 +259,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         """See the class."""
+        _refuse_name("student", self.student, "labels")
         for name, teacher in self.teachers.items():
             _refuse_teacher(name, teacher, self.student)
 
@@ -262,13 +298,58 @@ def _refuse_states(name: str, hidden: Tensor, labels: Tensor, head: Head) -> Non
         raise ValueError(
             f"{name}: states are {hidden.shape[1]} wide and the head reads {head.width}; are the heads swapped?"
         )
+    if labels.dtype != torch.int64:
+        raise ValueError(f"{name} are {labels.dtype}; give token ids, int64")
+    if len(labels) and int(labels.max()) >= head.size:
+        raise ValueError(
+            f"{name} have the id {int(labels.max())}, and the head has 0 to {head.size - 1}; are the heads swapped?"
+        )
+
+
+def _refuse_name(of: str, states: States, name: str) -> None:
+    if states.name != name:
+        raise ValueError(f"the states of the {of} are named {states.name!r}: give States(name={name!r})")
+
+
+def _refuse_statistics(name: str, statistics: TeacherStatistics | None, count: int) -> None:
+    if statistics is not None and len(statistics.predicted) != count:
+        raise ValueError(f"statistics of {len(statistics.predicted)} positions, and there are {count} {name}")
+
+
+def _refuse_maps(to_student: Tensor, overlap: Tensor | None) -> None:
+    whole = {"to_student": to_student} if overlap is None else {"to_student": to_student, "overlap": overlap}
+    for name, ids in whole.items():
+        if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64:
+            raise ValueError(f"{name} is no int64 tensor: give torch.tensor(..) of what vocabulary_map has")
+    if to_student.ndim != 1:
+        raise ValueError(f"to_student has shape {list(to_student.shape)}: give one id for each of the teacher's")
+    if overlap is None:
+        return
+    if overlap.ndim != 2 or overlap.shape[1] != 2:  # noqa: PLR2004
+        raise ValueError(
+            f"overlap has shape {list(overlap.shape)}: give [overlap, 2], a row (teacher, student) a token; is it "
+            "transposed?"
+        )
+    if bool((overlap < 0).any()):
+        raise ValueError("overlap has negative ids: give the tokens alone that both vocabularies have")
+    for side, ids in zip(("teacher", "student"), overlap.T, strict=True):
+        if len(ids.unique()) != len(ids):
+            raise ValueError(f"overlap has an id of the {side} twice, which would count twice: give each once")
 
 
 def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
     """What is wrong with a teacher beside this student."""
     if (teacher.hidden is None) != (teacher.paired is None):
         raise ValueError(f"teacher {name!r}: give hidden and paired, or neither")
+    if teacher.model.maps.size > student.head.size:
+        raise ValueError(
+            f"teacher {name!r}: its maps have the student's id {teacher.model.maps.size - 1}, and the student's head "
+            f"has 0 to {student.head.size - 1}: give pairs (teacher, student), in this order, of these two models"
+        )
+    if teacher.states is not None:
+        _refuse_name(f"teacher {name!r}", teacher.states, "teacher_labels")
     if teacher.hidden is not None and teacher.paired is not None:
+        _refuse_statistics("pairs", teacher.statistics, len(teacher.paired))
         _refuse_pairs(name, teacher.hidden, teacher.paired, teacher.model, len(student.labels))
     if teacher.chunks is not None:
         _refuse_chunks(name, teacher.chunks, len(student.labels))
@@ -294,12 +375,24 @@ def _refuse_pairs(name: str, hidden: Tensor, paired: Tensor, model: TeacherModel
 
 def _refuse_chunks(name: str, chunks: Chunks, labels: int) -> None:
     count = len(chunks.teacher_log_probs)
+    for column in (chunks.positions, chunks.chunk):
+        if column.ndim != 1 or column.dtype != torch.int64:
+            raise ValueError(
+                f"teacher {name!r}: chunks of shape {list(column.shape)}, {column.dtype}; give int64 [positions]"
+            )
+    if chunks.teacher_log_probs.ndim != 1:
+        raise ValueError(
+            f"teacher {name!r}: log-probabilities of chunks of shape {list(chunks.teacher_log_probs.shape)}; give "
+            "one sum a chunk"
+        )
     if chunks.positions.shape != chunks.chunk.shape:
         raise ValueError(
             f"teacher {name!r}: {len(chunks.positions)} positions in chunks and {len(chunks.chunk)} chunks of "
             "them; give one for each"
         )
     if not len(chunks.chunk):
+        if count:
+            raise ValueError(f"teacher {name!r}: {count} chunks without a position; give none")
         return
     steps = chunks.chunk.diff()
     whole = int(chunks.chunk[0]) == 0 and int(chunks.chunk[-1]) == count - 1
