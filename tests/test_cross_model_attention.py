@@ -1,49 +1,43 @@
-"""Cross-model attention against its definition: a row, a position, a number at a time, in float64."""
+"""Cross-model attention against its definition: a row, a position, a number at a time, in float64.
+
+That it is the same fused, on every head and mask, is in tests/test_contract.py.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from dskd.nn import (
-    DSKD_V1_ATTENTION,
-    DSKD_V2_ATTENTION,
-    AttendedSide,
-    AttendedStates,
     AttentionProjectors,
     AttentionScales,
-    CrossModelAttentionLoss,
-    CrossModelAttentionOptions,
+    Batch,
+    CrossModelAttention,
     Head,
     KeyQueryMatching,
-    LossParts,
+    Objective,
     Reduction,
-    TermSums,
-    cross_model_attention,
-    fused_cross_model_attention,
-    teacher_statistics,
-    weighted,
+    States,
+    Teacher,
+    TeacherModel,
+    VocabularyMaps,
 )
-from dskd.nn.linear import ReadHead
-from dskd.nn.losses.attention import attend
-from rounding import ON_PAPER, assert_loses_no_more, losses_by_rounding
+from dskd.nn.losses.attention import attend, index_of
+from dskd.nn.losses.cross_model_attention import Attending
+from leaves import Transforms, gradients, term_of
+from rounding import ON_PAPER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
-    from dskd.nn.divergences import Divergence
-
 TERMS = ["t2s_ce", "t2s_kd", "s2t_kd"]
-DIVERGENCES: list[Divergence] = ["kl", "reverse_kl"]
 SIDES = ("teacher", "student")
 WIDTHS = {"teacher": 4, "student": 3}
 TOKENS = {"teacher": 6, "student": 5}
@@ -54,13 +48,11 @@ LN2, LN3 = math.log(2), math.log(3)
 
 
 @dataclass(frozen=True)
-class Transforms:
-    """What a head does besides its product, and which ids it cannot mean."""
+class Found:
+    """Terms, each a function of the leaves, and counts."""
 
-    bias: bool = False
-    scale: float = 1.0
-    softcap: float | None = None
-    unreachable: tuple[int, ...] = ()
+    sums: dict[str, Tensor]
+    counts: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -90,27 +82,42 @@ class Case:
             unreachable if transforms.unreachable else None,
         )
 
-    def side(self, side: str) -> AttendedSide:
+    def side(self, side: str) -> States:
         hidden = self.leaves[f"{side}_hidden"]
 
         def ids(numbers: dict[str, list[int]]) -> Tensor:
             return torch.tensor(numbers[side], dtype=torch.int64, device=hidden.device)
 
-        return AttendedSide(
+        return States(
+            hidden,
+            ids(self.labels),
+            self.head(side),
             row=ids(self.row),
-            hidden=hidden,
             inputs=ids(self.inputs),
-            labels=ids(self.labels),
             embeddings=self.leaves[f"{side}_embeddings"],
-            head=self.head(side),
+            name="labels" if side == "student" else "teacher_labels",
         )
 
-    def states(self) -> AttendedStates:
-        return AttendedStates(self.side("teacher"), self.side("student"))
+    def model(self) -> TeacherModel:
+        maps = VocabularyMaps(to_student=torch.full((len(self.leaves["teacher_weight"]),), -1))
+        return TeacherModel(self.head("teacher"), maps, self.leaves["teacher_embeddings"])
 
-    def by_library(self, *, scales: AttentionScales | None = None, **options: Any) -> TermSums:
-        given = CrossModelAttentionOptions(**options)
-        return cross_model_attention(self.states(), self.projectors, given, scales=scales)
+    def batch(self, scales: AttentionScales | None = None) -> Batch:
+        teacher = Teacher(self.model(), states=self.side("teacher"), scales=scales)
+        return Batch(self.side("student"), {"teacher": teacher})
+
+    def objective(
+        self, *, matching: KeyQueryMatching | None = None, fused: bool = False, **options: Any
+    ) -> Objective:
+        made = Objective([CrossModelAttention(**options)], self.head("student"), self.model(), fused=fused)
+        made.built["0"] = Attending(self.projectors, matching)
+        return made
+
+    def by_library(self, *, scales: AttentionScales | None = None, **options: Any) -> Found:
+        objective, batch = self.objective(**options), self.batch(scales)
+        found = objective(batch)
+        sums = {name: term_of(objective, batch, name) for name in found.sums}
+        return Found(sums, dict(found.counts))
 
     def keeping(self, positions: dict[str, list[int]]) -> Case:
         """The case of some positions, in the order given, by side."""
@@ -202,10 +209,10 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
     case: Case, *, scales: AttentionScales | None = None, **given: Any
 ) -> Expected:
     """Row by row, position by position; `sg` is `.detach()`."""
-    options, leaf, row = CrossModelAttentionOptions(**given), case.leaves, case.row
+    options, leaf, row = CrossModelAttention(**given), case.leaves, case.row
     gate, added = options.gate, options.added
     zero = leaf["student_hidden"].new_zeros((), dtype=torch.float64)
-    terms = dict.fromkeys(["cross_entropy", *TERMS], zero)
+    terms = dict.fromkeys(TERMS, zero)
     counts = {"student_positions": 0, "teacher_positions": 0, "agreed": 0}
     if gate is not None:
         counts["gated"] = 0
@@ -243,9 +250,6 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
             dot(weights, numbers) + shift for weights, shift in zip(layer.weight, layer.bias, strict=True)
         ]
 
-    for position, gold in enumerate(case.labels["student"]):
-        z_s = logits(case, "student", leaf["student_hidden"][position], frozen=False, all_ids=True)
-        terms["cross_entropy"] = terms["cross_entropy"] - log_softmax(z_s)[gold]
     for this in both:
         here_s = [position for position, its in enumerate(row["student"]) if its == this]
         here_t = [position for position, its in enumerate(row["teacher"]) if its == this]
@@ -281,13 +285,11 @@ def by_definition(  # noqa: C901 - one place where the whole definition stands
     return Expected(terms, counts)
 
 
-def logits(
-    case: Case, side: str, hidden: Tensor, *, frozen: bool, all_ids: bool = False
-) -> dict[int, Tensor]:
-    """By id, of the ids that the head can mean, or of all."""
+def logits(case: Case, side: str, hidden: Tensor, *, frozen: bool) -> dict[int, Tensor]:
+    """By id, of the ids that the head can mean."""
     transforms, made = case.transforms.get(side, Transforms()), {}
     for token, row in enumerate(case.leaves[f"{side}_weight"]):
-        if token in transforms.unreachable and not all_ids:
+        if token in transforms.unreachable:
             continue
         logit = dot(row.detach() if frozen else row, hidden)
         if transforms.bias:
@@ -340,21 +342,8 @@ def divergence(
     return sum_of(log_p[token].exp() * (log_p[token] - log_q[token]) for token in log_p)
 
 
-def gradients(term: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient of every leaf; zero where the term does not depend on it."""
-    if not term.requires_grad:
-        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    found = torch.autograd.grad(term, list(leaves.values()), allow_unused=True, retain_graph=True)
-    return {
-        name: torch.zeros_like(leaf) if gradient is None else gradient
-        for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
-    }
-
-
-def numbers_of(terms: TermSums | LossParts) -> dict[str, float]:
-    """Of distillation."""
-    every = {**terms.sums, **terms.counts}
-    return {name: value.item() for name, value in every.items() if name != "cross_entropy"}
+def numbers_of(terms: Found) -> dict[str, float]:
+    return {name: value.item() for name, value in {**terms.sums, **terms.counts}.items()}
 
 
 # ---- value and every gradient ----------------------------------------------------------------------------
@@ -399,11 +388,13 @@ def test_terms_gradients_and_counts_equal_the_definition(
 ) -> None:
     made = case(device)
     found, expected = made.by_library(**options), by_definition(made, **options)
-    assert list(found.sums) == ["cross_entropy", *TERMS]
+    assert list(found.sums) == TERMS
     leaves = made.everything()
     for name in found.sums:
         torch.testing.assert_close(found.sums[name], expected.terms[name], rtol=1e-11, atol=1e-12)
-        mine, theirs = gradients(found.sums[name], leaves), gradients(expected.terms[name], leaves)
+        mine, theirs = (
+            gradients(one, leaves, retain_graph=True) for one in (found.sums[name], expected.terms[name])
+        )
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)  # names the leaf that differs
     assert {name: count.item() for name, count in found.counts.items()} == expected.counts
 
@@ -454,55 +445,6 @@ def test_a_head_that_is_also_the_embeddings_moves_as_a_head_alone(term: str, tie
 
 
 # ---- positions, rows and padding -------------------------------------------------------------------------
-
-
-def whole_batch(garbage: float, device: str = "cpu") -> tuple[AttendedStates, dict[str, Tensor], Case]:
-    """The plain case, as the selected positions of `[batch, columns]` whose other places hold garbage."""
-    case = CASES["plain"](device)
-    sides, leaves = {}, {}
-    for side in SIDES:
-        places: list[tuple[int, int]] = []
-        for row in case.row[side]:  # columns 1, 3, 5, ..: the label is between
-            places.append((row, 1 + 2 * sum(row == earlier for earlier, _ in places)))
-        hidden_states = torch.full((3, 10, WIDTHS[side]), garbage, dtype=torch.float64, device=device)
-        input_ids = torch.full((3, 10), -100, device=device)
-        mask = torch.zeros(3, 10, dtype=torch.bool, device=device)
-        for position, place in enumerate(places):
-            hidden_states[place] = case.leaves[f"{side}_hidden"][position].detach()
-            input_ids[place] = case.inputs[side][position]
-            input_ids[place[0], place[1] + 1] = case.labels[side][position]
-            mask[place] = True
-        leaves[side] = hidden_states.requires_grad_()
-        row_, column = mask.nonzero(as_tuple=True)
-        sides[side] = AttendedSide.at(
-            row_,
-            column,
-            hidden_states,
-            input_ids,
-            embeddings=case.leaves[f"{side}_embeddings"],
-            head=case.head(side),
-        )
-    return AttendedStates(sides["teacher"], sides["student"]), leaves, case
-
-
-@pytest.mark.parametrize("garbage", [0.0, 1e30, math.inf, math.nan])
-def test_places_that_are_not_supervised_never_matter(garbage: float, device: str) -> None:
-    states, leaves, case = whole_batch(garbage, device)
-    found, expected = cross_model_attention(states, case.projectors), case.by_library()
-    assert numbers_of(found) == numbers_of(expected)
-    total, plain = (torch.stack(list(terms.sums.values())).sum() for terms in (found, expected))
-    mine = gradients(total, leaves)["student"]
-    theirs = gradients(plain, case.leaves)["student_hidden"]
-    assert torch.equal(mine[states.student.row, [1, 3, 1, 3, 5, 1, 3]], theirs)
-    assert mine.ne(0).any(-1).sum() == len(theirs)
-
-
-def test_a_position_without_a_next_column_is_refused() -> None:
-    side = CASES["plain"]("cpu").side("teacher")
-    ids, hidden = torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 4, 4)
-    row, column = torch.tensor([0, 1]), torch.tensor([2, 3])
-    with pytest.raises(ValueError, match=r"column 3 of 4 predicts no token"):
-        AttendedSide.at(row, column, hidden, ids, embeddings=side.embeddings, head=side.head)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -601,10 +543,12 @@ def test_where_nothing_varies_the_scale_is_one(numbers: list[float]) -> None:
 
 
 def test_scales_over_whole_tensors_may_be_given_as_published() -> None:
-    _, leaves, case = whole_batch(0.5)
-    index, added = torch.randn(3, 10, 8, dtype=torch.float64), torch.randn(3, 10, 4, dtype=torch.float64)
-    scales = AttentionScales.of(index, leaves["teacher"], added)
-    assert float(scales.hidden) == pytest.approx(deviation(leaves["teacher"].flatten(1)))
+    case, generator = CASES["plain"]("cpu"), torch.Generator().manual_seed(2)
+    index, hidden, added = (
+        torch.randn(3, 10, width, generator=generator, dtype=torch.float64) for width in (8, 4, 4)
+    )
+    scales = AttentionScales.of(index, hidden, added)
+    assert float(scales.hidden) == pytest.approx(deviation(hidden.flatten(1)))
     found, expected = case.by_library(scales=scales), by_definition(case, scales=scales)
     for name in TERMS:
         torch.testing.assert_close(found.sums[name], expected.terms[name])
@@ -712,7 +656,7 @@ def test_temperatures_worked_out_by_hand() -> None:
 def test_gradients_worked_out_by_hand() -> None:
     case = by_hand()
     sums = case.by_library(scales=AttentionScales()).sums
-    ce, kd, s2t = (gradients(sums[name], case.everything()) for name in TERMS)
+    ce, kd, s2t = (gradients(sums[name], case.everything(), retain_graph=True) for name in TERMS)
     # softmax minus one-hot: 8/9 - 1 and 4/5, each times the mixed h_t + e_t(y)
     assert ce["teacher_to_student.weight"].item() == pytest.approx((-1 / 9 * 3 + 4 / 5 * 2) * LN2)
     assert ce["teacher_to_student.bias"].item() == pytest.approx(-1 / 9 + 4 / 5)
@@ -739,261 +683,104 @@ def test_of_ids_that_tie_the_lowest_is_said() -> None:
 # ---- dtypes ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("added", ["gold", "prediction"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_models_of_less_precision_lose_no_more_than_rounding_may(
-    dtype: torch.dtype, added: str, device: str
-) -> None:
-    case = random_case(9, device=device)
-    leaves = {name: leaf.detach().to(dtype).requires_grad_() for name, leaf in case.leaves.items()}
-    narrow = replace(case, leaves=leaves, projectors=case.projectors.float())
-
-    def found(name: str) -> dict[str, Tensor]:
-        term = narrow.by_library(added=added, gate=None).sums[name]
-        assert term.dtype in {torch.float32, torch.float64}  # this where it is disturbed
-        return {name: term.detach(), **gradients(term, narrow.everything())}
-
-    got = {name: found(name) for name in TERMS}
-    allowed = {name: partial(found, name) for name in TERMS}
-    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    wide = replace(case, leaves=exact, projectors=copy.deepcopy(case.projectors).double())
-    expected = by_definition(wide, added=added, gate=None)
-    for name in TERMS:
-        term = expected.terms[name]
-        right = {name: term.detach(), **gradients(term, wide.everything())}
-        assert_loses_no_more(got[name], right, losses_by_rounding(allowed[name], right))
-
-
 def test_attention_is_not_computed_in_what_autocast_would_take(device: str) -> None:
     """The heads are in float64, which autocast leaves alone, so that nothing else could differ."""
     case = random_case(9, device=device)
     narrow = replace(case, projectors=case.projectors.float())
-    plain = numbers_of(narrow.by_library())
-    loss = CrossModelAttentionLoss(narrow.projectors, matching=KeyQueryMatching(8, inner=4).to(device).eval())
-    matched = numbers_of(loss(narrow.states(), STEP))
+    matching = KeyQueryMatching(8, inner=4).to(device).eval()
+    plain, matched = (numbers_of(narrow.by_library(matching=one)) for one in (None, matching))
     with torch.autocast(device, torch.bfloat16):
         assert numbers_of(narrow.by_library()) == plain
-        assert numbers_of(loss(narrow.states(), STEP)) == matched
+        assert numbers_of(narrow.by_library(matching=matching)) == matched
 
 
-# ---- options, and the module -----------------------------------------------------------------------------
+# ---- options ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"divergence": "l2"}, "divergence='l2'; it is one of"),
+        ({"divergence": "l2"}, "there is no divergence 'l2'; take one of"),
         ({"s2t_divergence": "l2"}, "s2t_divergence='l2'; it is one of"),
         ({"gate": "prediction"}, "gate='prediction'; it is one of"),
         ({"added": "label"}, "added='label'; it is one of"),
         ({"normaliser": "pairs"}, "normaliser='pairs'; it is one of"),
-        ({"temperature": 0.0}, "temperature=0.0; it is above 0"),
-        ({"temperature": math.nan}, "temperature=nan; it is above 0"),
-        ({"teacher_temperature": -1.0}, "teacher_temperature=-1.0; it is above 0"),
-        ({"teacher_temperature": math.inf}, "teacher_temperature=inf; it is above 0"),
+        ({"matching": "both"}, "matching='both'; it is one of"),
+        ({"temperature": 0.0}, "temperature=0.0; it is a number above 0"),
+        ({"temperature": math.nan}, "temperature=nan; it is a number above 0"),
+        ({"teacher_temperature": -1.0}, "teacher_temperature=-1.0; it is a number above 0"),
+        ({"teacher_temperature": math.inf}, "teacher_temperature=inf; it is a number above 0"),
+        ({"kq_rate": -1.0}, "kq_rate=-1.0; it is a number from 0 on"),
     ],
 )
 def test_an_option_that_there_is_not_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CrossModelAttentionOptions(**options)
+        CrossModelAttention(**options)
 
 
 def test_the_presets_are_as_published() -> None:
-    for preset, added in ((DSKD_V1_ATTENTION, "gold"), (DSKD_V2_ATTENTION, "prediction")):
+    for name, added in (("dskd_v1", "gold"), ("dskd_v2", "prediction")):
+        preset = CrossModelAttention(**CrossModelAttention.presets[name])
         assert (preset.added, preset.gate, preset.normaliser) == (added, "gold", "labels")
         assert (preset.temperature, preset.teacher_temperature) == (1.0, 1.0)
-    assert replace(DSKD_V1_ATTENTION, divergence="js").of_teacher_space == "kl"
+    assert CrossModelAttention.presets["dskd_v1"]["s2t_divergence"] == "kl"
+
+
+def test_a_teacher_whose_embeddings_are_of_another_width_is_refused() -> None:
+    case = random_case()
+    model = replace(case.model(), embeddings=torch.zeros(6, 9))
+    with pytest.raises(ValueError, match=r"embeddings are 9 wide and its states 4: "):
+        Objective([CrossModelAttention()], case.head("student"), model)
+
+
+@pytest.mark.parametrize("without", ["row", "inputs", "embeddings"])
+@pytest.mark.parametrize("side", SIDES)
+def test_what_attention_compares_has_to_be_there(side: str, without: str) -> None:
+    batch, objective = random_case().batch(), random_case().objective()
+    teacher = batch.teachers["teacher"]
+    assert teacher.states is not None
+    if side == "student":
+        batch = replace(batch, student=replace(batch.student, **{without: None}))
+    else:
+        poorer = replace(teacher.states, **{without: None})
+        batch = replace(batch, teachers={"teacher": replace(teacher, states=poorer)})
+    with pytest.raises(ValueError, match=r"give States\(row=, inputs=, embeddings=\) of both models$"):
+        objective(batch)
 
 
 # ---- what a term is divided by ---------------------------------------------------------------------------
 
 
-def test_a_term_is_divided_by_what_it_runs_over_in_the_whole_step() -> None:
-    case, step = CASES["plain"]("cpu"), Reduction(labels=20, pairs=0, alpha=0.25, teacher_labels=50)
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_term_is_divided_by_what_it_runs_over_in_the_whole_step(fused: bool) -> None:
+    case, step = CASES["plain"]("cpu"), Reduction({"labels": 20, "teacher_labels": 50})
     torch.manual_seed(0)
     matching = KeyQueryMatching(8, inner=4).double().eval()
-    found = CrossModelAttentionLoss(case.projectors, matching=matching)(case.states(), step)
+    found = case.objective(matching=matching, fused=fused)(case.batch(), step)
     sums = {name: value.item() for name, value in found.sums.items()}
     of_student = sums["t2s_ce"] + sums["t2s_kd"] + sums["kq_queries"]
     of_teacher = sums["s2t_kd"] + sums["kq_keys"]
-    expected = 0.75 * sums["cross_entropy"] / 20 + 0.25 * (of_student / 20 + of_teacher / 50)
-    assert found.loss.item() == pytest.approx(expected, rel=1e-12)
-    published = CrossModelAttentionOptions(normaliser="labels")
-    found = CrossModelAttentionLoss(case.projectors, published, matching=matching)(case.states(), step)
-    expected = 0.75 * sums["cross_entropy"] / 20 + 0.25 * (of_student + of_teacher) / 20
-    assert found.loss.item() == pytest.approx(expected, rel=1e-12)
+    assert found.loss.item() == pytest.approx(of_student / 20 + of_teacher / 50, rel=1e-12)
+    published = case.objective(matching=matching, fused=fused, normaliser="labels")(case.batch(), step)
+    assert published.loss.item() == pytest.approx((of_student + of_teacher) / 20, rel=1e-12)
+
+
+def test_labels_may_be_fewer_than_the_positions_of_the_teacher_that_they_divide() -> None:
+    """As published: every term is divided by the student's tokens."""
+    case, step = CASES["plain"]("cpu"), Reduction({"labels": 7})
+    found = case.objective(normaliser="labels")(case.batch(), step)
+    assert len(case.labels["teacher"]) > 7
+    assert found.loss.item() == pytest.approx(sum(value.item() for value in found.sums.values()) / 7)
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_step_that_does_not_count_the_teachers_positions_is_refused(fused: bool) -> None:
-    case, step = CASES["plain"]("cpu"), Reduction(labels=7, pairs=8)
-    with pytest.raises(ValueError, match=r"teacher_labels=0 of the step, and the micro-batch has 8"):
-        CrossModelAttentionLoss(case.projectors, fused=fused)(case.states(), step)
-    published = CrossModelAttentionLoss(case.projectors, DSKD_V1_ATTENTION, fused=fused)
-    assert published(case.states(), step).loss.item() > 0
-
-
-# ---- without logits kept ---------------------------------------------------------------------------------
-
-
-MANY = {"teacher": [4] * 11 + [0] * 20 + [1, 0] * 5, "student": [0] * 19 + [4] * 21 + [3, 4] * 3}
-STEP = Reduction(labels=60, pairs=3, alpha=0.3, teacher_labels=70)
-FUSED_CASES: dict[str, Callable[[str], Case]] = {
-    **CASES,
-    "several chunks": lambda device: random_case(
-        11,
-        row=MANY,
-        teacher=Transforms(bias=True, scale=2.0, softcap=2.5, unreachable=(5,)),
-        student=Transforms(bias=True, scale=0.7, softcap=3.0, unreachable=(4,)),
-        device=device,
-    ),
-    "several plain chunks": lambda device: random_case(12, row=MANY, device=device),
-}
-FUSED_OPTIONS: dict[str, dict[str, Any]] = {
-    **OPTIONS,
-    "skewed, with its own parameter": {"divergence": "skew_kl", "mix": 0.3, "s2t_divergence": "js"},
-    "as in version 1": {"s2t_divergence": "kl", "normaliser": "labels", "temperature": 2.0},
-}
-
-
-def assert_same_parts(found: LossParts, expected: LossParts, leaves: dict[str, Tensor], close: float) -> None:
-    """Value, sums, counts and every gradient; a gradient as a whole, relative to its length."""
-    assert list(found.sums) == list(expected.sums)
-    for name, value in expected.sums.items():
-        torch.testing.assert_close(found.sums[name], value, rtol=close, atol=close)
-        assert not found.sums[name].requires_grad
-    assert {name: count.item() for name, count in found.counts.items()} == {
-        name: count.item() for name, count in expected.counts.items()
-    }
-    torch.testing.assert_close(found.loss, expected.loss, rtol=close, atol=close)
-    theirs = gradients(expected.loss, leaves)
-    for name, gradient in gradients(found.loss, leaves).items():
-        gap = (gradient - theirs[name]).norm()
-        # A gradient that is none but for rounding is held against those of its size.
-        assert gap <= close * max(float(theirs[name].norm()), 1e-4), (name, float(gap))
-
-
-def both_forms(
-    case: Case, given: dict[str, Any], step: Reduction = STEP, **statistics_: Any
-) -> tuple[LossParts, LossParts]:
-    """Fused in the smallest chunks, of 16 positions; and the definition."""
-    options = CrossModelAttentionOptions(**{key: value for key, value in given.items() if key != "scales"})
-    states = replace(case.states(), **statistics_)
-    found = fused_cross_model_attention(
-        states, case.projectors, options, reduction=step, chunk_memory=1, scales=given.get("scales")
-    )
-    return found, as_defined(case, given, step, **statistics_)
-
-
-def as_defined(case: Case, given: dict[str, Any], step: Reduction = STEP, **statistics_: Any) -> LossParts:
-    options = CrossModelAttentionOptions(**{key: value for key, value in given.items() if key != "scales"})
-    states = replace(case.states(), **statistics_)
-    terms = cross_model_attention(states, case.projectors, options, scales=given.get("scales"))
-    return weighted(terms, options.weights(step, len(states.teacher.row)))
-
-
-@pytest.mark.parametrize("options", FUSED_OPTIONS.values(), ids=FUSED_OPTIONS)
-@pytest.mark.parametrize("case", FUSED_CASES.values(), ids=FUSED_CASES)
-def test_without_logits_kept_it_equals_the_definition(
-    case: Callable[[str], Case], options: dict[str, Any], device: str
-) -> None:
-    made = case(device)
-    found, expected = both_forms(made, options)
-    assert_same_parts(found, expected, made.everything(), 1e-10)
-
-
-@pytest.mark.parametrize("options", FUSED_OPTIONS.values(), ids=FUSED_OPTIONS)
-@pytest.mark.parametrize("row", NOTHING.values(), ids=NOTHING)
-def test_without_logits_kept_nothing_is_as_the_definition_has_it(
-    row: dict[str, list[int]], options: dict[str, Any], device: str
-) -> None:
-    case = random_case(row=row, student=Transforms(bias=True), device=device)
-    found, expected = both_forms(case, options)
-    assert_same_parts(found, expected, case.everything(), 1e-10)
-    trained = {"student_hidden", "student_weight", "student_bias"}
-    again, _ = both_forms(case, options)
-    leaves = [leaf for name, leaf in case.everything().items() if name in trained or "." in name]
-    assert all(gradient is not None for gradient in torch.autograd.grad(again.loss, leaves))
-
-
-@pytest.mark.parametrize("frozen", [["student_weight", "student_bias"], ["student_hidden"], ["projectors"]])
-def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(frozen: list[str]) -> None:
-    case = FUSED_CASES["several chunks"]("cpu")
-    for name, leaf in case.everything().items():
-        leaf.requires_grad_(not (name in frozen or ("." in name and "projectors" in frozen)))
-    leaves = {name: leaf for name, leaf in case.everything().items() if leaf.requires_grad}
-    assert len(leaves) < len(case.everything())
-    found, expected = both_forms(case, {})
-    assert_same_parts(found, expected, leaves, 1e-10)
-
-
-@pytest.mark.parametrize(
-    ("options", "kept"),
-    [({}, 1.0), ({"temperature": 1.7}, 1.7), ({"added": "prediction"}, 1.0), ({"temperature": 1.7}, 1.0)],
-)
-@pytest.mark.parametrize("softcap", [None, 3.0])
-def test_with_statistics_of_the_teacher_it_equals_the_definition(
-    options: dict[str, Any], kept: float, softcap: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    teacher = Transforms(bias=True, scale=2.0, unreachable=(5,))
-    case = random_case(13, row=MANY, teacher=teacher, student=Transforms(softcap=softcap))
-    side = case.side("teacher")
-    with torch.no_grad():
-        found = teacher_statistics(side.head, side.hidden, temperature=kept, chunk_memory=1)
-    fused, expected = both_forms(case, options, statistics=found)
-    assert_same_parts(fused, expected, case.everything(), 1e-10)
-    if kept != options.get("temperature", 1.0):
-        return
-    # Where they are enough the teacher's logits are never made.
-    read: list[int] = []
-    plain = ReadHead.logits
-
-    def noted(head: ReadHead, hidden: Tensor) -> Tensor:
-        read.append(head._place)  # noqa: SLF001 - 0: the student's, or the teacher's own
-        return plain(head, hidden)
-
-    monkeypatch.setattr(ReadHead, "logits", noted)
-    both_forms(case, options, statistics=found)
-    assert read.count(0) == -(-22 // 16) + -(-24 // 16)
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"gate": None}, {"added": "prediction", "temperature": 2.0}], ids=str
-)
-@pytest.mark.parametrize("autocast", [False, True])
-def test_in_bfloat16_it_loses_no_more_than_rounding_may(
-    options: dict[str, Any], autocast: bool, device: str
-) -> None:
-    case = random_case(14, row=MANY, device=device)
-    dtype = torch.float32 if autocast else torch.bfloat16
-    leaves = {name: leaf.detach().to(dtype).requires_grad_() for name, leaf in case.leaves.items()}
-    narrow = replace(case, leaves=leaves, projectors=case.projectors.float())
-    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    wide = replace(case, leaves=exact, projectors=copy.deepcopy(case.projectors).double())
-
-    def all_of(found: LossParts, given: Case) -> dict[str, Tensor]:
-        return {"loss": found.loss.detach(), **found.sums, **gradients(found.loss, given.everything())}
-
-    expected = all_of(as_defined(wide, options), wide)
-    with torch.autocast(device, torch.bfloat16, enabled=autocast):
-        found = both_forms(narrow, options)[0]
-        allowed = losses_by_rounding(lambda: all_of(as_defined(narrow, options), narrow), expected)
-    assert found.loss.dtype == torch.float32
-    assert_loses_no_more(all_of(found, narrow), expected, allowed)
-
-
-# ---- the module ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_the_module_equals_the_function_with_its_options(options: dict[str, Any], fused: bool) -> None:
     case = CASES["plain"]("cpu")
-    kept = {name: value for name, value in options.items() if name != "scales"}
-    module = CrossModelAttentionLoss(case.projectors, CrossModelAttentionOptions(**kept), fused=fused)
-    found = module(case.states(), STEP, options.get("scales"))
-    _, expected = both_forms(case, options)
-    assert_same_parts(found, expected, case.everything(), 1e-10)
+    with pytest.raises(ValueError, match=r"the step has None teacher_labels, and the micro-batch has 8: "):
+        case.objective(fused=fused)(case.batch(), Reduction({"labels": 7}))
+
+
+# ---- what is trained beside the student ------------------------------------------------------------------
 
 
 def test_the_projectors_are_float32_with_bias_and_of_the_shapes_of_the_paper() -> None:
@@ -1009,6 +796,20 @@ def test_the_projectors_are_float32_with_bias_and_of_the_shapes_of_the_paper() -
     assert AttentionProjectors(4, 3).dtype == torch.float32
 
 
+@pytest.mark.parametrize("matching", [None, "adversarial", "transport"])
+def test_what_is_asked_for_is_built(matching: Any) -> None:
+    case = random_case()
+    options = CrossModelAttention(matching=matching, kq_rate=0.3)
+    built = Objective([options], case.head("student"), case.model()).built["0"]
+    assert isinstance(built, Attending)
+    if built.matching is None:
+        assert matching is None
+    else:
+        assert (built.matching.variant, built.matching.rate) == (matching, 0.3)
+    of_players = sum(name.startswith(("matching", "projectors.query")) for name, _ in built.named_parameters())
+    assert len(built.players()) == (of_players if matching == "adversarial" else 0)
+
+
 @pytest.mark.parametrize("variant", ["adversarial", "transport"])
 @pytest.mark.parametrize("scales", [None, AttentionScales(2.0, 1.0, 1.0)], ids=["selected", "given"])
 def test_matching_adds_its_terms_over_the_keys_and_queries_of_the_attention(
@@ -1016,45 +817,22 @@ def test_matching_adds_its_terms_over_the_keys_and_queries_of_the_attention(
 ) -> None:
     case = CASES["rows mixed, one empty, others of one side"]("cpu")
     matching = KeyQueryMatching(8, variant=variant, inner=5).double().eval()
-    loss = CrossModelAttentionLoss(case.projectors, matching=matching)
-    found = loss(case.states(), STEP, scales)
+    found = case.by_library(scales=scales, matching=matching)
     both = {side: [at for at, row in enumerate(case.row[side]) if row in {0, 4}] for side in SIDES}
     student, teacher = (case.keeping(both).side(side) for side in ("student", "teacher"))
-    queries = case.projectors.query(student.index(torch.float64))
-    keys = teacher.index(torch.float64)
+    queries = case.projectors.query(index_of(student, torch.float64))
+    keys = index_of(teacher, torch.float64)
     expected = matching(queries, keys / (keys.std() if scales is None else 2.0))
-    assert numbers_of(found) == pytest.approx(
-        {**numbers_of(case.by_library(scales=scales)), **numbers_of(expected)}, rel=1e-12
-    )
+    of_matching = {f"kq_{one.name}": one.sum.item() for one in expected}
+    of_matching |= {name: number.item() for one in expected for name, number in one.counts.items()}
+    plain = numbers_of(case.by_library(scales=scales))
+    assert numbers_of(found) == pytest.approx({**plain, **of_matching}, rel=1e-12)
     everything = {**case.everything(), **dict(matching.named_parameters())}
-    of_matching = found.loss - CrossModelAttentionLoss(case.projectors)(case.states(), STEP, scales).loss
-    over = (
-        [STEP.labels, STEP.teacher_labels] if variant == "transport" else [STEP.teacher_labels, STEP.labels]
-    )
-    weighted_ = sum(0.3 * term / count for term, count in zip(expected.sums.values(), over, strict=True))
-    assert of_matching.item() == pytest.approx(torch.as_tensor(weighted_).item(), rel=1e-9)
-    moved = {
-        name for name, gradient in gradients(of_matching, everything).items() if gradient.abs().max() > 1e-12
-    }
+    total = torch.stack([value for name, value in found.sums.items() if name.startswith("kq_")]).sum()
+    moved = {name for name, gradient in gradients(total, everything).items() if gradient.abs().max() > 1e-12}
     networks = set(dict(matching.named_parameters()))
     assert moved - networks == {"query.weight", "query.bias"}
     # The last bias of a navigator moves both ends of every distance.
     assert moved & networks == {
         name for name in networks if variant == "adversarial" or not name.endswith("4.bias")
     } | ({"networks.critic.layers.4.bias"} if variant == "transport" else set())
-
-
-@pytest.mark.parametrize("variant", ["adversarial", "transport"])
-@pytest.mark.parametrize("row", NOTHING.values(), ids=NOTHING)
-def test_without_positions_matching_is_a_zero_connected_to_query_and_networks(
-    row: dict[str, list[int]], variant: Any
-) -> None:
-    case = random_case(row=row)
-    matching = KeyQueryMatching(8, variant=variant, inner=5).double()
-    loss = CrossModelAttentionLoss(case.projectors, matching=matching)
-    found = loss(case.states(), STEP)
-    assert numbers_of(found) == dict.fromkeys(numbers_of(found), 0)
-    found.loss.backward()
-    for name, parameter in loss.named_parameters():
-        assert parameter.grad is not None, f"{name} is not connected"
-        assert parameter.grad.eq(0).all(), name

@@ -1,7 +1,6 @@
 """Dual-space distillation against its formulas: one pair and one number at a time, in float64.
 
-This is what `dual_space` is held against; the fused form is held against `dual_space`, in
-tests/test_dual_space_fused.py.
+That it is the same fused, on every head and mask, is in tests/test_contract.py.
 """
 
 from __future__ import annotations
@@ -13,22 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from dskd.nn import (
-    DIVERGENCES,
-    DSKD_UNGATED,
-    DSKD_V1,
-    DSKD_V2,
-    DSKD_V2_SAME_VOCABULARY,
-    DualSpaceLoss,
-    DualSpaceOptions,
-    Projectors,
-    Reduction,
-    TermSums,
-    VocabularyMaps,
-    dual_space,
-)
-from leaves import TRAINED, TRANSFORMS, Leaves, Transforms, gradients, random_leaves
-from rounding import ON_PAPER, assert_loses_no_more, losses_by_rounding
+from dskd.nn import DIVERGENCES, Chunks, DualSpace, Head, Objective, Projectors, Reduction, VocabularyMaps
+from dskd.nn.losses.dual_space import DualSpaceProjectors
+from leaves import PLAIN, TRANSFORMS, Leaves, OfTeacher, Transforms, gradients, objective_of, random_leaves, term_of
+from rounding import ON_PAPER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,16 +25,19 @@ if TYPE_CHECKING:
     from dskd.nn.divergences import Divergence
 
 UNMAPPED = -1
-
-
-def ungated(**given: Any) -> DualSpaceOptions:
-    """As published, without the gate, but for these."""
-    return replace(DSKD_UNGATED, **given)
-
-
 LN2, LN3 = math.log(2), math.log(3)
 
-SEEDS = {"plain": 0, "bias and scale": 4, "soft cap": 0, "unreachable ids": 0, "all of these": 1}
+
+def ungated(**given: Any) -> DualSpace:
+    """As published, without the gate, but for these."""
+    return DualSpace(**{**DualSpace.presets["dskd_ungated"], **given})
+
+
+def preset(name: str) -> DualSpace:
+    return DualSpace(**DualSpace.presets[name])
+
+
+SEEDS = {"plain": 0, "bias and scale": 0, "soft cap": 0, "unreachable ids": 0, "all of these": 1}
 
 
 def case_of(name: str) -> Leaves:
@@ -55,10 +45,30 @@ def case_of(name: str) -> Leaves:
     return random_leaves(SEEDS[name], transforms=TRANSFORMS[name])
 
 
-def by_library(case: Leaves, options: DualSpaceOptions = DSKD_UNGATED) -> TermSums:
-    return dual_space(
-        case.states(), case.by_name["to_student"], case.by_name["to_teacher"], case.maps, options
-    )
+@dataclass
+class Found:
+    """Terms, each a function of the leaves, and counts."""
+
+    terms: dict[str, Tensor]
+    counts: dict[str, int]
+
+
+def by_library(case: Leaves, objective: Objective) -> Found:
+    batch = case.batch()
+    found = objective(batch)
+    terms = {name: term_of(objective, batch, name) for name in found.sums}
+    return Found(terms, {name: int(count) for name, count in found.counts.items()})
+
+
+def projectors_of(objective: Objective) -> Projectors:
+    made = objective.built["0"]
+    assert isinstance(made, Projectors)
+    return made
+
+
+def movable(case: Leaves, objective: Objective) -> dict[str, Tensor]:
+    of_projectors = {name: one for name, one in projectors_of(objective).named_parameters() if one.requires_grad}
+    return case.trained | of_projectors
 
 
 # ---- The formulas ----------------------------------------------------------------------------------------
@@ -74,15 +84,17 @@ class Expected:
     gated: int = 0
 
 
-def by_definition(case: Leaves, options: DualSpaceOptions) -> Expected:  # noqa: C901, PLR0915 - all of them
+def by_definition(case: Leaves, objective: Objective) -> Expected:  # noqa: C901, PLR0915 - all of them
     """Formula by formula, for one pair after the other; `sg` is `.detach()`."""
-    leaf = case.by_name
+    options, leaf, projectors = objective.losses[0].loss, case.by_name, projectors_of(objective)
+    assert isinstance(options, DualSpace)
+    transforms_of = {"teacher": case.teachers["teacher"].transforms, "student": case.student}
     weight = {side: list(leaf[f"{side}_weight"]) for side in ("teacher", "student")}
     bias = {side: list(leaf[f"{side}_bias"]) for side in ("teacher", "student")}
 
     def logits(side: str, hidden: Tensor, *, frozen: bool) -> dict[int, Tensor]:
         """Of all ids."""
-        transforms, made = getattr(case, side), {}
+        transforms, made = transforms_of[side], {}
         for token, (row, shift) in enumerate(zip(weight[side], bias[side], strict=True)):
             row_, shift_ = (row.detach(), shift.detach()) if frozen else (row, shift)
             logit = sum_of(row_ * hidden) + (shift_ if transforms.bias else 0)
@@ -94,22 +106,28 @@ def by_definition(case: Leaves, options: DualSpaceOptions) -> Expected:  # noqa:
 
     def meant(side: str, made: dict[int, Tensor]) -> dict[int, Tensor]:
         """Of the ids that a head can mean."""
-        return {token: made[token] for token in made if token not in getattr(case, side).unreachable}
+        return {token: made[token] for token in made if token not in transforms_of[side].unreachable}
 
-    labels, to_student = case.labels.tolist(), case.maps.to_student.tolist()
-    overlap = [] if case.maps.overlap is None else case.maps.overlap.tolist()
+    def carried(hidden: Tensor, name: str) -> Tensor:
+        columns = getattr(projectors, name).T
+        shift = getattr(projectors, f"{name}_bias")
+        made = torch.stack([sum_of(column * hidden) for column in columns])
+        return made if shift is None else made + shift
+
+    maps, paired = case.teachers["teacher"].maps, case.teachers["teacher"].paired
+    labels, to_student = case.labels.tolist(), maps.to_student.tolist()
+    overlap = [] if maps.overlap is None else maps.overlap.tolist()
     zero = torch.zeros((), dtype=torch.float64)
-    expected = Expected({"cross_entropy": zero})
-    for position, label in enumerate(labels):
-        z = logits("student", leaf["student_hidden"][position], frozen=False)
-        expected.terms["cross_entropy"] = expected.terms["cross_entropy"] - log_softmax(z)[label]
+    expected = Expected({})
 
     said, predicted, gold, made = [], [], [], []
-    for pair, position in enumerate(case.paired.tolist()):
-        z_t = meant("teacher", logits("teacher", leaf["teacher_hidden"][pair].detach(), frozen=True))
+    for pair, position in enumerate(paired.tolist()):
+        h_t = leaf["teacher_hidden"][pair].detach()
+        z_t = meant("teacher", logits("teacher", h_t, frozen=True))
         z_s = meant("student", logits("student", leaf["student_hidden"][position], frozen=False))
-        z_ts = meant("student", logits("student", leaf["to_student"][pair], frozen=True))
-        z_st = meant("teacher", logits("teacher", leaf["to_teacher"][pair], frozen=True))
+        z_ts = meant("student", logits("student", carried(h_t, "teacher_to_student"), frozen=True))
+        to_teacher = carried(leaf["student_hidden"][position], "student_to_teacher")
+        z_st = meant("teacher", logits("teacher", to_teacher, frozen=True))
         made.append((z_t, z_s, z_ts, z_st))
         said.append(first_largest(z_ts))
         predicted.append(to_student[first_largest(z_t)])
@@ -223,12 +241,12 @@ def divergence(  # noqa: PLR0911 - a line each
 
 # ---- Value and every gradient ----------------------------------------------------------------------------
 
-OPTIONS: dict[str, DualSpaceOptions] = {
-    "defaults": DualSpaceOptions(),
+OPTIONS: dict[str, DualSpace] = {
+    "defaults": DualSpace(),
     "ungated": ungated(),
-    "v1": DSKD_V1,
-    "v2": DSKD_V2,
-    "v2, same vocabulary": DSKD_V2_SAME_VOCABULARY,
+    "v1": preset("dskd_v1"),
+    "v2": preset("dskd_v2"),
+    "v2, same vocabulary": preset("dskd_v2_same_vocabulary"),
     "temperature": ungated(temperature=1.7),
     "temperature squared": ungated(temperature=1.7, scale_by_temperature_squared=True),
     "gate by prediction": ungated(gate="prediction"),
@@ -247,235 +265,208 @@ OPTIONS: dict[str, DualSpaceOptions] = {
     "overlap in both": ungated(columns="overlap", s2t_columns="overlap", divergence="js", mix=0.3),
     "student space": ungated(spaces="student", gate="prediction"),
     "teacher space": ungated(spaces="teacher", drop_unmapped=True),
+    "both trained": ungated(student_to_teacher="trained", initial="random", bias=True),
+    "solved": ungated(teacher_to_student="solved"),
     "another divergence in the teacher's space": ungated(
         divergence="js", mix=0.2, s2t_divergence="adaptive_kl"
     ),
 }
 
 
-def assert_equal(case: Leaves, options: DualSpaceOptions) -> None:
+def assert_equal(case: Leaves, options: DualSpace) -> None:
     """Every term, its gradients with respect to every leaf, and the counts."""
-    found, expected = by_library(case, options), by_definition(case, options)
-    assert set(found.sums) == set(expected.terms)
+    objective = objective_of(case, options)
+    found, expected = by_library(case, objective), by_definition(case, objective)
+    assert set(found.terms) == set(expected.terms)
+    leaves = movable(case, objective)
     for name, term in expected.terms.items():
-        torch.testing.assert_close(found.sums[name], term, rtol=1e-11, atol=1e-12)
-        mine, theirs = (gradients(one, case.trained, retain_graph=True) for one in (found.sums[name], term))
+        torch.testing.assert_close(found.terms[name], term, rtol=1e-11, atol=1e-12)
+        mine, theirs = (gradients(one, leaves, retain_graph=True) for one in (found.terms[name], term))
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)  # names the leaf that differs
     counts = {"unmapped": expected.unmapped}
     if options.spaces != "teacher":
-        if options.target == "projected" or options.gate is not None:
+        if options.projects:
             counts["agreed"] = expected.agreed
         if options.gate is not None:
             counts["gated"] = expected.gated
-    assert {name: int(count) for name, count in found.counts.items()} == counts
+    assert found.counts == counts
 
 
 @pytest.mark.parametrize("case", SEEDS)
 def test_the_cases_have_pairs_on_both_sides_of_every_choice(case: str) -> None:
     made = case_of(case)
-    pairs = len(made.paired)
     for by in ("prediction", "gold"):
-        options = ungated(gate=by, t2s_target=by)
-        expected = by_definition(made, options)
-        assert 0 < expected.unmapped < pairs
-        assert 0 < expected.agreed < pairs
-        assert 0 < expected.gated < pairs
-    dropped = by_definition(made, ungated(gate="gold", drop_unmapped=True))
-    assert 0 < dropped.gated < pairs
+        expected = by_definition(made, objective_of(made, ungated(gate=by, t2s_target=by)))
+        assert 0 < expected.unmapped < 12
+        assert 0 < expected.agreed < 12
+        assert 0 < expected.gated < 12
+    dropped = by_definition(made, objective_of(made, ungated(gate="gold", drop_unmapped=True)))
+    assert 0 < dropped.gated < 12
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("case", SEEDS)
-def test_terms_gradients_and_counts_equal_the_formulas(case: str, options: DualSpaceOptions) -> None:
+@pytest.mark.parametrize("case", ["plain", "all of these"])
+def test_terms_gradients_and_counts_equal_the_formulas(case: str, options: DualSpace) -> None:
     assert_equal(case_of(case), options)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("case", SEEDS)
+def test_whatever_the_heads_are(case: str) -> None:
+    assert_equal(case_of(case), ungated(gate="gold", temperature=1.3))
+
+
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_every_divergence_equals_its_formula(name: Divergence, temperature: float) -> None:
-    options = ungated(divergence=name, temperature=temperature, gate="gold", t2s_target="gold")
+def test_every_divergence_equals_its_formula(name: Divergence) -> None:
+    options = ungated(divergence=name, temperature=2.5, gate="gold", t2s_target="gold")
     assert_equal(case_of("all of these"), options)
-    assert_equal(case_of("plain"), replace(options, columns="overlap", s2t_columns="overlap"))
+    assert_equal(case_of("plain"), replace(options, temperature=1.0, columns="overlap", s2t_columns="overlap"))
 
 
 @pytest.mark.parametrize("side", ["teacher", "student"])
 def test_unreachable_ids_get_no_gradient_in_distillation_and_change_nothing(side: str) -> None:
     transforms = Transforms(bias=True, unreachable=(4,))
     case = random_leaves(5, transforms=(transforms, transforms))
-    before = by_library(case).sums
-    terms = [name for name in before if name != "cross_entropy"]
-    for name in terms:
-        assert gradients(before[name], case.trained, retain_graph=True)["student_weight"][4].eq(0).all()
+    objective = objective_of(case, ungated())
+    before = by_library(case, objective).terms
+    for value in before.values():
+        assert gradients(value, case.trained)["student_weight"][4].eq(0).all()
     with torch.no_grad():
         case.by_name[f"{side}_weight"][4] = 9.0
         case.by_name[f"{side}_bias"][4] = 100.0
-    after = by_library(case).sums
-    for name in terms:
-        torch.testing.assert_close(after[name], before[name])
+    for name, value in by_library(case, objective).terms.items():
+        torch.testing.assert_close(value, before[name])
 
 
 def test_a_prediction_is_never_an_unreachable_id() -> None:
     case = random_leaves(6)
     with torch.no_grad():
         case.by_name["teacher_bias"][1] = 100.0  # the largest of all, and unmapped
-    masked = replace(case, teacher=Transforms(bias=True, unreachable=(1,)))
-    plain = replace(case, teacher=Transforms(bias=True))
-    expected = by_definition(masked, ungated()).unmapped
-    assert by_library(plain).counts["unmapped"].item() == len(case.paired)
-    assert by_library(masked).counts["unmapped"].item() == expected < len(case.paired)
+
+    def unmapped(transforms: Transforms) -> int:
+        of = replace(case.teachers["teacher"], transforms=transforms)
+        made = replace(case, teachers={"teacher": of})
+        return by_library(made, objective_of(made, ungated())).counts["unmapped"]
+
+    assert unmapped(Transforms(bias=True)) == 12
+    assert unmapped(Transforms(bias=True, unreachable=(1,))) < 12
 
 
 def test_temperature_is_of_the_divergences_alone() -> None:
     case = case_of("plain")
     for trained_by in ("prediction", "distribution"):
         cold, warm = (
-            by_library(case, ungated(temperature=temperature, t2s_target=trained_by)).sums
+            objective_of(case, ungated(temperature=temperature, t2s_target=trained_by))(case.batch()).sums
             for temperature in (1.0, 3.0)
         )
-        for name in ("cross_entropy", "t2s_kl" if trained_by == "distribution" else "t2s_ce"):
-            assert torch.equal(cold[name], warm[name])
+        name = "t2s_kl" if trained_by == "distribution" else "t2s_ce"
+        assert torch.equal(cold[name], warm[name])
         assert warm["t2s_kd"] < cold["t2s_kd"]
         assert warm["s2t_kd"] < cold["s2t_kd"]
 
 
 def test_the_exact_target_on_the_overlap_is_the_limit_of_a_perfect_projector() -> None:
-    """Where z_ts says on O what the teacher says there, both targets are the same."""
-    case = case_of("plain")
-    assert case.maps.overlap is not None
-    of_teacher, of_student = case.maps.overlap.T
-    z_t = case.head("teacher").logits(case.by_name["teacher_hidden"])[:, of_teacher]
-    rows = case.by_name["student_weight"][of_student]
-    perfect = torch.linalg.solve(rows, z_t.T).T.detach()
-    found = [
-        dual_space(case.states(), perfect, case.by_name["to_teacher"], case.maps, options).sums["t2s_kd"]
-        for options in (
-            ungated(columns="overlap"),
-            ungated(columns="overlap", target="exact"),
-        )
-    ]
-    torch.testing.assert_close(found[0], found[1])
+    """Where z_ts says on O what the teacher says there, both targets are the same: three tokens, d = 3."""
+    case, found = case_of("plain"), []
+    for target in ("projected", "exact"):
+        objective = objective_of(case, ungated(columns="overlap", target=target), noise=0.0)
+        found.append(objective(case.batch()).sums["t2s_kd"])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=0)  # a projector is float32
 
 
 # ---- What each term moves --------------------------------------------------------------------------------
 
+OF_STUDENT = {"student_hidden", "student_weight", "student_bias"}
+TO_STUDENT = {"teacher_to_student", "teacher_to_student_bias"}
+TO_TEACHER = {"student_to_teacher", "student_to_teacher_bias"}
 TABLE = {
-    "cross_entropy": {"student_hidden", "student_weight", "student_bias"},
-    "t2s_ce": {"to_student"},
-    "t2s_kl": {"to_student"},
-    "t2s_kd": {"student_hidden", "student_weight", "student_bias"},
-    "s2t_kd": {"to_teacher"},
+    "t2s_ce": TO_STUDENT,
+    "t2s_kl": TO_STUDENT,
+    "t2s_kd": OF_STUDENT,
+    "s2t_kd": {"student_hidden", *TO_TEACHER},
 }
-"""Of the student and what carries states; to_teacher is made of the student's states, and P_st."""
+"""Of the student and the projectors that are trained; one that is solved is a buffer, which nothing moves."""
 
-HOWEVER: dict[str, DualSpaceOptions] = {
-    **{name: OPTIONS[name] for name in ("ungated", "v1", "v2", "distribution", "overlap in both")},
-    **{f"exact, {columns}": ungated(target="exact", columns=columns) for columns in ("all", "overlap")},
-    **{name: ungated(divergence=name, gate="gold") for name in DIVERGENCES},
+TRAINED: dict[str, Any] = {"student_to_teacher": "trained", "bias": True}
+HOWEVER: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("ungated",)},
+    "gold": {"t2s_target": "gold", "gate": "gold"},
+    "distribution": {"t2s_target": "distribution"},
+    "overlap in both": {"columns": "overlap", "s2t_columns": "overlap"},
+    "exact, all": {"target": "exact"},
+    "exact, overlap": {"target": "exact", "columns": "overlap"},
+    **{name: {"divergence": name, "gate": "gold"} for name in DIVERGENCES},
 }
 
 
-@pytest.mark.parametrize("options", HOWEVER.values(), ids=HOWEVER)
-def test_every_term_moves_what_the_table_says_and_nothing_of_the_teacher(options: DualSpaceOptions) -> None:
+@pytest.mark.parametrize("given", HOWEVER.values(), ids=HOWEVER)
+@pytest.mark.parametrize("trained", [TRAINED, {}], ids=["trained", "solved"])
+def test_every_term_moves_what_the_table_says_and_nothing_of_the_teacher(
+    trained: dict[str, Any], given: dict[str, Any]
+) -> None:
     case = random_leaves(7, transforms=TRANSFORMS["bias and scale"])
-    for term, value in by_library(case, options).sums.items():
-        found = gradients(value, case.by_name, retain_graph=True)
-        assert {name for name, one in found.items() if one.ne(0).any()} == TABLE[term], term
-
-
-@pytest.mark.parametrize("options", HOWEVER.values(), ids=HOWEVER)
-@pytest.mark.parametrize("trained", [True, False])
-def test_with_projectors_the_terms_move_those_that_are_trained(
-    trained: bool, options: DualSpaceOptions
-) -> None:
-    """A projector that is solved is a buffer: nothing moves it, and s2t_kd moves the student's body."""
-    case, module = with_projectors(trained=trained)
-    projectors = module.projectors
-    leaves = {**case.by_name, **dict(projectors.named_parameters())}
-    states, wanted = case.states(), {name: set(moved) for name, moved in TABLE.items()}
-    for name in ("t2s_ce", "t2s_kl"):
-        wanted[name] = {"teacher_to_student", "teacher_to_student_bias"} & set(leaves)
-    wanted["s2t_kd"] = {"student_hidden", "student_to_teacher", "student_to_teacher_bias"} & set(leaves)
-    terms = dual_space(
-        states,
-        projectors.to_student(states.teacher_hidden.detach()),
-        projectors.to_teacher(states.student_hidden[states.paired]),
-        case.maps,
-        options,
-    )
-    for term, value in terms.sums.items():
-        found = gradients(value, leaves, retain_graph=True)
-        assert {name for name, one in found.items() if one.ne(0).any()} == wanted[term], term
-
-
-def with_projectors(
-    *, trained: bool = True, options: DualSpaceOptions | None = None, **more: Any
-) -> tuple[Leaves, DualSpaceLoss]:
-    """A case and a module; both projectors are trained and have a bias, or both are solved."""
-    case = random_leaves(8, transforms=TRANSFORMS["bias and scale"])
-    assert case.maps.overlap is not None
-    kind: Any = "trained" if trained else "solved"
-    projectors = Projectors(
-        case.by_name["teacher_weight"].detach(),
-        case.by_name["student_weight"],
-        case.maps.overlap,
-        student_to_teacher=kind,
-        teacher_to_student=kind,
-        bias=trained,
-    )
-    return case, DualSpaceLoss(projectors.double(), case.maps, options, **more)
-
-
-# ---- Nothing aligned -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("labels", [0, 3])
-@pytest.mark.parametrize("case", SEEDS)
-def test_without_pairs_every_term_is_a_zero_connected_to_all_that_it_would_move(
-    case: str, labels: int, options: DualSpaceOptions
-) -> None:
-    made = random_leaves(labels=labels, pairs=0, transforms=TRANSFORMS[case])
-    found = by_library(made, options)
-    terms = {name: term for name, term in found.sums.items() if labels == 0 or name != "cross_entropy"}
-    assert {name: term.item() for name, term in terms.items()} == dict.fromkeys(terms, 0.0)
-    assert {name: count.item() for name, count in found.counts.items()} == dict.fromkeys(found.counts, 0)
-    for name, term in terms.items():
-        leaves = {leaf: made.by_name[leaf] for leaf in TABLE[name] & set(made.trained)}
-        connected = torch.autograd.grad(term, list(leaves.values()), allow_unused=True, retain_graph=True)
-        for leaf, gradient in zip(leaves, connected, strict=True):
-            assert gradient is not None, f"{leaf} is not connected to {name}"
-            assert gradient.eq(0).all(), f"{leaf}: {gradient}"
+    objective = objective_of(case, ungated(**trained, **given))
+    leaves = {**case.by_name, **movable(case, objective)}
+    for term, value in by_library(case, objective).terms.items():
+        found = gradients(value, leaves)
+        moved = {name for name, one in found.items() if one.abs().max() > 1e-9}
+        assert moved == TABLE[term] & set(leaves), term
 
 
 @pytest.mark.parametrize("gate", [None, "prediction"])
 def test_with_nothing_but_unmapped_predictions_the_first_two_terms_are_connected_zeros(gate: Any) -> None:
     case = case_of("plain")
-    maps = VocabularyMaps(to_student=torch.full((6,), UNMAPPED))
-    found = by_library(replace(case, maps=maps), ungated(gate=gate))
-    assert found.sums["t2s_ce"].item() == 0
-    (carried,) = torch.autograd.grad(found.sums["t2s_ce"], case.by_name["to_student"], allow_unused=True)
-    assert carried is not None
+    of = case.teachers["teacher"]
+    maps = replace(of.maps, to_student=torch.full((6,), UNMAPPED))
+    case = replace(case, teachers={"teacher": replace(of, maps=maps)})
+    objective = objective_of(case, ungated(gate=gate))
+    found = by_library(case, objective)
+    (carried,) = torch.autograd.grad(found.terms["t2s_ce"], projectors_of(objective).teacher_to_student)
+    assert found.terms["t2s_ce"].item() == 0
     assert carried.eq(0).all()
-    assert found.counts["unmapped"].item() == len(case.paired)
-    assert (found.sums["t2s_kd"].item() == 0) == (gate is not None)
-    assert found.sums["s2t_kd"] > 0
+    assert found.counts["unmapped"] == 12
+    assert (found.terms["t2s_kd"].item() == 0) == (gate is not None)
+    assert found.terms["s2t_kd"] > 0
 
 
 # ---- By hand ---------------------------------------------------------------------------------------------
 
 
-def by_hand(numbers: Mapping[str, list[list[float]]], labels: list[int], maps: VocabularyMaps) -> Leaves:
-    """A case of these numbers, whose pairs are its positions."""
+@dataclass
+class ByHand:
+    """A case of these numbers, whose pairs are its positions, and the two projectors, a number each."""
+
+    case: Leaves
+    to_student: float
+    to_teacher: float = 1.0
+
+    def objective(self, options: DualSpace, **more: Any) -> Objective:
+        made = objective_of(self.case, options, noise=0.0, **more)
+        with torch.no_grad():
+            projectors_of(made).teacher_to_student.fill_(self.to_student)
+            projectors_of(made).student_to_teacher.fill_(self.to_teacher)
+        return made
+
+    def found(self, **options: Any) -> Found:
+        return by_library(self.case, self.objective(ungated(**options)))
+
+
+def by_hand(numbers: Mapping[str, list[float]], labels: list[int], maps: VocabularyMaps) -> ByHand:
+    """Widths of 1; z_ts is of twice h_t, z_st of h_s."""
     leaves = {
-        name: torch.tensor(values, dtype=torch.float64, requires_grad=True)
+        name: torch.tensor(values, dtype=torch.float64)[:, None].requires_grad_()
         for name, values in numbers.items()
     }
     for side in ("teacher", "student"):
         leaves[f"{side}_bias"] = torch.zeros(len(leaves[f"{side}_weight"]), dtype=torch.float64)
-    return Leaves(leaves, torch.tensor(labels), torch.arange(len(labels)), maps)
+        leaves[f"{side}_embeddings"] = leaves[f"{side}_weight"]
+    leaves["teacher_states"] = leaves["teacher_hidden"]
+    said, none = torch.tensor(labels), torch.zeros(0, dtype=torch.int64)
+    zeros = torch.zeros_like(said)
+    of = OfTeacher(PLAIN, maps, torch.arange(len(said)), Chunks(none, none, none.double()), zeros, zeros, zeros)
+    return ByHand(Leaves(leaves, said, zeros, zeros, {"teacher": of}), to_student=2.0)
 
 
-def two_ids() -> Leaves:
+def two_ids(times: int = 1) -> ByHand:
     """Two ids and one column on each side, so that every softmax is of `(0, number)`.
 
     pair    h_t   p_t           z_ts          softmax       h_s   p_s           z_st = h_s    said  y
@@ -483,14 +474,14 @@ def two_ids() -> Leaves:
     second  -ln2  (2/3, 1/3)    (0, -2 ln2)   (4/5, 1/5)    0     (1/2, 1/2)    (0, 0)        0     none
     """
     numbers = {
-        "teacher_hidden": [[LN2], [-LN2]],
-        "student_hidden": [[LN3], [0.0]],
-        "teacher_weight": [[0.0], [1.0]],
-        "student_weight": [[0.0], [1.0]],
-        "to_student": [[2 * LN2], [-2 * LN2]],
-        "to_teacher": [[LN3], [0.0]],
+        "teacher_hidden": [LN2, -LN2] * times,
+        "student_hidden": [LN3, 0.0] * times,
+        "teacher_weight": [0.0, 1.0],
+        "student_weight": [0.0, 1.0],
     }
-    return by_hand(numbers, [1, 0], VocabularyMaps(to_student=torch.tensor([UNMAPPED, 1])))
+    overlap = torch.tensor([[0, 0], [1, 1]])
+    maps = VocabularyMaps(to_student=torch.tensor([UNMAPPED, 1]), overlap=overlap)
+    return by_hand(numbers, [1, 0] * times, maps)
 
 
 FIRST = math.log(4 / 5) / 5 + math.log(16 / 15) * 4 / 5
@@ -517,44 +508,43 @@ S2T = S2T_FIRST + math.log(4 / 3) * 2 / 3 + math.log(2 / 3) / 3
 def test_two_pairs_worked_out_by_hand(
     options: dict[str, Any], t2s_ce: float, t2s_kd: float, s2t_kd: float, agreed: int
 ) -> None:
-    found = by_library(two_ids(), ungated(**options))
-    # labels 1 and 0: ln(4/3) + ln 2
-    assert found.sums["cross_entropy"].item() == pytest.approx(math.log(8 / 3), rel=ON_PAPER)
-    assert found.sums["t2s_ce"].item() == pytest.approx(t2s_ce, rel=ON_PAPER)
-    assert found.sums["t2s_kd"].item() == pytest.approx(t2s_kd, rel=ON_PAPER)
-    assert found.sums["s2t_kd"].item() == pytest.approx(s2t_kd, rel=ON_PAPER)
-    assert found.counts["unmapped"].item() == 1
-    assert found.counts["agreed"].item() == agreed
+    found = two_ids().found(**options)
+    assert found.terms["t2s_ce"].item() == pytest.approx(t2s_ce, rel=ON_PAPER)
+    assert found.terms["t2s_kd"].item() == pytest.approx(t2s_kd, rel=ON_PAPER)
+    assert found.terms["s2t_kd"].item() == pytest.approx(s2t_kd, rel=ON_PAPER)
+    assert found.counts["unmapped"] == 1
+    assert found.counts["agreed"] == agreed
 
 
 @pytest.mark.parametrize("squared", [False, True])
 def test_the_divergence_at_a_temperature_worked_out_by_hand(squared: bool) -> None:
     """At 2 the first softmaxes are of ln2 and ln3 / 2, the last of ln2 / 2: squares of one another."""
-    options = ungated(temperature=2.0, gate="prediction", scale_by_temperature_squared=squared)
-    found = by_library(two_ids(), options)
+    found = two_ids().found(temperature=2.0, gate="prediction", scale_by_temperature_squared=squared)
     q = math.sqrt(3) / (1 + math.sqrt(3))
     kd = math.log(1 / 3 / (1 - q)) / 3 + math.log(2 / 3 / q) * 2 / 3
-    assert found.sums["t2s_kd"].item() == pytest.approx(kd * (4 if squared else 1), rel=ON_PAPER)
-    assert found.sums["t2s_ce"].item() == pytest.approx(math.log(5 / 4), rel=ON_PAPER)
+    assert found.terms["t2s_kd"].item() == pytest.approx(kd * (4 if squared else 1), rel=ON_PAPER)
+    assert found.terms["t2s_ce"].item() == pytest.approx(math.log(5 / 4), rel=ON_PAPER)
+
+
+def gradients_of(hand: ByHand, *terms: str, **options: Any) -> list[dict[str, Tensor]]:
+    objective = hand.objective(ungated(**options))
+    found = by_library(hand.case, objective).terms
+    return [gradients(found[name], movable(hand.case, objective)) for name in terms]
 
 
 def test_the_gradients_of_two_pairs_worked_out_by_hand() -> None:
-    case = two_ids()
-    sums = by_library(case).sums
-    ce, kd, s2t = (
-        gradients(sums[name], case.trained, retain_graph=True) for name in ("t2s_ce", "t2s_kd", "s2t_kd")
-    )
-    # softmax minus one-hot: 4/5 - 1; the second pair has no label
-    assert ce["to_student"].flatten().tolist() == pytest.approx([-1 / 5, 0])
+    ce, kd, s2t = gradients_of(two_ids(), "t2s_ce", "t2s_kd", "s2t_kd")
+    # softmax minus one-hot: 4/5 - 1, times h_t; the second pair has no label
+    assert ce["teacher_to_student"].item() == pytest.approx(-LN2 / 5, rel=ON_PAPER)
     # p_s minus softmax(z_ts): 3/4 - 4/5 and 1/2 - 1/5, times the head's row (0, 1)
     assert kd["student_hidden"].flatten().tolist() == pytest.approx([-1 / 20, 3 / 10])
     # the same, times h_s, which is zero in the second pair
     assert kd["student_weight"].flatten().tolist() == pytest.approx([LN3 / 20, -LN3 / 20])
-    # 3/4 - 2/3 and 1/2 - 1/3
-    assert s2t["to_teacher"].flatten().tolist() == pytest.approx([1 / 12, 1 / 6])
+    # 3/4 - 2/3 and 1/2 - 1/3, times P_st
+    assert s2t["student_hidden"].flatten().tolist() == pytest.approx([1 / 12, 1 / 6])
 
 
-def three_ids() -> Leaves:
+def three_ids() -> ByHand:
     """One pair; three ids, the first of each side not shared; one column, so that logits are multiples.
 
     The teacher's rows are 0, 1, 2 and the student's 0, 2, 1: teacher 1 is student 2, teacher 2 is student 1.
@@ -567,12 +557,10 @@ def three_ids() -> Leaves:
     z_st      ln3      (1, 9, 3) / 13 of 0, t2, t1   (3/4, 1/4)
     """
     numbers = {
-        "teacher_hidden": [[LN2]],
-        "student_hidden": [[LN3]],
-        "teacher_weight": [[0.0], [1.0], [2.0]],
-        "student_weight": [[0.0], [2.0], [1.0]],
-        "to_student": [[2 * LN2]],
-        "to_teacher": [[LN3]],
+        "teacher_hidden": [LN2],
+        "student_hidden": [LN3],
+        "teacher_weight": [0.0, 1.0, 2.0],
+        "student_weight": [0.0, 2.0, 1.0],
     }
     overlap = torch.tensor([[1, 2], [2, 1]])
     return by_hand(numbers, [0], VocabularyMaps(to_student=torch.tensor([UNMAPPED, 2, 1]), overlap=overlap))
@@ -585,7 +573,6 @@ ON_OVERLAP = math.log(8 / 9) * 2 / 3 + math.log(4 / 3) / 3
 @pytest.mark.parametrize(
     ("options", "term", "expected"),
     [
-        ({}, "cross_entropy", math.log(13)),
         ({}, "t2s_ce", math.log(21 / 16)),
         ({"t2s_target": "gold"}, "t2s_ce", math.log(21)),
         # from (2/3, 1/3) to (4/5, 1/5)
@@ -603,24 +590,20 @@ ON_OVERLAP = math.log(8 / 9) * 2 / 3 + math.log(4 / 3) / 3
     ids=str,
 )
 def test_shared_ids_worked_out_by_hand(options: dict[str, Any], term: str, expected: float) -> None:
-    found = by_library(three_ids(), ungated(**options))
-    assert found.sums[term].item() == pytest.approx(expected, rel=ON_PAPER)
+    found = three_ids().found(**options)
+    assert found.terms[term].item() == pytest.approx(expected, rel=ON_PAPER)
 
 
 def test_the_gradients_on_shared_ids_worked_out_by_hand() -> None:
-    case = three_ids()
-    options = ungated(columns="overlap", t2s_target="distribution", s2t_columns="overlap")
-    sums = by_library(case, options).sums
-    kl_, kd, s2t = (
-        gradients(sums[name], case.trained, retain_graph=True) for name in ("t2s_kl", "t2s_kd", "s2t_kd")
-    )
-    # (4/5, 1/5) - (2/3, 1/3) times the rows 2 and 1
-    assert kl_["to_student"].item() == pytest.approx(2 / 15)
+    options: dict[str, Any] = {"columns": "overlap", "t2s_target": "distribution", "s2t_columns": "overlap"}
+    kl_, kd, s2t = gradients_of(three_ids(), "t2s_kl", "t2s_kd", "s2t_kd", **options)
+    # (4/5, 1/5) - (2/3, 1/3) times the rows 2 and 1, times h_t
+    assert kl_["teacher_to_student"].item() == pytest.approx(LN2 * 2 / 15)
     # (3/4, 1/4) - (4/5, 1/5) times the same, and times h_s for the rows; the one that is not shared stays
     assert kd["student_hidden"].item() == pytest.approx(-1 / 20)
     assert kd["student_weight"].flatten().tolist() == pytest.approx([0, -LN3 / 20, LN3 / 20])
-    # (3/4, 1/4) - (2/3, 1/3), times the teacher's rows 2 and 1
-    assert s2t["to_teacher"].item() == pytest.approx(1 / 12)
+    # (3/4, 1/4) - (2/3, 1/3), times the teacher's rows 2 and 1, times P_st
+    assert s2t["student_hidden"].item() == pytest.approx(1 / 12)
 
 
 LN = math.log
@@ -642,88 +625,177 @@ BY_HAND: dict[Divergence, float] = {
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_every_divergence_worked_out_by_hand(name: Divergence) -> None:
-    found = by_library(three_ids(), ungated(divergence=name, columns="overlap"))
-    assert found.sums["t2s_kd"].item() == pytest.approx(BY_HAND[name], rel=1e-12)
+    found = three_ids().found(divergence=name, columns="overlap")
+    assert found.terms["t2s_kd"].item() == pytest.approx(BY_HAND[name], rel=1e-12)
 
 
-def with_ties(labels: list[int], to_student: list[int]) -> Leaves:
+def with_ties(label: int, to_student: list[int]) -> ByHand:
     """One pair; three ids on both sides, the last two of which have the same row, so that they tie."""
     numbers = {
-        "teacher_hidden": [[LN2]],
-        "student_hidden": [[LN3]],
-        "teacher_weight": [[0.0], [1.0], [1.0]],
-        "student_weight": [[0.0], [1.0], [1.0]],
-        "to_student": [[2 * LN2]],
-        "to_teacher": [[LN3]],
+        "teacher_hidden": [LN2],
+        "student_hidden": [LN3],
+        "teacher_weight": [0.0, 1.0, 1.0],
+        "student_weight": [0.0, 1.0, 1.0],
     }
-    return by_hand(numbers, labels, VocabularyMaps(to_student=torch.tensor(to_student)))
+    maps = VocabularyMaps(to_student=torch.tensor(to_student), overlap=torch.tensor([[0, 0], [1, 1]]))
+    return by_hand(numbers, [label], maps)
 
 
 def test_of_ids_that_tie_the_teacher_predicts_the_lowest() -> None:
-    assert by_library(with_ties([0], [2, 2, UNMAPPED])).counts["unmapped"].item() == 0
-    assert by_library(with_ties([0], [2, UNMAPPED, 2])).counts["unmapped"].item() == 1
+    assert with_ties(0, [2, 2, UNMAPPED]).found().counts["unmapped"] == 0
+    assert with_ties(0, [2, UNMAPPED, 2]).found().counts["unmapped"] == 1
 
 
 @pytest.mark.parametrize("gate", ["prediction", "gold"])
 def test_of_ids_that_tie_the_projected_teacher_says_the_lowest(gate: Any) -> None:
-    lowest, highest = with_ties([1], [0, 1, 2]), with_ties([2], [0, 2, 1])
-    for case, count in ((lowest, 1), (highest, 0)):
-        counts = by_library(case, ungated(gate=gate)).counts
-        assert (counts["gated"].item(), counts["agreed"].item()) == (count, count)
+    for hand, count in ((with_ties(1, [0, 1, 2]), 1), (with_ties(2, [0, 2, 1]), 0)):
+        counts = hand.found(gate=gate).counts
+        assert (counts["gated"], counts["agreed"]) == (count, count)
 
 
 # ---- What terms are divided by ---------------------------------------------------------------------------
 
-EACH = ("t2s_ce", "t2s_kl", "s2t_kd")
-
 
 @pytest.mark.parametrize(
     ("options", "each", "t2s_kd"),
-    # alpha 0.4; 8 labels and 5 pairs in the step, 4 pairs here, of which 2 came through
+    # 8 labels and 5 pairs in the step, 4 pairs here, of which two are mapped and agree
     [
-        (ungated(), 0.4 / 5, 0.4 / 5),
-        (ungated(gate="gold"), 0.4 / 5, 0.4 / 5),
-        (ungated(normaliser="labels"), 0.4 / 8, 0.4 / 8),
-        (ungated(normaliser="micro_batch"), 0.4 / 4, 0.4 / 4),
-        (ungated(gated_mean=True), 0.4 / 5, 0.4 / 2),
-        (DSKD_V1, 0.4 / 8, 0.4 / 8),
-        (DSKD_V2, 0.4 / 4, 0.4 / 2),
-        (DSKD_V2_SAME_VOCABULARY, 0.4 / 8, 0.4 / 2),
+        (ungated(), 5, 5),
+        (ungated(gate="prediction"), 5, 5),
+        (ungated(normaliser="labels"), 8, 8),
+        (ungated(normaliser="micro_batch"), 4, 4),
+        (ungated(gate="prediction", gated_mean=True), 5, 2),
+        (ungated(normaliser="micro_batch", drop_unmapped=True), 2, 2),
+        (preset("dskd_v1"), 8, 8),
+        (preset("dskd_v2"), 2, 2),
+        (preset("dskd_v2_same_vocabulary"), 8, 2),
     ],
+    ids=str,
 )
+@pytest.mark.parametrize("micro_batches", [1, 3])
 def test_terms_are_divided_by_what_the_options_name(
-    options: DualSpaceOptions, each: float, t2s_kd: float
+    micro_batches: int, options: DualSpace, each: int, t2s_kd: int
 ) -> None:
-    weights = options.weights(Reduction(labels=8, pairs=5, alpha=0.4), 4, 2)
-    assert weights["cross_entropy"] == pytest.approx(0.6 / 8, rel=ON_PAPER)
-    assert [weights[name] for name in EACH] == [pytest.approx(each, rel=ON_PAPER)] * len(EACH)
-    assert weights["t2s_kd"] == pytest.approx(t2s_kd, rel=ON_PAPER)
-    halved = replace(options, s2t_weight=0.5).weights(Reduction(labels=8, pairs=5, alpha=0.4), 4, 2)
-    assert halved == {**weights, "s2t_kd": pytest.approx(each / 2, rel=ON_PAPER)}
+    """What is divided by a number of the micro-batch is averaged over the micro-batches besides."""
+    hand = two_ids(times=2)
+    step = Reduction({"labels": 8, "pairs": 5}, micro_batches)
+    for weight in (1.0, 0.5):
+        objective = hand.objective(replace(options, s2t_weight=weight))
+        found = {part.name: part.weight for part in objective.parts(hand.case.batch(), step)}
+        every, kd = (count * (micro_batches if count in (2, 4) else 1) for count in (each, t2s_kd))
+        assert found["t2s_ce"] == pytest.approx(1 / every, rel=ON_PAPER)
+        assert found["s2t_kd"] == pytest.approx(weight / every, rel=ON_PAPER)
+        assert found["t2s_kd"] == pytest.approx(1 / kd, rel=ON_PAPER)
 
 
-@pytest.mark.parametrize("options", [DSKD_V1, DSKD_V2, DSKD_V2_SAME_VOCABULARY, ungated()])
-def test_nothing_is_divided_by_zero(options: DualSpaceOptions) -> None:
-    weights = options.weights(Reduction(labels=0, pairs=0, alpha=0.5), 0, 0)
-    assert set(weights.values()) == {0.5}
-
-
-def test_the_loss_of_v2_worked_out_by_hand() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_loss_of_v2_worked_out_by_hand(fused: bool) -> None:
     """Of 2 pairs the first alone is mapped, and agrees: 1 in the micro-batch; 10 labels and 20 in the step.
 
-    0.5 ln(8/3) / 10 + 0.5 (ln(5/4) / 1 + FIRST / 1 + S2T_FIRST / 1)
+    ln(5/4) / 1 + FIRST / 1 + S2T_FIRST / 1
     """
-    case = two_ids()
-    projectors = Projectors(
-        torch.eye(2), torch.eye(2), torch.tensor([[0, 0], [1, 1]]), student_to_teacher="trained"
-    )
-    projectors.teacher_to_student = torch.nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
-    projectors.student_to_teacher = torch.nn.Parameter(torch.tensor([[1.0]], dtype=torch.float64))
-    expected = math.log(8 / 3) / 20 + (math.log(5 / 4) + FIRST + S2T_FIRST) / 2
-    for fused in (False, True):
-        module = DualSpaceLoss(projectors, case.maps, DSKD_V2, fused=fused)
-        loss = module(case.states(), Reduction(labels=10, pairs=20, alpha=0.5)).loss
-        assert loss.item() == pytest.approx(expected, rel=1e-12)
+    hand = two_ids()
+    objective = hand.objective(preset("dskd_v2"), fused=fused)
+    loss = objective(hand.case.batch(), Reduction({"labels": 10, "pairs": 20})).loss
+    assert loss.item() == pytest.approx(math.log(5 / 4) + FIRST + S2T_FIRST, rel=1e-12)
+
+
+# ---- Projectors ------------------------------------------------------------------------------------------
+
+
+def solved(case: Leaves, **options: Any) -> tuple[Objective, DualSpaceProjectors]:
+    objective = Objective([ungated(**options)], case.head("student"), case.model())
+    projectors = objective.built["0"]
+    assert isinstance(projectors, DualSpaceProjectors)
+    return objective, projectors
+
+
+def test_a_solved_projector_is_solved_again_every_so_many_steps_of_training() -> None:
+    case = case_of("plain")
+    objective, projectors = solved(case, refresh_every=3)
+    for training, steps, changes in ((True, range(7), [3, 6]), (False, range(9, 10), [])):
+        objective.train(training)
+        found = []
+        for step in steps:
+            for _ in range(2):  # two micro-batches, the first of which solves
+                before = projectors.student_to_teacher.clone()
+                objective(case.batch(), step=step)
+                found += [step] if not torch.equal(before, projectors.student_to_teacher) else []
+            with torch.no_grad():
+                case.by_name["student_weight"].mul_(1.1)
+        assert found == changes
+
+
+def test_without_steps_it_looks_at_how_often_the_head_was_written_to() -> None:
+    case = case_of("plain")
+    objective, projectors = solved(case, refresh_every=2)
+    found = []
+    for write in range(5):
+        before = projectors.student_to_teacher.clone()
+        for _ in range(2):
+            objective(case.batch())
+        found.append(not torch.equal(before, projectors.student_to_teacher))
+        with torch.no_grad():
+            case.by_name["student_weight"].mul_(1.1)
+        assert write < 5
+    assert found == [False, False, True, False, True]
+
+
+def test_a_projector_of_the_teacher_that_is_solved_is_weighted_by_what_the_teacher_expects() -> None:
+    case = case_of("plain")
+    objective, projectors = solved(case, teacher_to_student="solved")
+    objective(case.batch(), step=0)
+    head, hidden = case.head("teacher"), case.by_name["teacher_hidden"]
+    overlap = case.teachers["teacher"].maps.overlap
+    assert overlap is not None
+    assert projectors.teacher_probability_sums is not None
+    expected = head.logits(hidden).softmax(-1).sum(0)[overlap[:, 0]].detach()
+    torch.testing.assert_close(projectors.teacher_probability_sums, expected)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "widths", "chunk_memory", "read"),
+    [
+        (37, (7, 3), 10**6, True),
+        (37, (7, 3), 6 * 3 * 8, True),
+        (37, (7, 3), 6 * 3 * 8 - 1, False),  # the head [6, 3] does not fit
+        (3, (7, 3), 10**6, True),  # 3 x 7 < 2 x 3 x 4
+        (2, (7, 3), 10**6, False),
+        (37, (3, 3), 10**6, False),
+        (37, (3, 7), 10**6, False),
+    ],
+)
+def test_a_head_is_multiplied_by_a_projector_where_that_saves_products(
+    pairs: int, widths: tuple[int, int], chunk_memory: int, read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = random_leaves(16, labels=pairs + 3, pairs=pairs, widths=widths)
+    through, seen = Head.through, list[Head]()
+
+    def noted(head: Head, *more: Any) -> Head:
+        seen.append(head)
+        return through(head, *more)
+
+    monkeypatch.setattr(Head, "through", noted)
+    objective = objective_of(case, ungated(), chunk_memory=chunk_memory)
+    expected = objective_of(case, ungated(), fused=False)(case.batch()).loss
+    assert not seen
+    torch.testing.assert_close(objective(case.batch()).loss, expected, rtol=1e-12, atol=0)
+    assert len(seen) == read
+
+
+def test_where_the_teacher_is_known_no_such_head_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dskd.nn.losses.known_teacher._TOKENS", 16)
+    monkeypatch.setattr("dskd.nn.losses.known_teacher._ROWS", 20)
+    case = random_leaves(16, labels=40, pairs=37, widths=(7, 3), sizes=(70, 61))
+    through, sizes = Head.through, list[int]()
+
+    def noted(head: Head, *more: Any) -> Head:
+        sizes.append(len(head.weight))
+        return through(head, *more)
+
+    monkeypatch.setattr(Head, "through", noted)
+    objective_of(case, ungated())(case.batch(known=1.0))
+    assert sizes == 2 * [16, 16, 16, 16, 6]
 
 
 # ---- Options that are refused ----------------------------------------------------------------------------
@@ -734,32 +806,28 @@ def test_the_loss_of_v2_worked_out_by_hand() -> None:
     [
         ({"gate": "open"}, r"^gate='open'; it is one of \(None, 'prediction', 'gold'\)$"),
         ({"spaces": "none"}, r"^spaces='none'; it is one of \('both', 'student', 'teacher'\)$"),
-        (
-            {"t2s_target": "exact"},
-            r"^t2s_target='exact'; it is one of \('prediction', 'gold', 'distribution'\)$",
-        ),
+        ({"t2s_target": "exact"}, r"^t2s_target='exact'; it is one of \('prediction', 'gold', 'distribution'\)$"),
         ({"target": "gold"}, r"^target='gold'; it is one of \('projected', 'exact'\)$"),
         ({"columns": "some"}, r"^columns='some'; it is one of \('all', 'overlap'\)$"),
         ({"s2t_columns": "some"}, r"^s2t_columns='some'; it is one of \('all', 'overlap'\)$"),
         ({"normaliser": "mean"}, r"^normaliser='mean'; it is one of \('pairs', 'labels', 'micro_batch'\)$"),
-        ({"divergence": "l2"}, r"^divergence='l2'; it is one of \('kl', "),
-        ({"divergence": None}, r"^divergence=None; it is one of \('kl', "),
-        ({"s2t_divergence": "l2"}, r"^s2t_divergence='l2'; it is one of \('kl', "),
-        ({"temperature": 0.0}, r"^temperature=0.0; it is above 0$"),
-        ({"temperature": math.nan}, r"^temperature=nan; it is above 0$"),
-        ({"s2t_weight": -0.1}, r"^s2t_weight=-0.1; it is a weight, from 0$"),
-        ({"s2t_weight": math.inf}, r"^s2t_weight=inf; it is a weight, from 0$"),
+        ({"divergence": "l2"}, r"^there is no divergence 'l2'; take one of kl, "),
+        ({"divergence": None}, r"^there is no divergence None; take one of kl, "),
+        ({"s2t_divergence": "l2"}, r"^s2t_divergence='l2'; it is one of \(None, 'kl', "),
+        ({"temperature": 0.0}, r"^temperature=0.0; it is a number above 0$"),
+        ({"temperature": math.nan}, r"^temperature=nan; it is a number above 0$"),
+        ({"s2t_weight": -0.1}, r"^s2t_weight=-0.1; it is a number from 0 on$"),
+        ({"s2t_weight": math.inf}, r"^s2t_weight=inf; it is a number from 0 on$"),
+        ({"refresh_every": 0}, r"^refresh_every=0; it is a number from 1 on$"),
         *(
-            (
-                {"target": "exact", "t2s_target": name},
-                rf"^t2s_target='{name}' trains P_ts, .* there is none: ",
-            )
+            ({"target": "exact", "t2s_target": name}, rf"^t2s_target='{name}' is of P_ts, .* there is none: ")
             for name in ("gold", "distribution")
         ),
         (
             {"target": "projected", "spaces": "teacher", "t2s_target": "gold"},
-            r"^t2s_target='gold' trains P_ts, .* spaces='teacher', there is none: ",
+            r"^t2s_target='gold' is of P_ts, .* spaces='teacher', there is none: ",
         ),
+        ({"teacher_to_student": "solved"}, r"^teacher_to_student='solved' is of P_ts, .* there is none: "),
         ({"gate_threshold": 1.1}, r"^gate_threshold=1.1; it is a share, from 0 to 1$"),
         ({"gate_threshold": -0.1}, r"^gate_threshold=-0.1; it is a share, from 0 to 1$"),
         ({"gate_threshold": math.nan}, r"^gate_threshold=nan; it is a share, from 0 to 1$"),
@@ -775,102 +843,37 @@ def test_the_loss_of_v2_worked_out_by_hand() -> None:
 )
 def test_options_out_of_range_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DualSpaceOptions(**given)
+        DualSpace(**given)
 
 
 def test_what_is_infinite_outside_the_overlap_is_allowed_on_it() -> None:
+    case = case_of("plain")
     options = ungated(target="exact", columns="overlap", divergence="reverse_kl")
-    assert by_library(case_of("plain"), options).sums["t2s_kd"].isfinite()
+    assert objective_of(case, options)(case.batch()).sums["t2s_kd"].isfinite()
 
 
-NEEDS_OVERLAP: list[dict[str, Any]] = [
-    {"columns": "overlap"},
-    {"s2t_columns": "overlap"},
-    {"target": "exact"},
-    {"t2s_target": "distribution"},
-]
+@pytest.mark.parametrize(
+    ("given", "speaks"),
+    [
+        ({}, False),
+        ({"columns": "overlap"}, True),
+        ({"s2t_columns": "overlap"}, True),
+        ({"target": "exact"}, True),
+        ({"t2s_target": "distribution"}, True),
+        ({"spaces": "teacher", "target": "exact"}, False),
+        ({"spaces": "student", "s2t_columns": "overlap"}, False),
+    ],
+    ids=str,
+)
+def test_options_that_speak_of_the_overlap_need_one(given: dict[str, Any], speaks: bool) -> None:
+    assert ungated(**given).needs.overlap == speaks
 
 
 @pytest.mark.parametrize("overlap", [None, torch.empty(0, 2, dtype=torch.int64)], ids=["none", "empty"])
-@pytest.mark.parametrize("given", NEEDS_OVERLAP, ids=str)
-def test_options_that_speak_of_the_overlap_need_one(given: dict[str, Any], overlap: Tensor | None) -> None:
+def test_without_tokens_in_common_there_is_no_dual_space(overlap: Tensor | None) -> None:
     case = case_of("plain")
-    maps = VocabularyMaps(to_student=case.maps.to_student, overlap=overlap)
-    options = ungated(**given)
-    message = r"give VocabularyMaps\(overlap=aligner.vocabulary_map.overlap\), not empty$"
-    with pytest.raises(ValueError, match=message):
-        by_library(replace(case, maps=maps), options)
-    _, module = with_projectors()
-    for fused in (False, True):
-        with pytest.raises(ValueError, match=message):
-            DualSpaceLoss(module.projectors, maps, options, fused=fused)
-
-
-@pytest.mark.parametrize("given", [one for one in NEEDS_OVERLAP if "t2s_target" not in one], ids=str)
-def test_in_the_other_space_they_need_none(given: dict[str, Any]) -> None:
-    space: Any = "student" if "s2t_columns" in given else "teacher"
-    maps = VocabularyMaps(to_student=case_of("plain").maps.to_student)
-    by_library(replace(case_of("plain"), maps=maps), ungated(spaces=space, **given))
-
-
-# ---- Dtypes, and the module ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", DIVERGENCES)
-def test_models_in_bfloat16_have_float32_sums_off_by_what_rounding_may_do(
-    name: Divergence, device: str
-) -> None:
-    half = random_leaves(9, device=device).cast(
-        {
-            "teacher_hidden": torch.bfloat16,
-            "student_hidden": torch.bfloat16,
-            "teacher_weight": torch.bfloat16,
-            "student_weight": torch.bfloat16,
-            "to_student": torch.float32,
-            "to_teacher": torch.float32,
-        }
-    )
-    options = ungated(divergence=name)
-    found, expected = by_library(half, options), by_definition(half.cast(torch.float64), options)
-    allowed = losses_by_rounding(lambda: by_library(half, options).sums, expected.terms)
-    assert_loses_no_more(found.sums, expected.terms, allowed)
-    for term in expected.terms:
-        assert found.sums[term].dtype == torch.float32
-        moved = gradients(found.sums[term], half.trained, retain_graph=True)
-        assert all(item.isfinite().all() for item in moved.values())
-
-
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("trained", [True, False])
-def test_the_module_is_the_function_with_its_options_weighted(
-    trained: bool, options: DualSpaceOptions
-) -> None:
-    case, module = with_projectors(trained=trained, options=options, fused=False)
-    projectors, states, reduction = module.projectors, case.states(), Reduction(31, 17, 0.3)
-    terms = dual_space(
-        states,
-        projectors.to_student(states.teacher_hidden.detach()),
-        projectors.to_teacher(states.student_hidden[states.paired]),
-        case.maps,
-        options,
-    )
-    found = module(states, reduction)
-    gated = terms.counts["gated"].item() if "gated" in terms.counts else len(case.paired)
-    weights = options.weights(reduction, len(case.paired), int(gated))
-    expected = sum(weights[name] * value.item() for name, value in terms.sums.items())
-    assert found.loss.item() == pytest.approx(expected, rel=1e-12)
-    assert {name: value.item() for name, value in found.sums.items()} == {
-        name: value.item() for name, value in terms.sums.items()
-    }
-    assert found.counts == terms.counts
-
-
-@pytest.mark.parametrize("trained", [True, False])
-def test_the_module_saves_its_projectors_and_not_the_maps(trained: bool) -> None:
-    _, module = with_projectors(trained=trained)
-    assert set(module.state_dict()) == {f"projectors.{name}" for name in module.projectors.state_dict()}
-    assert {"to_student", "overlap"} <= set(dict(module.named_buffers())), "they follow the module"
-
-
-def test_every_trained_leaf_is_in_the_table() -> None:
-    assert set().union(*TABLE.values()) == set(TRAINED)
+    maps = VocabularyMaps(to_student=torch.arange(6) % 5, overlap=overlap)
+    model = replace(case.model(), maps=maps)
+    for options in (DualSpace(), ungated()):
+        with pytest.raises(ValueError, match=r"tokens? .*in common|tokens that both vocabularies have"):
+            Objective([options], case.head("student"), model)

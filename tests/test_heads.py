@@ -215,7 +215,7 @@ def test_the_head_of_some_tokens_has_their_logits_and_through_a_projector_those_
     transforms: tuple[Transforms, Transforms],
 ) -> None:
     case = random_leaves(transforms=transforms)
-    head, hidden = case.head("teacher"), case.by_name["to_teacher"]
+    head, hidden = case.head("teacher"), case.by_name["teacher_hidden"]
     part = head.rows(slice(2, 6))
     torch.testing.assert_close(part.logits(hidden), head.logits(hidden)[:, 2:6])
     torch.testing.assert_close(

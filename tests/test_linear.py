@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from dskd.nn import Head
-from dskd.nn.linear import ChunkMemory, ReadHead, chunk_memory_of, computing, with_gradients
+from dskd.nn.linear import ReadHead, chunks, computing, multiplied_in, rows_at_once, with_gradients
 from leaves import TRANSFORMS, Transforms, backward
 
 if TYPE_CHECKING:
@@ -20,103 +20,62 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-CPU = torch.device("cpu")
-
 # ---- Chunks ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 33, 100])
-@pytest.mark.parametrize("budget", [0, 8 * 10 * 16, 8 * 10 * 23, 10**9])
-def test_chunks_are_all_rows_in_order_in_sixteens_and_of_nearly_the_same_size(
-    count: int, budget: int
-) -> None:
-    memory = ChunkMemory(10, torch.float64, CPU, budget=budget, most=1000)
-    chunks = [range(count)[rows] for rows in memory.chunks(count)]
-    assert [row for rows in chunks for row in rows] == list(range(count))
-    sizes = [len(rows) for rows in chunks]
-    assert all(0 < size <= memory.rows for size in sizes)
-    assert all(size % 16 == 0 for size in sizes[:-1])
+@pytest.mark.parametrize("most", [1, 16, 32, 1000])
+def test_chunks_are_all_rows_in_order_in_sixteens_and_of_nearly_the_same_size(count: int, most: int) -> None:
+    made = [range(count)[rows] for rows in chunks(count, most)]
+    assert [row for rows in made for row in rows] == list(range(count))
+    sizes = [len(rows) for rows in made]
+    assert all(0 < size <= most for size in sizes)
+    assert most == 1 or all(size % 16 == 0 for size in sizes[:-1])
     assert not sizes or max(sizes) - min(sizes) <= 31
-    assert len(sizes) == -(-count // memory.rows)
+    assert len(sizes) == -(-count // most)
 
 
 @pytest.mark.parametrize(
     ("budget", "dtype", "rows"),
     # 100 columns: 800 bytes a row in float64, 400 in float32; 16 rows at least, on a CPU in sixteens
     [
-        (80_000, torch.float64, 96),
-        (40_000, torch.float32, 96),
-        (80_000, torch.float32, 192),
-        (76_799, torch.float64, 80),
+        (64_000, torch.float64, 80),
+        (32_000, torch.float32, 80),
+        (63_999, torch.float64, 64),
+        (32_000, torch.bfloat16, 80),  # whose logits are float32
         (1, torch.float64, 16),
     ],
 )
 def test_a_chunk_has_the_rows_that_fit_and_never_few(budget: int, dtype: torch.dtype, rows: int) -> None:
-    assert ChunkMemory(100, dtype, CPU, budget=budget, most=1000).rows == rows
-    assert ChunkMemory(100, dtype, CPU, budget=budget, most=7).rows == 7
+    head = Head(torch.zeros(100, 512, dtype=dtype))
+    assert rows_at_once([(head, 1)], budget=budget, most=1000) == rows
+    assert rows_at_once([(head, 1)], budget=budget, most=7) == 7
 
 
-def test_the_rows_of_two_heads_are_those_of_the_one_that_needs_more_in_the_wider_dtype() -> None:
-    small, large = Head(torch.zeros(10, 2, dtype=torch.bfloat16)), Head(torch.zeros(50, 3))
-
-    def memory_of(*matrices: tuple[Head, int], budget: int = 60_000) -> ChunkMemory:
-        return chunk_memory_of(matrices, budget=budget, most=1000)
-
-    # three matrices of 50 float32: 600 bytes a row; sixteen of 10: 640
-    for matrices in (((small, 3), (large, 3)), ((large, 3), (small, 3))):
-        memory = memory_of(*matrices, budget=30_000)
-        assert (memory.rows, memory.dtype) == (48, torch.float32)
-    assert memory_of((large, 3), (small, 16), budget=32_000).rows == 48
-    assert memory_of((small, 1)).dtype == torch.float32
-    wide = Head(torch.zeros(10, 2, dtype=torch.float64))
-    assert memory_of((small, 1), (wide, 1)).dtype == torch.float64
+def test_all_matrices_of_all_heads_are_there_at_once_in_the_widest_dtype() -> None:
+    small, large = Head(torch.zeros(10, 512, dtype=torch.bfloat16)), Head(torch.zeros(50, 512))
+    # two matrices of 10 and one of 50 float32: 280 bytes a row; in float64 560
+    assert rows_at_once([(small, 2), (large, 1)], budget=280 * 48, most=1000) == 48
+    wide = Head(torch.zeros(10, 512, dtype=torch.float64))
+    assert rows_at_once([(wide, 2), (large, 1)], budget=280 * 96, most=1000) == 48
 
 
-def test_a_head_that_caps_its_logits_needs_two_matrices_more_than_the_most() -> None:
-    capped = Head(torch.zeros(10, 2), softcap=30.0)
-    # five matrices of 10 float32: 200 bytes a row
-    for count in (1, 2, 3):
-        assert chunk_memory_of([(capped, count)], budget=10_000, most=1000).rows == 48
+def test_a_head_that_caps_its_logits_needs_a_matrix_more() -> None:
+    weight = torch.zeros(10, 512)
+    # of 10 float32: 40 bytes a row
+    assert rows_at_once([(Head(weight, softcap=30.0), 1)], budget=80 * 48, most=1000) == 48
+    assert rows_at_once([(Head(weight), 1)], budget=40 * 48, most=1000) == 48
 
 
 @pytest.mark.parametrize(
-    ("widths", "counts", "rows"),
-    # three quarters of the width by the matrices of that head, the fewest of all heads; 64 to 128
-    [
-        ((256,), (2,), 96),
-        ((256, 512), (2, 2), 96),
-        ((512, 256), (2, 2), 96),
-        ((256, 512), (1, 4), 96),
-        ((256, 300), (0, 2), 112),
-        ((576, 896), (2, 0), 128),
-        ((2048,), (2,), 128),
-        ((8,), (1,), 64),
-        ((8,), (0,), 64),
-    ],
+    ("widths", "rows"),
+    # three quarters of the width, of the narrowest of all heads; 64 to 128, in sixteens
+    [((130,), 96), ((130, 512), 96), ((512, 130), 96), ((2048,), 128), ((8,), 64)],
 )
-def test_on_a_cpu_a_chunk_has_rows_by_the_width_of_the_heads(
-    widths: tuple[int, ...], counts: tuple[int, ...], rows: int
-) -> None:
-    matrices = [(Head(torch.zeros(3, width)), count) for width, count in zip(widths, counts, strict=True)]
-    assert chunk_memory_of(matrices, budget=10**9, most=1000).rows == rows
-    assert chunk_memory_of(matrices, budget=10**9, most=50).rows == 50
-
-
-def test_the_slopes_of_a_cap_are_matrices_too() -> None:
-    weight = torch.zeros(3, 512)
-    rows = [
-        chunk_memory_of([(Head(weight, softcap=cap), 2)], budget=10**9, most=1000).rows for cap in (None, 9.0)
-    ]
-    assert rows == [128, 64]  # 3/4 of 512 by 2, and by 5
-
-
-def test_places_of_one_width_are_apart_and_keep_what_they_hold(device: str) -> None:
-    memory = ChunkMemory(3 * 4, torch.float64, torch.device(device), budget=0, most=1000)
-    for place in range(3):
-        memory.take(place, 5, 4).fill_(place)
-    for place in range(3):
-        assert memory.take(place, 5, 4).shape == (5, 4)
-        assert (memory.take(place, 5, 4) == place).all()
+def test_on_a_cpu_a_chunk_has_rows_by_the_width_of_the_heads(widths: tuple[int, ...], rows: int) -> None:
+    heads = [(Head(torch.zeros(3, width)), 1) for width in widths]
+    assert rows_at_once(heads, budget=10**9, most=1000) == rows
+    assert rows_at_once(heads, budget=10**9, most=50) == 50
 
 
 # ---- A head ----------------------------------------------------------------------------------------------
@@ -147,28 +106,25 @@ def test_logits_and_gradients_are_those_of_the_head(transforms: Transforms, devi
     expected = head.logits(hidden)
     leaves = [hidden, head.weight, *([] if head.bias is None else [head.bias])]
     wanted = torch.autograd.grad((expected * outer).sum(), leaves)
-    memory = chunk_memory_of([(head, 2)], budget=0, most=9)
     made = torch.empty_like(hidden)
-    with computing(memory):
-        read = ReadHead(0, head, memory)
+    with computing(head.weight.device):
+        read = ReadHead(head, 9)
         for rows in (slice(0, 2), slice(2, 5)):
             logits = read.logits(hidden[rows])
             torch.testing.assert_close(logits, expected[rows], rtol=1e-13, atol=1e-14)
-            assert torch.equal(read.reachable_(logits.clone()), head.reachable(logits))
             made[rows] = read.backward(hidden[rows], outer[rows].clone())
     found = [made, read.weight_gradient, read.bias_gradient][: len(leaves)]
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
-    assert read.size == 7
+    assert read.rows == 9
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_what_is_frozen_has_no_gradient_and_costs_none(frozen: str) -> None:
     head, hidden = random_head(Transforms(bias=True))
     getattr(head, frozen).requires_grad_(requires_grad=False)
-    memory = chunk_memory_of([(head, 2)], budget=0, most=9)
-    with computing(memory):
-        read = ReadHead(0, head, memory)
+    with computing(head.weight.device):
+        read = ReadHead(head, 9)
         read.backward(hidden, read.logits(hidden))
     assert (read.weight_gradient is None) == (frozen == "weight")
     assert (read.bias_gradient is None) == (frozen == "bias")
@@ -178,9 +134,8 @@ def test_what_is_frozen_has_no_gradient_and_costs_none(frozen: str) -> None:
 def test_gradients_of_the_weights_are_added_up_in_float32(dtype: torch.dtype) -> None:
     """1 and 512 times 2^-9 are 2; added up in bfloat16, that stays at 1."""
     head = Head(torch.zeros(1, 1, dtype=dtype, requires_grad=True))
-    memory = chunk_memory_of([(head, 1)], budget=0, most=9)
-    with computing(memory):
-        read = ReadHead(0, head, memory)
+    with computing(head.weight.device):
+        read = ReadHead(head, 9)
         read.backward(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1))
         for _ in range(512):
             read.backward(torch.ones(1, 1, dtype=dtype), torch.full((1, 1), 2.0**-9))
@@ -192,9 +147,8 @@ def test_gradients_of_the_weights_are_added_up_in_float32(dtype: torch.dtype) ->
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_logits_are_made_in_the_dtype_in_which_the_head_makes_them(dtype: torch.dtype, device: str) -> None:
     head, hidden = random_head(Transforms(bias=True, scale=0.3, softcap=2.0), device, dtype)
-    memory = chunk_memory_of([(head, 2)], budget=0, most=9)
-    with computing(memory):
-        found = ReadHead(0, head, memory).logits(hidden)
+    with computing(head.weight.device):
+        found = ReadHead(head, 9).logits(hidden)
     assert found.dtype == torch.float32
     torch.testing.assert_close(
         found, head.logits(hidden), rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-6
@@ -204,20 +158,20 @@ def test_logits_are_made_in_the_dtype_in_which_the_head_makes_them(dtype: torch.
 def test_under_autocast_the_products_are_in_its_dtype(device: str) -> None:
     head, hidden = random_head(Transforms(bias=True), device, torch.float32)
     with torch.autocast(device, torch.bfloat16):
-        memory = chunk_memory_of([(head, 2)], budget=0, most=9)
-        expected = head.logits(hidden)
-        with computing(memory):
-            found = ReadHead(0, head, memory).logits(hidden)
-    assert memory.autocast == torch.bfloat16
+        expected, read = head.logits(hidden), ReadHead(head, 9)
+        assert multiplied_in(head) == torch.bfloat16
+        assert multiplied_in(Head(head.weight.double())) == torch.float64
+        with computing(head.weight.device):
+            found = read.logits(hidden)
     assert torch.equal(found, expected)
     assert not torch.equal(found, head.logits(hidden))
-    assert chunk_memory_of([(head, 2)], budget=0, most=9).autocast is None
+    assert multiplied_in(head) == torch.float32
 
 
 def test_multiplied_is_the_product_and_nothing_else() -> None:
     head, _ = random_head(Transforms(bias=True, scale=3.0, softcap=1.0))
     columns = torch.eye(7, dtype=torch.float64)[2:4]
-    read = ReadHead(0, head, chunk_memory_of([(head, 1)], budget=0, most=9))
+    read = ReadHead(head, 9)
     assert torch.equal(read.multiplied(columns), head.weight.detach()[2:4])
 
 
@@ -235,14 +189,13 @@ def mesh(tmp_path: Path) -> Iterator[Any]:
 def test_a_sharded_head_is_refused_with_the_way_out_and_its_whole_is_not(mesh: Any) -> None:
     sharded = distribute_tensor(torch.randn(7, 3), mesh, [Shard(0)])
     head = Head(sharded)
-    memory = ChunkMemory(7, torch.float32, CPU, budget=0, most=9)
     message = (
         r"^the head is sharded \(DTensor\): compute the loss inside the forward of the module that FSDP2 "
         r"gathers, or give a head of weight.full_tensor\(\)$"
     )
     with pytest.raises(TypeError, match=message):
-        ReadHead(0, head, memory)
-    ReadHead(0, Head(sharded.full_tensor()), memory).logits(torch.randn(2, 3))
+        ReadHead(head, 9)
+    ReadHead(Head(sharded.full_tensor()), 9).logits(torch.randn(2, 3))
 
 
 # ---- A value with gradients ------------------------------------------------------------------------------

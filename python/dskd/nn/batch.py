@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dskd.nn.checks import (
+    refuse_is_text,
+    refuse_maps,
+    refuse_name,
+    refuse_states,
+    refuse_statistics,
+    refuse_teacher,
+)
 from dskd.nn.heads import Head
 from dskd.nn.term import Over, Read
 
@@ -49,10 +57,20 @@ class VocabularyMaps:
     to_student: Tensor
     overlap: Tensor | None = None
     is_text: Tensor | None = None
+    _most: int = field(init=False, repr=False, default=-1)
 
     def __post_init__(self) -> None:
-        """See the class."""
-        _refuse_maps(self.to_student, self.overlap, self.is_text)
+        """Checks them, once: a batch asks for the largest id of the student alone."""
+        refuse_maps(self.to_student, self.overlap)
+        refuse_is_text(self.is_text, self.overlap)
+        overlap = self.to_student if self.overlap is None else self.overlap[:, 1]
+        most = max((int(ids.max()) for ids in (self.to_student, overlap) if len(ids)), default=-1)
+        object.__setattr__(self, "_most", most)
+
+    @property
+    def size(self) -> int:
+        """Of the smallest vocabulary of a student that has all ids that are spoken of."""
+        return self._most + 1
 
     @classmethod
     def of(cls, aligner: Aligner, device: torch.device | str | None = None) -> VocabularyMaps:
@@ -115,6 +133,24 @@ class TeacherModel:
         """A teacher with the student's vocabulary, of this size, of whom is stored what it said; no head."""
         return cls(Head(torch.empty(size, 0, device=device)), VocabularyMaps.same(size, device))
 
+    def __post_init__(self) -> None:
+        """Checks that the maps are of this vocabulary.
+
+        Raises:
+            ValueError: they are not.
+        """
+        ids, overlap = len(self.maps.to_student), self.maps.overlap
+        if ids != self.head.size:
+            raise ValueError(
+                f"to_student has {ids} ids of the teacher, and its head {self.head.size}: give one, or -1, for "
+                "each row of the teacher's head; are the heads swapped?"
+            )
+        if overlap is not None and len(overlap) and int(overlap[:, 0].max()) >= ids:
+            raise ValueError(
+                f"the overlap has the teacher's id {int(overlap[:, 0].max())}, and there are 0 to {ids - 1}: give "
+                "pairs (teacher, student), in this order"
+            )
+
 
 # ---- What a batch has ------------------------------------------------------------------------------------
 
@@ -149,13 +185,14 @@ class States:
         Raises:
             ValueError: one does not fit the others.
         """
-        _refuse_states(self.name, self.hidden, self.labels, self.head)
+        refuse_states(self.name, self.hidden, self.labels, self.head)
         for name in ("row", "inputs"):
             column = getattr(self, name)
             if column is not None and column.shape != self.labels.shape:
                 raise ValueError(
                     f"{name} has shape {list(column.shape)}, and {self.name} {list(self.labels.shape)}"
                 )
+        refuse_statistics(self.name, self.statistics, len(self.labels))
 
     @cached_property
     def over(self) -> Over:
@@ -272,8 +309,7 @@ class Batch:
         teachers: by name; one teacher is `teacher`.
 
     Raises:
-        ValueError: shapes do not fit, pairs are not ascending, or a pair predicts a token that is not the
-            student's label.
+        ValueError: shapes do not fit, pairs are not ascending, or an id is not in the vocabulary.
     """
 
     student: States
@@ -281,8 +317,9 @@ class Batch:
 
     def __post_init__(self) -> None:
         """See the class."""
+        refuse_name("student", self.student, "labels")
         for name, teacher in self.teachers.items():
-            _refuse_teacher(name, teacher, self.student)
+            refuse_teacher(name, teacher, self.student)
 
     def counts(self) -> dict[str, int]:
         """How many there are of all that a term may run over, by name (see `named`)."""
@@ -304,153 +341,3 @@ def named(teacher: str, name: str) -> str:
 
 ONLY_TEACHER = "teacher"
 """The name of a teacher that needs none."""
-
-
-# ---- What is refused -------------------------------------------------------------------------------------
-
-
-def _refuse_states(name: str, hidden: Tensor, labels: Tensor, head: Head) -> None:
-    if hidden.ndim != 2 or labels.ndim != 1 or len(hidden) != len(labels):  # noqa: PLR2004
-        raise ValueError(
-            f"{name}: states of shape {list(hidden.shape)} and labels of shape {list(labels.shape)}; give "
-            "the states at the supervised positions alone, [n, width], and the token that each predicts, [n]"
-        )
-    if hidden.shape[1] != head.width:
-        raise ValueError(
-            f"{name}: states are {hidden.shape[1]} wide and the head reads {head.width}; are the heads "
-            "swapped?"
-        )
-
-
-def _refuse_maps(to_student: Tensor, overlap: Tensor | None, is_text: Tensor | None) -> None:
-    """What is wrong with maps of vocabularies."""
-    if to_student.ndim != 1 or to_student.dtype != torch.int64:
-        raise ValueError(
-            f"to_student has shape {list(to_student.shape)}, {to_student.dtype}; give int64 [V_t], "
-            "VocabularyMaps.of(aligner) does"
-        )
-    if overlap is not None:
-        if overlap.ndim != 2 or overlap.shape[1] != 2 or overlap.dtype != torch.int64:  # noqa: PLR2004
-            raise ValueError(
-                f"overlap has shape {list(overlap.shape)}, {overlap.dtype}; give int64 [overlap, 2], the ids "
-                "(teacher, student) of a token in a row"
-            )
-        if any(len(torch.unique(ids)) < len(ids) for ids in overlap.unbind(1)):
-            raise ValueError("an id is in the overlap twice, and would count twice: give each token once")
-    tokens = 0 if overlap is None else len(overlap)
-    if is_text is not None and (is_text.shape != (tokens,) or is_text.dtype != torch.bool):
-        raise ValueError(
-            f"is_text has shape {list(is_text.shape)}, {is_text.dtype}, beside an overlap of {tokens}; give "
-            "bool [overlap]"
-        )
-
-
-def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
-    """What is wrong with a teacher beside this student."""
-    is_silent = teacher.hidden is None and teacher.logits is None and teacher.top is None
-    if is_silent != (teacher.paired is None):
-        raise ValueError(f"teacher {name!r}: give hidden, or what is stored of it, and paired, or neither")
-    if teacher.hidden is not None and teacher.paired is not None:
-        _refuse_pairs(name, teacher.hidden, teacher.paired, teacher.model, len(student.labels))
-    if teacher.paired is not None:
-        _refuse_stored(name, teacher, teacher.paired, len(student.labels))
-    if teacher.kinds is not None:
-        _refuse_kinds(name, teacher.kinds, teacher.paired)
-    if teacher.chunks is not None:
-        _refuse_chunks(name, teacher.chunks, len(student.labels))
-
-
-def _refuse_pairs(name: str, hidden: Tensor, paired: Tensor, model: TeacherModel, labels: int) -> None:
-    if paired.ndim != 1 or paired.dtype != torch.int64 or hidden.shape[:1] != paired.shape:
-        raise ValueError(
-            f"teacher {name!r}: states of shape {list(hidden.shape)} for pairs of shape "
-            f"{list(paired.shape)}, {paired.dtype}; give its states at the pairs alone, "
-            "[pairs, D], and int64 [pairs]"
-        )
-    if hidden.ndim != 2 or hidden.shape[1] != model.head.width:  # noqa: PLR2004
-        raise ValueError(
-            f"teacher {name!r}: states of shape {list(hidden.shape)}, and its head reads {model.head.width}; "
-            "are the heads swapped?"
-        )
-    _refuse_order(name, paired, labels)
-
-
-def _refuse_order(name: str, paired: Tensor, labels: int) -> None:
-    if len(paired) and not _ascends(paired, labels):
-        raise ValueError(
-            f"teacher {name!r}: paired does not ascend from 0 to {labels - 1}: give each supervised position "
-            "of the student once, in order, and the teacher's states in the same order"
-        )
-
-
-def _refuse_stored(name: str, teacher: Teacher, paired: Tensor, labels: int) -> None:
-    size = teacher.model.head.size
-    if teacher.logits is not None and teacher.logits.shape != (len(paired), size):
-        raise ValueError(
-            f"teacher {name!r}: logits of shape {list(teacher.logits.shape)} for {len(paired)} pairs and a "
-            f"vocabulary of {size}; give [pairs, V_t]"
-        )
-    if teacher.top is not None:
-        _refuse_top(name, *teacher.top, len(paired), size)
-    if teacher.hidden is None:
-        _refuse_order(name, paired, labels)
-
-
-def _refuse_top(name: str, ids: Tensor, log_probs: Tensor, pairs: int, size: int) -> None:
-    fits = ids.ndim == 2 and len(ids) == pairs and ids.shape == log_probs.shape  # noqa: PLR2004
-    if not fits or ids.dtype != torch.int64:
-        raise ValueError(
-            f"teacher {name!r}: top has ids of shape {list(ids.shape)}, {ids.dtype}, and log-probabilities "
-            f"of shape {list(log_probs.shape)}, for {pairs} pairs; give int64 [pairs, k] and [pairs, k]"
-        )
-    if bool(((ids < 0) | (ids >= size)).any()):
-        raise ValueError(f"teacher {name!r}: top has ids that are not in a vocabulary of {size}")
-    most = float(log_probs.float().logsumexp(-1).amax()) if ids.numel() else 0.0
-    if not most <= _ROUNDED:
-        raise ValueError(
-            f"teacher {name!r}: probabilities of top sum up to exp({most:.4g}) at a pair; give their natural "
-            "logarithms, each token once"
-        )
-
-
-def _refuse_kinds(name: str, kinds: Tensor, paired: Tensor | None) -> None:
-    is_integer = not (kinds.is_floating_point() or kinds.dtype == torch.bool)
-    if paired is None or kinds.shape != paired.shape or not is_integer:
-        raise ValueError(
-            f"teacher {name!r}: kinds of shape {list(kinds.shape)}, {kinds.dtype}, for "
-            f"{0 if paired is None else len(paired)} pairs; give a dskd.PairKind for each, an integer"
-        )
-
-
-def _refuse_chunks(name: str, chunks: Chunks, labels: int) -> None:
-    count = len(chunks.teacher_log_probs)
-    if chunks.positions.shape != chunks.chunk.shape:
-        raise ValueError(
-            f"teacher {name!r}: {len(chunks.positions)} positions in chunks and {len(chunks.chunk)} chunks "
-            "of them; give one for each"
-        )
-    wrong = chunks.teacher_log_probs.isnan() | (chunks.teacher_log_probs > _ROUNDED)
-    if bool(wrong.any()):
-        raise ValueError(
-            f"teacher {name!r}: of a chunk it says {float(chunks.teacher_log_probs[wrong][0]):.4g}; give "
-            "logarithms of probabilities, which are at most 0"
-        )
-    if not len(chunks.chunk):
-        return
-    steps = chunks.chunk.diff()
-    whole = int(chunks.chunk[0]) == 0 and int(chunks.chunk[-1]) == count - 1
-    if not whole or bool(((steps < 0) | (steps > 1)).any()) or not _ascends(chunks.positions, labels):
-        raise ValueError(
-            f"teacher {name!r}: chunks are to be numbered from 0 to {count - 1} in the order of their "
-            f"positions, which ascend from 0 to {labels - 1}"
-        )
-
-
-_ROUNDED = 0.01
-"""Above 0 a log-probability may be by rounding; one that is no logarithm is mostly above this."""
-
-
-def _ascends(indices: Tensor, size: int) -> bool:
-    """Whether they are below the size, each once, in order; asks the device once."""
-    is_wrong = (indices.diff() <= 0).any() | (indices[0] < 0) | (indices[-1] >= size)
-    return not bool(is_wrong)

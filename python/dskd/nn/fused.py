@@ -371,7 +371,7 @@ class _Walk:
     def run(self, log: _Log) -> Tensor:
         """The weighted sum of all terms."""
         with computing(self._device):
-            for start, stop in _pieces(0, self._count, self._size, self._cuts):
+            for start, stop in list(_pieces(0, self._count, self._size, self._cuts)) or [(0, 0)]:
                 self._chunk(start, stop, log)
         weighted = []
         for (part, _), found in zip(self._parts, self._sums, strict=True):
@@ -389,7 +389,8 @@ class _Walk:
         spans = {read: self.span(read.over, start, stop) for read in self._reads}
         logits = {read: self._reads[read].logits(span) for read, span in spans.items()}
         widest = max(logits.values(), key=lambda matrix: matrix.shape[-1])
-        for first, last in _pieces(start, stop, _block_rows(widest, stop - start), self._cuts):
+        blocks = _pieces(start, stop, _block_rows(widest, stop - start), self._cuts)
+        for first, last in list(blocks) or [(start, stop)]:
             self._block(_Block(first, last, logits, spans, self), log)
         for read, gradient in logits.items():
             self._reads[read].backward(spans[read], gradient)
@@ -400,8 +401,9 @@ class _Walk:
         total: Tensor | None = None
         for index, (part, term) in enumerate(self._parts):
             rows = self.span(term.over, block.first, block.last)
+            # A term without any rows runs once all the same, for its numbers of 0 in the log.
             if rows.start == rows.stop and (block.first or _rows_of(term.over)):
-                continue  # what has no rows at all is asked once, for its numbers
+                continue
             items, numbers = _items(term.losses(rows, *(block.view(read, term.over) for read in term.reads)))
             found = items.sum()
             self._sums[index] += found.detach()

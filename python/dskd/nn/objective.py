@@ -161,7 +161,8 @@ def _divisor(term: Term | Aside, teacher: str, reduction: Reduction | None) -> i
     if isinstance(term.per, int):
         return max(term.per, 1) * reduction.micro_batches
     name = term.over.name if term.per is None else term.per
-    return reduction.of(_counted(teacher, name), term.over.count)
+    least = term.over.count if name == term.over.name else 0
+    return reduction.of(_counted(teacher, name), least)
 
 
 def _counted(teacher: str, over: str) -> str:
