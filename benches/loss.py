@@ -660,34 +660,24 @@ def _tiny_model(transformers: Any, size: int) -> Any:
 
 def measure_step(file: Path, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Forward, backward and optimizer of a contestant of `STEPS`: as `measured`, a pass is all batches."""
-    model = importlib.import_module("dskd.train.model")
+    distilled = importlib.import_module("distilled")
     given = torch.load(file, weights_only=False)
-    student, teacher, batches = given["models"]["student"], given["models"]["teacher"], given["batches"]
+    teacher, batches = given["models"]["teacher"], given["batches"]
     objective = given["objectives"][name].train(name != "dual_space_still")
     objective.fused = name != "dual_space_full"
+    whole = distilled.Distilled(
+        given["models"]["student"], given["student_head"], given["teacher"], objective
+    )
+    has_none = name in {"sft", "dual_space_teacher"}
+    at_hand = [None if has_none else distilled.teacher_states(teacher, batch) for batch in batches]
+    trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95))
     steps = itertools.count()
 
-    def states_of(side: str, of: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        states = model.hidden_states(of, batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"])
-        row, column = ("row", "column") if side == "student" else ("teacher_row", "teacher_column")
-        at_places: Tensor = states[batch[row], batch[column]]
-        return at_places
-
-    @torch.no_grad()
-    def of_teacher(batch: Mapping[str, Tensor]) -> Tensor:
-        return states_of("teacher", teacher, batch)
-
-    at_hand = [None if name in {"sft", "dual_space_teacher"} else of_teacher(batch) for batch in batches]
-    trained = [one for one in (*student.parameters(), *objective.parameters()) if one.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95))
-
     def step(batch: Mapping[str, Tensor], states: Tensor | None) -> None:
-        mine = States(states_of("student", student, batch), batch["labels"], given["student_head"])
         if name == "dual_space_teacher":
-            states = of_teacher(batch)
-        speaking = {} if states is None else {"teacher": Teacher(given["teacher"], states, batch["paired"])}
-        parts = objective(Batch(mine, speaking), step=next(steps))
-        torch.autograd.backward(parts.loss)
+            states = distilled.teacher_states(teacher, batch)
+        torch.autograd.backward(whole(batch, states, next(steps)).loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
