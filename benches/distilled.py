@@ -1,4 +1,4 @@
-"""A step of training in the benches: a student and its objective, at the places of a batch of `dskd.train`."""
+"""A step of training in the benches: a student and its objective, at the places of a collated batch."""
 
 from __future__ import annotations
 
@@ -46,14 +46,10 @@ class Distilled(nn.Module):
         """
         states = hidden_states(self.student, batch["student_input_ids"], batch["student_attention_mask"])
         student = States(states[batch["row"], batch["column"]], batch["labels"], self.student_head)
-        if teacher_hidden is None:
-            return self._loss(Batch(student), step)
-        return self._loss(
-            Batch(student, {"teacher": Teacher(self.teacher, teacher_hidden, batch["paired"])}), step
-        )
-
-    def _loss(self, batch: Batch, step: int) -> LossParts:
-        parts: LossParts = self.objective(batch, step=step)
+        teachers = {}
+        if teacher_hidden is not None:
+            teachers["teacher"] = Teacher(self.teacher, teacher_hidden, batch["paired"])
+        parts: LossParts = self.objective(Batch(student, teachers), step=step)
         return parts
 
 

@@ -206,8 +206,8 @@ def model_of(arm: str, start: Path, shared: Setting) -> Distilled:
     overlap, to_student = torch.tensor(mapped.overlap), torch.tensor(mapped.teacher_to_student)
     teacher = TeacherModel(teacher_head, VocabularyMaps(to_student=to_student, overlap=overlap))
     loss = ARMS[arm]
-    halves = Weighted(CrossEntropy(), 0.5), Weighted(loss or CrossEntropy(), 0.5)
-    return Distilled(student, head, teacher, Objective(halves, head, teacher))
+    losses = [CrossEntropy()] if loss is None else [Weighted(CrossEntropy(), 0.5), Weighted(loss, 0.5)]
+    return Distilled(student, head, teacher, Objective(losses, head, teacher))
 
 
 def train(arm: str, start: Path, shared: Setting, plan: Plan) -> list[dict[str, float]]:
