@@ -1,13 +1,14 @@
 """Time and peak memory of the fused losses beside the published form, which makes all logits.
 
-    python benches/loss.py            # measures, prints, writes results/loss.json and README.md's table
-    python benches/loss.py --table    # the same table, from the results that are there
+    python benches/loss.py            # measures, prints, writes results/loss.json and README.md's tables
+    python benches/loss.py --table    # the same tables, from the results that are there
     python benches/loss.py --quick    # everything small: whether it works, not how much it is
 
 Every contestant runs in a process of its own, forward and backward, on tensors that it is given in a file:
 what they were made from would leave memory behind that a contestant takes unseen. Processes of contestants
 that are compared take turns, round after round; a ratio is the median over the rounds. Before anything is
-timed, the contestants of a shape must give the same loss and the same gradients.
+timed, the contestants of a shape must give the same loss and the same gradients. All of it is measured in one
+thread, and again in two.
 """
 
 from __future__ import annotations
@@ -37,17 +38,21 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # what a step of the demo needs
 from dskd import Aligner, Vocabulary
 from dskd.nn import (
-    DSKD_UNGATED,
-    AlignedStates,
-    DualSpaceLoss,
-    DualSpaceOptions,
+    LOSSES,
+    Batch,
+    Chunks,
+    CrossEntropy,
+    DualSpace,
     Head,
+    Objective,
     Projectors,
-    Reduction,
-    SharedVocabularyLoss,
+    SharedVocabulary,
+    States,
+    Teacher,
+    TeacherModel,
     TeacherStatistics,
     VocabularyMaps,
-    fused_cross_entropy,
+    Weighted,
     teacher_statistics,
 )
 from dskd.nn.linear import CHUNK_MEMORY
@@ -58,6 +63,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
+
+    from dskd.nn import Loss
 
 MIB = 2**20
 FLOAT = 4
@@ -130,6 +137,7 @@ class Sizes:
         shapes: with what is asked of each.
         same: the shape of the rows in which both sides have one vocabulary.
         lengths: n of the line on memory, at the shape `same`.
+        threads: of which everything is measured with each number.
         rounds: in which contestants take turns.
         kept_rounds: the same with an allocator that keeps its memory.
         seconds: a process repeats a pass until so many have gone, three times at most.
@@ -145,6 +153,7 @@ class Sizes:
     )
     same: Shape = Shape(256, 512, 32_000, 32_000, 2_048)
     lengths: tuple[int, ...] = (1_024, 4_096, 16_384)
+    threads: tuple[int, ...] = (1, 2)
     rounds: int = 3
     kept_rounds: int = 2
     seconds: float = 8.0
@@ -159,6 +168,7 @@ QUICK = Sizes(
     shapes=((SMALL, Asked(0.40, 20, 0.25, 50)),),
     same=replace(SMALL, teacher_size=96),
     lengths=(32, 64),
+    threads=(1,),
     rounds=1,
     kept_rounds=1,
     seconds=0.01,
@@ -202,8 +212,8 @@ class Given:
         teacher_hidden: `[n, D]`.
         student_weight: `[V_s, d]`, trained.
         teacher_weight: `[V_t, D]`.
-        projectors: P_ts trained, P_st solved.
         maps: three quarters of the smaller vocabulary are shared.
+        dual_space: cross-entropy and dual space as published but for the gate; P_ts trained, P_st solved.
         statistics: of the teacher.
     """
 
@@ -212,21 +222,39 @@ class Given:
     teacher_hidden: Tensor
     student_weight: Tensor
     teacher_weight: Tensor
-    projectors: Projectors
     maps: VocabularyMaps
+    dual_space: Objective
     statistics: TeacherStatistics
 
-    def states(self, *, cached: bool) -> AlignedStates:
-        """What the library's losses take."""
-        return AlignedStates(
-            student_hidden=self.student_hidden,
-            labels=self.labels,
-            paired=torch.arange(len(self.labels)),
-            teacher_hidden=self.teacher_hidden,
-            teacher_head=Head(self.teacher_weight),
-            student_head=Head(self.student_weight),
-            statistics=self.statistics if cached else None,
+    @property
+    def projectors(self) -> Projectors:
+        """Those of dual space, which is the second of its losses."""
+        built = self.dual_space.built["1"]
+        assert isinstance(built, Projectors)  # noqa: S101 - what `DualSpace.build` says that it returns
+        return built
+
+    @property
+    def student(self) -> States:
+        """The student where it is supervised."""
+        return States(self.student_hidden, self.labels, Head(self.student_weight))
+
+    def batch(self, maps: VocabularyMaps | None = None, *, cached: bool = False) -> Batch:
+        """What the library's losses take; chunks are two tokens of either side.
+
+        Args:
+            maps: of the vocabularies, if not those that are here.
+            cached: with the teacher's statistics.
+        """
+        every = torch.arange(len(self.labels))
+        chunk = every // 2
+        teacher = Teacher(
+            TeacherModel(Head(self.teacher_weight), maps or self.maps),
+            self.teacher_hidden,
+            every,
+            self.statistics if cached else None,
+            Chunks(every, chunk, torch.linspace(-10, -0.1, int(chunk[-1]) + 1)),
         )
+        return Batch(self.student, {"teacher": teacher})
 
     def trained(self) -> dict[str, Tensor]:
         """What gets a gradient."""
@@ -235,11 +263,6 @@ class Given:
             "student_weight": self.student_weight,
             "teacher_to_student": self.projectors.teacher_to_student,
         }
-
-    @property
-    def reduction(self) -> Reduction:
-        """Every position is supervised, and a pair."""
-        return Reduction(len(self.labels), len(self.labels))
 
 
 def given_of(shape: Shape) -> Given:
@@ -254,16 +277,27 @@ def given_of(shape: Shape) -> Given:
     overlap = torch.stack([of_teacher, of_student], 1)
     to_student = torch.full((shape.teacher_size,), -1).index_copy(0, of_teacher, of_student)
     teacher_hidden = normal(shape.n, shape.teacher_d)
+    maps = VocabularyMaps(to_student=to_student, overlap=overlap)
+    ungated = DualSpace(**DualSpace.presets["dskd_ungated"])
+    dual_space = with_cross_entropy(ungated, Head(student_weight), TeacherModel(Head(teacher_weight), maps))
     return Given(
         student_hidden=normal(shape.n, shape.d).requires_grad_(),
         labels=torch.randint(shape.size, (shape.n,), generator=generator),
         teacher_hidden=teacher_hidden,
         student_weight=student_weight,
         teacher_weight=teacher_weight,
-        projectors=Projectors(teacher_weight, student_weight, overlap),
-        maps=VocabularyMaps(to_student=to_student, overlap=overlap),
+        maps=maps,
+        dual_space=dual_space.eval(),  # P_st is not solved again: that is in a step
         statistics=teacher_statistics(Head(teacher_weight), teacher_hidden),
     )
+
+
+def with_cross_entropy(
+    loss: Loss, student: Head, teacher: TeacherModel, *, chunk_memory: int = CHUNK_MEMORY
+) -> Objective:
+    """Half of each."""
+    halves = Weighted(CrossEntropy(), 0.5), Weighted(loss, 0.5)
+    return Objective(halves, student, teacher, chunk_memory=chunk_memory)
 
 
 # ---- Contestants -----------------------------------------------------------------------------------------
@@ -305,9 +339,8 @@ def compiled(given: Given, _: int) -> Callable[[], Tensor]:
 
 def fused(given: Given, chunk_memory: int, *, cached: bool = False) -> Callable[[], Tensor]:
     """The library's."""
-    loss = DualSpaceLoss(given.projectors, given.maps, DSKD_UNGATED, chunk_memory=chunk_memory)
-    states = given.states(cached=cached)
-    return lambda: loss(states, given.reduction).loss
+    batch, given.dual_space.chunk_memory = given.batch(cached=cached), chunk_memory
+    return lambda: given.dual_space(batch).loss
 
 
 def full_cross_entropy(given: Given, _: int) -> Callable[[], Tensor]:
@@ -317,14 +350,24 @@ def full_cross_entropy(given: Given, _: int) -> Callable[[], Tensor]:
 
 def cross_entropy(given: Given, chunk_memory: int) -> Callable[[], Tensor]:
     """The library's."""
-    head, reduction = Head(given.student_weight), replace(given.reduction, alpha=0.0)
+    batch = Batch(given.student)
+    objective = Objective([CrossEntropy()], batch.student.head, chunk_memory=chunk_memory)
+    return lambda: objective(batch).loss
 
-    def run() -> Tensor:
-        hidden, labels = given.student_hidden, given.labels
-        parts = fused_cross_entropy(hidden, head, labels, reduction=reduction, chunk_memory=chunk_memory)
-        return parts.loss
 
-    return run
+def beside_cross_entropy(
+    given: Given, chunk_memory: int, loss: Loss, maps: VocabularyMaps | None = None
+) -> Callable[[], Tensor]:
+    """The library's, of cross-entropy and one loss more."""
+    batch = given.batch(maps)
+    model = batch.teachers["teacher"].model
+    objective = with_cross_entropy(loss, batch.student.head, model, chunk_memory=chunk_memory)
+    return lambda: objective(batch).loss
+
+
+def one_more(given: Given, chunk_memory: int, *, name: str) -> Callable[[], Tensor]:
+    """The same, by the name of the loss, which has its defaults."""
+    return beside_cross_entropy(given, chunk_memory, LOSSES[name]())
 
 
 def full_same_vocabulary(given: Given, _: int) -> Callable[[], Tensor]:
@@ -341,9 +384,8 @@ def full_same_vocabulary(given: Given, _: int) -> Callable[[], Tensor]:
 def same_vocabulary(given: Given, chunk_memory: int) -> Callable[[], Tensor]:
     """The library's, over an overlap that is everything."""
     every = torch.arange(len(given.student_weight))
-    loss = SharedVocabularyLoss(torch.stack([every, every], 1), chunk_memory=chunk_memory)
-    states = given.states(cached=False)
-    return lambda: loss(states, given.reduction).loss
+    maps = VocabularyMaps(to_student=every, overlap=torch.stack([every, every], 1))
+    return beside_cross_entropy(given, chunk_memory, SharedVocabulary(), maps)
 
 
 def liger(given: Given, _: int, *, compiled: bool = False) -> Callable[[], Tensor]:
@@ -368,6 +410,8 @@ CONTESTANTS: Mapping[str, Callable[[Given, int], Callable[[], Tensor]]] = {
     "cross_entropy": cross_entropy,
     "full_same_vocabulary": full_same_vocabulary,
     "same_vocabulary": same_vocabulary,
+    "alm": functools.partial(one_more, name="alm"),
+    "strict_top_k": functools.partial(one_more, name="strict_top_k"),
     "liger": liger,
     "liger_compiled": functools.partial(liger, compiled=True),
 }
@@ -535,7 +579,7 @@ def _best_seconds(name: str, weight: Tensor, n: int, at_least: float) -> float:
 
 STEPS: Mapping[str, str] = {
     "sft": "cross-entropy alone",
-    "dual_space": "the library's defaults, the teacher's states at hand",
+    "dual_space": "the library's defaults, P_st solved in each step, the teacher's states at hand",
     "dual_space_still": "the same, and P_st not solved again",
     "dual_space_full": "the same by the definition, fused=False",
     "dual_space_teacher": "the same, with the teacher's forward pass",
@@ -578,18 +622,27 @@ def demo_of(folder: Path, *, with_models: bool) -> Path:
     heads = {side: model.head_of(models[side], sides[side].vocabulary) for side in models}
     overlap = torch.tensor(aligner.vocabulary_map.overlap)
     maps = VocabularyMaps(to_student=torch.tensor(aligner.vocabulary_map.teacher_to_student), overlap=overlap)
+    teacher = TeacherModel(heads["teacher"], maps)
     file = folder / "demo.pt"
     torch.save(
         {
             "models": models,
-            "heads": heads,
-            "maps": maps,
-            "projectors": Projectors(heads["teacher"].weight, heads["student"].weight, overlap),
+            "student_head": heads["student"],
+            "teacher": teacher,
+            "objectives": _objectives_of_steps(heads["student"], teacher),
             "batches": [collate(rows[start::_BATCHES]) for start in range(_BATCHES)],
         },
         file,
     )
     return file
+
+
+def _objectives_of_steps(student: Head, teacher: TeacherModel) -> dict[str, Objective]:
+    """Of all contestants; P_st is solved in each step, where it is not to stand still."""
+    default = with_cross_entropy(DualSpace(refresh_every=1), student, teacher)
+    ungated = with_cross_entropy(DualSpace(**DualSpace.presets["dskd_ungated"]), student, teacher)
+    named = {"sft": Objective([CrossEntropy()], student), "dual_space_ungated": ungated}
+    return {name: named.get(name, default) for name in STEPS}
 
 
 def _tiny_model(transformers: Any, size: int) -> Any:
@@ -607,33 +660,25 @@ def _tiny_model(transformers: Any, size: int) -> Any:
 
 def measure_step(file: Path, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Forward, backward and optimizer of a contestant of `STEPS`: as `measured`, a pass is all batches."""
-    model = importlib.import_module("dskd.train.model")
+    distilled = importlib.import_module("distilled")
     given = torch.load(file, weights_only=False)
-    student, teacher, batches = given["models"]["student"], given["models"]["teacher"], given["batches"]
-
-    @torch.no_grad()
-    def states_of(batch: Mapping[str, Tensor]) -> Tensor:
-        states = model.hidden_states(teacher, batch["teacher_input_ids"], batch["teacher_attention_mask"])
-        at_pairs: Tensor = model.positions_of(batch).of_teacher(states)
-        return at_pairs
-
-    options = DSKD_UNGATED if name == "dual_space_ungated" else DualSpaceOptions()
-    loss = DualSpaceLoss(given["projectors"], given["maps"], options, fused=name != "dual_space_full")
-    loss.projectors.teacher_to_student.requires_grad_(options.projects)
-    whole = model.DistillationModel(
-        student, given["heads"]["student"], given["heads"]["teacher"], None if name == "sft" else loss
+    teacher, batches = given["models"]["teacher"], given["batches"]
+    objective = given["objectives"][name].train(name != "dual_space_still")
+    objective.fused = name != "dual_space_full"
+    whole = distilled.Distilled(
+        given["models"]["student"], given["student_head"], given["teacher"], objective
     )
-    at_hand = [None if name in {"sft", "dual_space_teacher"} else states_of(batch) for batch in batches]
+    has_none = name in {"sft", "dual_space_teacher"}
+    at_hand = [None if has_none else distilled.teacher_states(teacher, batch) for batch in batches]
     trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95))
+    steps = itertools.count()
 
     def step(batch: Mapping[str, Tensor], states: Tensor | None) -> None:
-        reduction = Reduction(len(batch["labels"]), len(batch["paired"]), alpha=0.0 if name == "sft" else 0.5)
         if name == "dual_space_teacher":
-            states = states_of(batch)
-        parts = whole(batch, states, reduction, refresh=name != "dual_space_still")
-        torch.autograd.backward(parts.loss)
-        torch.nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
+            states = distilled.teacher_states(teacher, batch)
+        torch.autograd.backward(whole(batch, states, next(steps)).loss)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -716,7 +761,7 @@ class Runner:
             stdout=subprocess.PIPE,
             text=True,
             check=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **(environment or {})},
         )
         found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
         return found
@@ -786,6 +831,16 @@ def line_of_memory(turns: Turns, pair: tuple[str, str], what: str, target: float
     value = rounded(peaks[1] / max(peaks[0], 1))
     note = f"{note}; {peaks[0] / MIB:,.0f} against {peaks[1] / MIB:,.0f} MiB"
     return Line(what, value, "", target, note, at_least=True)
+
+
+def line_of_more_memory(turns: Turns, pair: tuple[str, str], what: str, note: str) -> Line:
+    """How many times the peak of the second the first has."""
+    peaks = [turns.peak(name) for name in pair]
+    what = f"{what}, peak memory"
+    if peaks[0] is None or peaks[1] is None:
+        return Line(what, None, "times", None, "the system does not tell it")
+    note = f"{note}; {peaks[0] / MIB:,.0f} against {peaks[1] / MIB:,.0f} MiB"
+    return Line(what, rounded(peaks[0] / max(peaks[1], 1)), "times", None, note)
 
 
 def dual_space(sizes: Sizes, log: dict[str, Any]) -> Iterator[Line]:
@@ -904,6 +959,22 @@ def same_vocabulary_and_sft(sizes: Sizes, log: dict[str, Any]) -> Iterator[Line]
         yield from _beside_liger(runner, shape)
 
 
+def one_loss_more(sizes: Sizes, log: dict[str, Any]) -> Iterator[Line]:
+    """Cross-entropy and a loss that takes little more, beside cross-entropy alone."""
+    (shape, _), *_ = sizes.shapes
+    names = [name for name in MORE if name in LOSSES]
+    with runner_of(sizes, shape, apart=sizes.apart, log=log) as runner:
+        turns = runner.turns(f"{shape}, one more", "contestant", ["cross_entropy", *names], sizes.rounds)
+    for name in names:
+        pair, what = (name, "cross_entropy"), f"cross-entropy + {MORE[name]}, fused, against cross-entropy"
+        yield line_of_time(turns, pair, what, 1.3, f"{shape}")
+        yield line_of_more_memory(turns, pair, what, f"{shape}")
+
+
+MORE: Mapping[str, str] = {"alm": "ALM", "strict_top_k": "strict top-k"}
+"""What takes little more than cross-entropy, in words."""
+
+
 def _beside_liger(runner: Runner, shape: Shape) -> Iterator[Line]:
     what = "CE + KL over one vocabulary, fused, against liger-kernel"
     try:
@@ -935,15 +1006,8 @@ def training_step(sizes: Sizes, log: dict[str, Any]) -> Iterator[Line]:
         what, pair = f"a dual-space step against one of SFT, {STEPS[name]}", (name, "sft")
         target = 1.4 if name == "dual_space" else None
         yield line_of_time(kept, pair, what, target, f"{of}, 8 rows, {_BATCHES} steps, memory kept")
-        yield _line_of_step_memory(given_back, name, what, of)
-
-
-def _line_of_step_memory(turns: Turns, name: str, what: str, of: str) -> Line:
-    peaks = turns.peak(name), turns.peak("sft")
-    if peaks[0] is None or peaks[1] is None:
-        return Line(f"{what}, peak memory", None, "times", None, "the system does not tell it")
-    note = f"{of}; {peaks[0] / MIB:,.0f} against {peaks[1] / MIB:,.0f} MiB beyond weights and optimizer"
-    return Line(f"{what}, peak memory", rounded(peaks[0] / max(peaks[1], 1)), "times", None, note)
+        of_memory = f"{of}, beyond weights and optimizer"
+        yield line_of_more_memory(given_back, pair, what, of_memory)
 
 
 # ---- All of it -------------------------------------------------------------------------------------------
@@ -952,6 +1016,7 @@ MEASUREMENTS: Mapping[str, Callable[[Sizes, dict[str, Any]], Iterator[Line]]] = 
     "dual_space": dual_space,
     "flat": flat_in_length,
     "same_vocabulary": same_vocabulary_and_sft,
+    "one_more": one_loss_more,
     "step": training_step,
 }
 
@@ -960,14 +1025,18 @@ def measure(sizes: Sizes, besides: str, only: Sequence[str]) -> dict[str, Any]:
     """All lines, ready for JSON."""
     load = os.getloadavg()[0]
     lines, log = [], dict[str, Any]()
-    for name in only:
-        print(name, file=sys.stderr)
-        lines += [asdict(line) for line in MEASUREMENTS[name](sizes, log)]
+    for threads in sizes.threads:
+        torch.set_num_threads(threads)
+        in_so_many = log[f"threads {threads}"] = dict[str, Any]()
+        for name in only:
+            print(f"{name}, threads {threads}", file=sys.stderr)
+            found = MEASUREMENTS[name](sizes, in_so_many)
+            lines += [{**asdict(line), "threads": threads} for line in found]
     loads = {"load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
-    threads = {"threads": torch.get_num_threads()}
+    instructions = {"instructions": torch.backends.cpu.get_cpu_capability()}
     return {
         "lines": lines,
-        "machine": machine("torch", "numpy", "transformers") | threads | loads,
+        "machine": machine("torch", "numpy", "transformers") | instructions | loads,
         "besides": besides,
         "sizes": asdict(sizes),
         "measured": log,
@@ -975,18 +1044,34 @@ def measure(sizes: Sizes, besides: str, only: Sequence[str]) -> dict[str, Any]:
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """What was measured as Markdown."""
+    """What was measured as Markdown, a table for each number of threads."""
     where = said_of(results["machine"])
     sizes = results["sizes"]
     rounds = f"medians of {sizes['rounds']} rounds, of {sizes['kept_rounds']} where memory is kept"
     besides = f"beside it ran: {results['besides']}"
+    told = f"{where}; chunks of {sizes['chunk_memory'] / MIB:,.0f} MiB; {rounds}; {besides}."
     return "\n\n".join(
-        [
-            "The fused losses beside the published form and others:",
-            table(["what", "how", "asked", "measured", "held"], map(_cells, results["lines"])),
-            f"{where}; chunks of {sizes['chunk_memory'] / MIB:,.0f} MiB; {rounds}; {besides}.",
-        ]
+        itertools.chain.from_iterable(
+            (_title(results["machine"], threads), table(_HEAD, map(_cells, lines)), told)
+            for threads, lines in _by_threads(results["lines"]).items()
+        )
     )
+
+
+_HEAD = ("what", "how", "asked", "measured", "held")
+
+
+def _title(machine: Mapping[str, Any], threads: int) -> str:
+    count = "one thread" if threads == 1 else f"{threads} threads"
+    on = f" on {machine['cpu']}" if "cpu" in machine else ""
+    return f"The fused losses beside the published form and others, in {count}{on}:"
+
+
+def _by_threads(lines: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["threads"], []).append(line)
+    return found
 
 
 def _cells(line: Mapping[str, Any]) -> list[str]:
@@ -1017,6 +1102,7 @@ def main() -> None:
         run_task(*options.task)
         return
     sizes = replace(QUICK if options.quick else Sizes(), chunk_memory=options.chunk_memory * MIB)
+    sizes = replace(sizes, threads=tuple(options.threads or sizes.threads))
     if options.rounds:
         sizes = replace(sizes, rounds=options.rounds, kept_rounds=options.rounds)
     REPORT.run(options, lambda: measure(sizes, options.besides, options.only))
@@ -1025,6 +1111,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = REPORT.parser(quick="everything small: whether it works", besides=True)
     parser.add_argument("--rounds", type=positive, help="turns of each contestant (3; 2 with memory kept)")
+    parser.add_argument("--threads", type=positive, nargs="+", help="numbers of them (1 2)")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=[*MEASUREMENTS], help="some lines")
     parser.add_argument(
         "--chunk-memory", type=positive, default=CHUNK_MEMORY // MIB, help=f"MiB ({CHUNK_MEMORY // MIB})"

@@ -127,12 +127,15 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
+    """As the system calls it; of a virtual machine that says `AMD EPYC`, family and model tell which one."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except FileNotFoundError:
         return platform.processor()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor())
+    pairs = (line.partition(":")[::2] for line in processor.splitlines())
+    told = {key.strip(): value.strip() for key, value in pairs}
+    which = ", ".join(f"{key} {told[key]}" for key in ("cpu family", "model") if key in told)
+    return f"{told.get('model name', platform.processor())}{which and f' ({which})'}"
 
 
 def revision() -> str:

@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -43,27 +43,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import assets
 import distill
+from distilled import Distilled, teacher_states
 from dskd import Aligner, Vocabulary
 from dskd.nn import (
-    DSKD_UNGATED,
-    DSKD_V2,
-    DualSpaceLoss,
-    DualSpaceOptions,
+    CrossEntropy,
+    DualSpace,
+    Objective,
     Projectors,
-    Reduction,
-    SharedVocabularyLoss,
+    SharedVocabulary,
+    TeacherModel,
     VocabularyMaps,
+    Weighted,
     divergence,
 )
 from dskd.train import DistillationCollator, Side, held_out
-from dskd.train.collator import positions_of
-from dskd.train.model import DistillationModel, head_of, hidden_states
+from dskd.train.model import head_of
 from report import Report, machine, positive, revision, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor
+
+    from dskd.nn import Loss
 
 Wanted: TypeAlias = "Mapping[tuple[str, int], Sequence[str]]"
 """Arms of starts and seeds."""
@@ -72,41 +74,32 @@ STARTS = ("cut", "narrow")
 REFRESH_EVERY = 5
 """Steps between two solutions of a solved projector; the published way solves at every step."""
 
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to train: dual space with these options, or what the name says."""
-
-    options: DualSpaceOptions | None = None
-    projectors: Mapping[str, Any] = field(default_factory=dict)
-    refresh_every: int = REFRESH_EVERY
-
-
 SHARED = "shared vocabulary"
-PLAIN = {"centre": False}
 CENTRED = {"centre": True}
 SOLVED = {"teacher_to_student": "solved", **CENTRED}
 
 
-def _repaired(projectors: Mapping[str, Any] = PLAIN, **options: Any) -> Arm:
+def _repaired(**options: Any) -> DualSpace:
     """As published, without the gate, but for these."""
-    return Arm(replace(DSKD_UNGATED, **options), projectors)
+    published = DualSpace(**DualSpace.presets["dskd_ungated"])
+    return replace(published, **{"refresh_every": REFRESH_EVERY, **options})
 
 
-ARMS: dict[str, Arm] = {
-    "SFT": Arm(),
-    SHARED: Arm(),
-    "dual space, as published (v2)": Arm(DSKD_V2, PLAIN, refresh_every=1),
+ARMS: dict[str, Loss | None] = {
+    "SFT": None,
+    SHARED: SharedVocabulary(),
+    "dual space, as published (v2)": DualSpace(**DualSpace.presets["dskd_v2"]),
     "no gate": _repaired(),
     "overlap": _repaired(columns="overlap"),
     "distribution": _repaired(t2s_target="distribution"),
-    "solved": _repaired(SOLVED),
+    "solved": _repaired(**SOLVED),
     "overlap + distribution": _repaired(columns="overlap", t2s_target="distribution"),
-    "overlap + solved": _repaired(SOLVED, columns="overlap"),
-    "overlap + solved, s2t / 4": _repaired(SOLVED, columns="overlap", s2t_weight=0.25),
-    "overlap + exact": _repaired(CENTRED, columns="overlap", target="exact"),
-    "overlap + exact, s2t / 4": _repaired(CENTRED, columns="overlap", target="exact", s2t_weight=0.25),
+    "overlap + solved": _repaired(**SOLVED, columns="overlap"),
+    "overlap + solved, s2t / 4": _repaired(**SOLVED, columns="overlap", s2t_weight=0.25),
+    "overlap + exact": _repaired(**CENTRED, columns="overlap", target="exact"),
+    "overlap + exact, s2t / 4": _repaired(**CENTRED, columns="overlap", target="exact", s2t_weight=0.25),
 }
+"""What is trained by, beside cross-entropy."""
 OF_NARROW = (
     "SFT",
     SHARED,
@@ -194,32 +187,27 @@ def _batches(rows: Sequence[Mapping[str, Any]], size: int, seed: int) -> list[li
     return made
 
 
-@torch.no_grad()
 def _with_teacher(
     batches: Sequence[Sequence[Mapping[str, Any]]], collator: DistillationCollator, teacher: Any
 ) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
     for rows in batches:
         batch = collator(rows)
-        states = hidden_states(teacher, batch["teacher_input_ids"], batch["teacher_attention_mask"])
-        yield batch, positions_of(batch).of_teacher(states).clone()
+        yield batch, teacher_states(teacher, batch)
 
 
-def model_of(arm: str, start: Path, shared: Setting) -> DistillationModel:
+def model_of(arm: str, start: Path, shared: Setting) -> Distilled:
     """The student at its start, and the loss of the arm."""
     student: Any = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    heads = [
+    teacher_head, head = (
         head_of(model, side.vocabulary)
         for model, side in ((shared.teacher, shared.collator.teacher), (student, shared.collator.student))
-    ]
+    )
     mapped = shared.collator.aligner.vocabulary_map
     overlap, to_student = torch.tensor(mapped.overlap), torch.tensor(mapped.teacher_to_student)
-    loss: torch.nn.Module | None = None
-    if arm == SHARED:
-        loss = SharedVocabularyLoss(overlap)
-    elif (options := ARMS[arm].options) is not None:
-        projectors = Projectors(heads[0].weight, heads[1].weight, overlap, **ARMS[arm].projectors)
-        loss = DualSpaceLoss(projectors, VocabularyMaps(to_student=to_student, overlap=overlap), options)
-    return DistillationModel(student, heads[1], heads[0], loss)
+    teacher = TeacherModel(teacher_head, VocabularyMaps(to_student=to_student, overlap=overlap))
+    loss = ARMS[arm]
+    losses = [CrossEntropy()] if loss is None else [Weighted(CrossEntropy(), 0.5), Weighted(loss, 0.5)]
+    return Distilled(student, head, teacher, Objective(losses, head, teacher))
 
 
 def train(arm: str, start: Path, shared: Setting, plan: Plan) -> list[dict[str, float]]:
@@ -232,17 +220,14 @@ def train(arm: str, start: Path, shared: Setting, plan: Plan) -> list[dict[str, 
     return curve
 
 
-def _steps(arm: str, model: DistillationModel, shared: Setting, plan: Plan) -> Iterator[float]:
+def _steps(arm: str, model: Distilled, shared: Setting, plan: Plan) -> Iterator[float]:
     """Trains; the seconds of each step, with those of projectors that were solved again."""
     optimizer = _optimizer(model, plan)
     for step, (batch, teacher_hidden) in enumerate(shared.batches):
         begun = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = group["full"] * min((step + 1) / plan.warmup, 1)
-        alpha = 0.0 if model.loss is None else 0.5
-        reduction = Reduction(len(batch["labels"]), len(batch["paired"]), alpha)
-        refresh = step % ARMS[arm].refresh_every == 0
-        parts = model(batch, teacher_hidden, reduction, refresh=refresh)
+        parts = model(batch, teacher_hidden, step)
         if not torch.isfinite(parts.loss):
             raise FloatingPointError(f"{arm}: the loss of step {step} is not finite")
         parts.loss.backward()
@@ -252,8 +237,8 @@ def _steps(arm: str, model: DistillationModel, shared: Setting, plan: Plan) -> I
         yield time.perf_counter() - begun
 
 
-def _optimizer(model: DistillationModel, plan: Plan) -> torch.optim.Optimizer:
-    projectors = [] if model.projectors is None else list(model.projectors.parameters())
+def _optimizer(model: Distilled, plan: Plan) -> torch.optim.Optimizer:
+    projectors = list(model.objective.parameters())
     own = {id(parameter) for parameter in projectors}
     others = [one for one in model.parameters() if one.requires_grad and id(one) not in own]
     groups: list[dict[str, Any]] = [{"params": others, "full": plan.learning_rate}]
@@ -262,25 +247,28 @@ def _optimizer(model: DistillationModel, plan: Plan) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 
-def _measured(step: int, model: DistillationModel, shared: Setting) -> dict[str, float]:
+def _measured(step: int, model: Distilled, shared: Setting) -> dict[str, float]:
     found = held_out(model.student, shared.collator.student, shared.held_out)
     said = {"step": step, "bits_per_byte": found.bits_per_byte, "end_of_turn_bits": found.end_of_turn_bits}
-    return said | (diagnosis(model, shared) if isinstance(model.loss, DualSpaceLoss) else {})
+    projectors = _projectors(model)
+    return said | ({} if projectors is None else diagnosis(model, projectors, shared))
+
+
+def _projectors(model: Distilled) -> Projectors | None:
+    """Those of dual space."""
+    return next((one for one in model.objective.built.values() if isinstance(one, Projectors)), None)
 
 
 @torch.no_grad()
-def diagnosis(model: DistillationModel, shared: Setting) -> dict[str, float]:
+def diagnosis(model: Distilled, projectors: Projectors, shared: Setting) -> dict[str, float]:
     """Of z_ts at held-out pairs: its distance from the teacher on O, its mass outside, its entropy; nats."""
-    loss = model.loss
-    if not isinstance(loss, DualSpaceLoss) or loss.overlap is None:
-        raise TypeError("only dual space has a projected teacher")
-    of_teacher, of_student = loss.overlap[:, 0], loss.overlap[:, 1]
-    head = head_of(model.student, shared.collator.student.vocabulary)
+    of_teacher, of_student = model.teacher.maps.shared()
+    head = model.student_head
     sums = torch.zeros(3, dtype=torch.float64)
     pairs = 0
     for _, teacher_hidden in shared.diagnosed:
-        logits = head.reachable(head.logits(loss.projectors.to_student(teacher_hidden)))
-        teacher = model.teacher_head.logits(teacher_hidden)
+        logits = head.reachable(head.logits(projectors.to_student(teacher_hidden)))
+        teacher = model.teacher.head.logits(teacher_hidden)
         distance = divergence("kl", teacher[:, of_teacher], logits[:, of_student])
         log_p = logits.log_softmax(-1)
         outside = 1 - log_p[:, of_student].exp().sum(-1)

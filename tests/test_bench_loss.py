@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 import assets
+import loss
 from conftest import needs_assets
+from dskd.nn import LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +53,8 @@ def results(quick_run: tuple[Path, str]) -> dict[str, Any]:
 def test_everything_is_measured_and_what_was_asked_stands_beside_it(results: Mapping[str, Any]) -> None:
     assert list(results) == ["lines", "machine", "besides", "sizes", "measured"]
     asked = [line["target"] for line in results["lines"] if line["target"] is not None]
-    assert asked == [0.40, 20, 0.40, 0.25, 50, 0.25, 0.70, 0.70, 1.1, 1.4]
+    of_one_more = [1.3 for name in loss.MORE if name in LOSSES]
+    assert asked == [0.40, 20, 0.40, 0.25, 50, 0.25, 0.70, 0.70, 1.1, *of_one_more, 1.4]
     without = [line for line in results["lines"] if line["value"] is None]
     reasons = ("left out of this run", "is not installed", "does not tell it")
     assert all(any(reason in line["note"] for reason in reasons) for line in without), without
@@ -58,10 +62,12 @@ def test_everything_is_measured_and_what_was_asked_stands_beside_it(results: Map
 
 
 def test_every_contestant_is_timed(results: Mapping[str, Any]) -> None:
-    timed = {name for what, found in results["measured"].items() if "products" not in what for name in found}
+    measured = results["measured"]["threads 1"]
+    timed = {name for what, found in measured.items() if "products" not in what for name in found}
     assert timed >= {"published", "fused", "cached", "full_cross_entropy", "cross_entropy"}
     assert timed >= {"full_same_vocabulary", "same_vocabulary"}
-    steps = results["measured"]["step, kept"]
+    assert timed >= {name for name in loss.MORE if name in LOSSES}
+    steps = measured["step, kept"]
     assert list(steps) == [
         "sft",
         "dual_space",
@@ -75,9 +81,19 @@ def test_every_contestant_is_timed(results: Mapping[str, Any]) -> None:
 
 def test_the_table_is_made_from_the_file(quick_run: tuple[Path, str]) -> None:
     output, printed = quick_run
-    assert printed.startswith("The fused losses beside the published form and others:")
+    assert printed.startswith("The fused losses beside the published form and others, in one thread")
     assert "beside it ran: the tests." in printed
     assert run_bench("--table", "--output", str(output)) == printed
+
+
+def test_each_number_of_threads_has_its_table_which_names_the_processor(results: Mapping[str, Any]) -> None:
+    first, *_ = results["lines"]
+    lines = [{**first, "threads": 1, "what": "slow"}, {**first, "threads": 2, "what": "fast"}]
+    made = loss.tables({**results, "lines": lines, "machine": {**results["machine"], "cpu": "a processor"}})
+    alone, together = made.split("in 2 threads on a processor:")
+    assert "in one thread on a processor:" in alone
+    assert ("slow" in alone, "fast" in alone) == (True, False)
+    assert ("slow" in together, "fast" in together) == (False, True)
 
 
 def test_the_readme_holds_the_table_of_the_committed_file(tmp_path: Path) -> None:
@@ -90,10 +106,6 @@ def test_the_readme_holds_the_table_of_the_committed_file(tmp_path: Path) -> Non
 def test_a_loss_that_is_not_the_published_one_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch  # noqa: PLC0415 - with the bench, whose imports are those of all benches
-
-    import loss  # noqa: PLC0415
-
     file = tmp_path / "given.pt"
     torch.save(loss.given_of(loss.SMALL), file)
     runner = loss.Runner(loss.QUICK, file, apart=False)

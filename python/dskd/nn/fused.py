@@ -12,15 +12,14 @@ log-probabilities at given ids, and divergences.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from dskd.nn.divergences import divergence, divergence_and_gradient
-from dskd.nn.elementwise import probabilities, row_blocks
+from dskd.nn.elementwise import row_blocks
 from dskd.nn.linear import (
     CHUNK_MEMORY,
     STEP,
@@ -37,6 +36,8 @@ from dskd.nn.reduction import LossParts
 from dskd.nn.term import Aside, Read, Term
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from torch import Tensor
 
     from dskd.nn.divergences import Divergence
@@ -234,15 +235,16 @@ class _View:
         if self._closed is None:
             logits = logits if temperature == 1 else logits / temperature
             return logits.log_softmax(-1).gather(-1, ids)
-        logits = logits.detach()
-        log_probs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+        logits = logits.detach() if temperature == 1 else logits.detach() / temperature
+        # One softmax for the items and their gradient: what all logits have more is told by the largest.
+        probs = logits.softmax(-1)
+        log_total = logits.amax(-1, keepdim=True) - probs.amax(-1, keepdim=True).log_()
 
-        def backward(outer: Tensor) -> tuple[Tensor, None]:
+        def gradient(outer: Tensor) -> _Gradient:
             outer = outer / temperature
-            gradient = probabilities(log_probs, out=log_probs).mul_(-outer.sum(-1, keepdim=True))
-            return gradient.scatter_add_(1, ids, outer), None
+            return _Gradient(-outer.sum(-1), probs, at=(ids, outer))
 
-        return self._closed.apply(log_probs.gather(-1, ids), backward, self._rows)
+        return self._closed.add(logits.gather(-1, ids) - log_total, gradient, self._rows)
 
     def divergence(
         self,
@@ -261,14 +263,14 @@ class _View:
             return divergence(name, target, logits, temperature=temperature, mix=mix)
         if temperature != 1:
             target, logits = target / temperature, logits / temperature
-        items, gradient = divergence_and_gradient(
+        items, of_items = divergence_and_gradient(
             name, target.log_softmax(-1), logits.log_softmax(-1), mix=mix
         )
 
-        def backward(outer: Tensor) -> tuple[Tensor, Tensor | None]:
-            return gradient.mul_((outer / temperature)[:, None]), columns
+        def gradient(outer: Tensor) -> _Gradient:
+            return _Gradient(outer / temperature, of_items, columns)
 
-        return self._closed.apply(items, backward, self._rows)
+        return self._closed.add(items, gradient, self._rows)
 
     @property
     def _rows(self) -> Tensor | None:
@@ -276,51 +278,86 @@ class _View:
         return None if self._of is None else self._of[1]
 
 
-class _Closed:
-    """Of a block of logits: what closed forms say of their gradient, in one place.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gradient:
+    """Of some logits in closed form: `factor[:, None] * matrix`.
 
-    They are given a scalar of no value for autograd to come by, and add to the place themselves.
+    Attributes:
+        factor: `[m]`.
+        matrix: `[m, columns]`, to be written on.
+        columns: int64, which of the logits' they are; None: all.
+        at: int64 `[m, k]` and `[m, k]`: what is added at these columns besides.
     """
 
-    def __init__(self, like: Tensor) -> None:
-        self._shape, self._options = like.shape, {"dtype": like.dtype, "device": like.device}
-        self.anchor = torch.zeros((), requires_grad=True, **self._options)
-        self.sum: Tensor | None = None
+    factor: Tensor
+    matrix: Tensor
+    columns: Tensor | None = None
+    at: tuple[Tensor, Tensor] | None = None
 
-    def apply(
-        self, items: Tensor, backward: Callable[[Tensor], tuple[Tensor, Any]], rows: Tensor | None
-    ) -> Tensor:
-        """The items, whose gradient `backward` makes: of these rows and some columns of the logits, or all."""
-        found: Tensor = _Known.apply(self.anchor, items, lambda outer: self._add(*backward(outer), rows))
-        return found
-
-    def _add(self, made: Tensor, columns: Tensor | None, rows: Tensor | None) -> None:
-        if self.sum is None and columns is None and rows is None:
-            self.sum = made
+    def over(self, place: Tensor) -> None:
+        """Writes it over all that is there."""
+        if self.columns is not None:
+            self.into(place.zero_())
             return
-        if self.sum is None:
-            self.sum = torch.zeros(self._shape, **self._options)
-        if rows is None:
-            self.sum.add_(made) if columns is None else self.sum.index_add_(1, columns, made)
-            return
-        if columns is not None:
-            made = made.new_zeros(len(made), self._shape[1]).index_add_(1, columns, made)
-        self.sum.index_add_(0, rows, made)
+        torch.mul(self.matrix, self.factor[:, None], out=place)
+        self._at(place)
+
+    def into(self, place: Tensor) -> None:
+        """Adds it to what is there."""
+        if self.columns is None:
+            place.addcmul_(self.matrix, self.factor[:, None])
+        else:
+            place.index_add_(1, self.columns, self.matrix.mul_(self.factor[:, None]))
+        self._at(place)
+
+    def _at(self, place: Tensor) -> None:
+        if self.at is not None:
+            place.scatter_add_(1, *self.at)
 
 
-class _Known(torch.autograd.Function):
-    """Items whose gradient goes where `backward` puts it."""
+class _Closed:
+    """Of a block of logits: items of which the gradient is known in closed form.
 
-    @staticmethod
-    def forward(ctx: Any, _anchor: Tensor, items: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
-        ctx.run = backward
-        return items.view_as(items)
+    To autograd they are leaves. Once it has said what the loss's gradient by each is, nobody needs the logits
+    any more, and the gradient is written over them.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[None, None, None]:
-        run, ctx.run = ctx.run, None
-        run(outer[0])
-        return None, None, None
+    def __init__(self) -> None:
+        self.items: list[Tensor] = []
+        self._gradients: list[tuple[Callable[[Tensor], _Gradient], Tensor | None]] = []
+
+    def add(self, items: Tensor, gradient: Callable[[Tensor], _Gradient], rows: Tensor | None) -> Tensor:
+        """The items; `gradient` makes that of these rows of the logits, None: all, from that of the items."""
+        self.items.append(items.requires_grad_())
+        self._gradients.append((gradient, rows))
+        return items
+
+    def leave(self, place: Tensor, outer: Sequence[Tensor | None], by_autograd: Tensor | None) -> None:
+        """Writes the whole gradient over the logits.
+
+        Args:
+            place: the logits.
+            outer: the gradient by each of the items; None: nobody used them.
+            by_autograd: of the logits, for what is not in closed form.
+        """
+        is_empty = by_autograd is None
+        if by_autograd is not None:
+            place.copy_(by_autograd)
+        for (gradient, rows), of_items in zip(self._gradients, outer, strict=True):
+            if of_items is None:
+                continue
+            if rows is None and is_empty:
+                gradient(of_items).over(place)
+            elif rows is None:
+                gradient(of_items).into(place)
+            else:
+                place = place.zero_() if is_empty else place
+                some = place.new_empty(len(rows), place.shape[1])
+                gradient(of_items).over(some)
+                place.index_add_(0, rows, some)
+            is_empty = False
+        if is_empty:
+            place.zero_()
 
 
 def _whole_view(read: Read, over: Over, logits: dict[Read, Tensor]) -> _View:
@@ -508,7 +545,7 @@ class _Block:
             leaf = place.detach()
             if read.trains:
                 self._leaves[read] = leaf.requires_grad_()
-                self._closed[read] = _Closed(leaf)
+                self._closed[read] = _Closed()
                 self._places[read] = place
             labels = None if read.labels is None else read.labels[span]
             self._views[read, read.over] = _View(leaf, read.head, labels, self._closed.get(read))
@@ -529,26 +566,20 @@ class _Block:
 
     def leave_gradients(self, total: Tensor | None, trained: Mapping[Tensor, Tensor]) -> None:
         """Writes the gradient of each Read's logits over them, and adds those of what is trained besides."""
-        sources = [*self._leaves.values(), *trained, *(one.anchor for one in self._closed.values())]
-        if total is None or not total.requires_grad:
-            found: Iterable[Tensor | None] = [None] * len(sources)
-        else:
-            found = torch.autograd.grad(total, sources, allow_unused=True)
+        items = [one for closed in self._closed.values() for one in closed.items]
+        sources = [*self._leaves.values(), *trained, *items]
+        found: list[Tensor | None] = [None] * len(sources)
+        if total is not None and total.requires_grad:
+            found = list(torch.autograd.grad(total, sources, allow_unused=True))
         with torch.no_grad():
-            for (read, place), by_autograd in zip(self._places.items(), found, strict=False):
-                _leave(place, self._closed[read].sum, by_autograd)
-            for kept, made in zip(trained.values(), list(found)[len(self._places) :], strict=False):
+            left = iter(found)
+            by_autograd = {read: next(left) for read in self._leaves}
+            for kept, made in zip(trained.values(), left, strict=False):
                 if made is not None:
                     kept.add_(made)
-
-
-def _leave(place: Tensor, by_closed: Tensor | None, by_autograd: Tensor | None) -> None:
-    if by_closed is None and by_autograd is None:
-        place.zero_()
-    elif by_closed is None or by_autograd is None:
-        place.copy_(by_autograd if by_closed is None else by_closed)
-    else:
-        torch.add(by_closed, by_autograd, out=place)
+            for read, closed in self._closed.items():
+                outer = [next(left) for _ in closed.items]
+                closed.leave(self._places[read], outer, by_autograd.pop(read))
 
 
 # ---- Where it may be cut ---------------------------------------------------------------------------------
