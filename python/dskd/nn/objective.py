@@ -57,7 +57,7 @@ class Objective(nn.Module):
         built: what the losses have built, by `teacher/number of the loss`, as `Loss.build` made it.
 
     Raises:
-        ValueError: there is no loss, two of them have terms of one name, or a teacher is not there.
+        ValueError: there is no loss, or a teacher is not there or has no token in common with the student.
     """
 
     def __init__(
