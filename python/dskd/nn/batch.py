@@ -161,7 +161,7 @@ class States:
 
     Attributes:
         hidden: `[n, width]`, the states there, after the final norm.
-        labels: int64 `[n]`, the token that each predicts.
+        labels: int64 `[n]`, the token that each predicts; below 0 (-100): none.
         head: of the model; the student's live, the teacher's with frozen weights.
         row: int64 `[n]`, the row of the batch that each is in; for a loss that attends, as the next two.
         inputs: int64 `[n]`, the token at the position.
@@ -195,9 +195,18 @@ class States:
         refuse_statistics(self.name, self.statistics, len(self.labels))
 
     @cached_property
-    def over(self) -> Over:
-        """All of them, for a term that runs over each."""
+    def everywhere(self) -> Over:
+        """All of them: where the logits are."""
         return Over(self.name, len(self.labels), walk=self.name)
+
+    @cached_property
+    def over(self) -> Over:
+        """Those that have a label, for a term that runs over each; a label below 0 is none, as in PyTorch."""
+        has_label = self.labels >= 0
+        if bool(has_label.all()):
+            return self.everywhere  # the usual case
+        at = has_label.nonzero()[:, 0]
+        return Over(self.name, len(at), at=at, walk=self.name)
 
     def where(self, keep: Tensor) -> States:
         """The positions that a bool mask `[n]` keeps."""
@@ -215,7 +224,7 @@ class States:
     @cached_property
     def read(self) -> Read:
         """Their logits, by the model's head."""
-        return Read(self.hidden, self.head, self.over, self.labels)
+        return Read(self.hidden, self.head, self.everywhere, self.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,12 +332,12 @@ class Batch:
 
     def counts(self) -> dict[str, int]:
         """How many there are of all that a term may run over, by name (see `named`)."""
-        found = {"labels": len(self.student.labels)}
+        found = {"labels": self.student.over.count}
         for name, teacher in self.teachers.items():
             overs = {
                 "pairs": None if teacher.paired is None else len(teacher.paired),
                 "chunks": None if teacher.chunks is None else teacher.chunks.over.count,
-                "teacher_labels": None if teacher.states is None else len(teacher.states.labels),
+                "teacher_labels": None if teacher.states is None else teacher.states.over.count,
             }
             found |= {named(name, over): count for over, count in overs.items() if count is not None}
         return found
