@@ -7,7 +7,6 @@ the same bytes. All tensors here are flat: nothing knows of rows and columns of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ import torch
 from dskd.nn.term import Over, Read
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from dskd.nn.heads import Head
@@ -94,16 +95,18 @@ class TeacherModel:
         Raises:
             ValueError: they are not.
         """
-        ids, overlap = len(self.maps.to_student), self.maps.overlap
-        if ids != self.head.size:
+        ids, overlap, unreachable = len(self.maps.to_student), self.maps.overlap, self.head.unreachable
+        rest_is_unreachable = unreachable is not None and bool(unreachable[ids:].all())
+        if ids > self.head.size or (ids < self.head.size and not rest_is_unreachable):
             raise ValueError(
-                f"to_student has {ids} ids of the teacher, and its head {self.head.size}: give one, or -1, for "
-                "each row of the teacher's head; are the heads swapped?"
+                f"to_student has {ids} ids of the teacher, and its head {self.head.size}: give "
+                "Vocabulary(size=) the rows of the head, or a head that says which are unreachable; are the "
+                "heads swapped?"
             )
         if overlap is not None and len(overlap) and int(overlap[:, 0].max()) >= ids:
             raise ValueError(
-                f"the overlap has the teacher's id {int(overlap[:, 0].max())}, and there are 0 to {ids - 1}: give "
-                "pairs (teacher, student), in this order"
+                f"the overlap has the teacher's id {int(overlap[:, 0].max())}, and there are 0 to {ids - 1}: "
+                "give pairs (teacher, student), in this order"
             )
 
 
@@ -144,7 +147,9 @@ class States:
         for name in ("row", "inputs"):
             column = getattr(self, name)
             if column is not None and column.shape != self.labels.shape:
-                raise ValueError(f"{name} has shape {list(column.shape)}, and {self.name} {list(self.labels.shape)}")
+                raise ValueError(
+                    f"{name} has shape {list(column.shape)}, and {self.name} {list(self.labels.shape)}"
+                )
         _refuse_statistics(self.name, self.statistics, len(self.labels))
 
     @cached_property
@@ -222,7 +227,9 @@ class Teacher:
             ValueError: the batch has none.
         """
         if self.paired is None:
-            raise ValueError("the loss runs over pairs, and the batch has none: give Teacher(hidden=, paired=)")
+            raise ValueError(
+                "the loss runs over pairs, and the batch has none: give Teacher(hidden=, paired=)"
+            )
         return Over("pairs", len(self.paired), at=self.paired)
 
     @cached_property
@@ -233,7 +240,9 @@ class Teacher:
             ValueError: the batch has none.
         """
         if self.hidden is None:
-            raise ValueError("the loss needs the teacher's states at the pairs: give Teacher(hidden=, paired=)")
+            raise ValueError(
+                "the loss needs the teacher's states at the pairs: give Teacher(hidden=, paired=)"
+            )
         return Read(self.hidden.detach(), self.model.head.detached(), self.pairs)
 
     @property
@@ -291,18 +300,20 @@ ONLY_TEACHER = "teacher"
 def _refuse_states(name: str, hidden: Tensor, labels: Tensor, head: Head) -> None:
     if hidden.ndim != 2 or labels.ndim != 1 or len(hidden) != len(labels):  # noqa: PLR2004
         raise ValueError(
-            f"{name}: states of shape {list(hidden.shape)} and labels of shape {list(labels.shape)}; give the "
-            "states at the supervised positions alone, [n, width], and the token that each predicts, [n]"
+            f"{name}: states of shape {list(hidden.shape)} and labels of shape {list(labels.shape)}; give "
+            "the states at the supervised positions alone, [n, width], and the token that each predicts, [n]"
         )
     if hidden.shape[1] != head.width:
         raise ValueError(
-            f"{name}: states are {hidden.shape[1]} wide and the head reads {head.width}; are the heads swapped?"
+            f"{name}: states are {hidden.shape[1]} wide and the head reads {head.width}; are the heads "
+            "swapped?"
         )
     if labels.dtype != torch.int64:
         raise ValueError(f"{name} are {labels.dtype}; give token ids, int64")
     if len(labels) and int(labels.max()) >= head.size:
         raise ValueError(
-            f"{name} have the id {int(labels.max())}, and the head has 0 to {head.size - 1}; are the heads swapped?"
+            f"{name} have the id {int(labels.max())}, and the head has 0 to {head.size - 1}; are the heads "
+            "swapped?"
         )
 
 
@@ -322,19 +333,23 @@ def _refuse_maps(to_student: Tensor, overlap: Tensor | None) -> None:
         if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64:
             raise ValueError(f"{name} is no int64 tensor: give torch.tensor(..) of what vocabulary_map has")
     if to_student.ndim != 1:
-        raise ValueError(f"to_student has shape {list(to_student.shape)}: give one id for each of the teacher's")
+        raise ValueError(
+            f"to_student has shape {list(to_student.shape)}: give one id for each of the teacher's"
+        )
     if overlap is None:
         return
     if overlap.ndim != 2 or overlap.shape[1] != 2:  # noqa: PLR2004
         raise ValueError(
-            f"overlap has shape {list(overlap.shape)}: give [overlap, 2], a row (teacher, student) a token; is it "
-            "transposed?"
+            f"overlap has shape {list(overlap.shape)}: give [overlap, 2], a row (teacher, student) a token; "
+            "is it transposed?"
         )
     if bool((overlap < 0).any()):
         raise ValueError("overlap has negative ids: give the tokens alone that both vocabularies have")
     for side, ids in zip(("teacher", "student"), overlap.T, strict=True):
         if len(ids.unique()) != len(ids):
-            raise ValueError(f"overlap has an id of the {side} twice, which would count twice: give each once")
+            raise ValueError(
+                f"overlap has an id of the {side} twice, which would count twice: give each once"
+            )
 
 
 def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
@@ -343,8 +358,9 @@ def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
         raise ValueError(f"teacher {name!r}: give hidden and paired, or neither")
     if teacher.model.maps.size > student.head.size:
         raise ValueError(
-            f"teacher {name!r}: its maps have the student's id {teacher.model.maps.size - 1}, and the student's head "
-            f"has 0 to {student.head.size - 1}: give pairs (teacher, student), in this order, of these two models"
+            f"teacher {name!r}: its maps have the student's id {teacher.model.maps.size - 1}, and the "
+            f"student's head has 0 to {student.head.size - 1}: give pairs (teacher, student), in this order, of these "
+            "two models"
         )
     if teacher.states is not None:
         _refuse_name(f"teacher {name!r}", teacher.states, "teacher_labels")
@@ -358,8 +374,9 @@ def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
 def _refuse_pairs(name: str, hidden: Tensor, paired: Tensor, model: TeacherModel, labels: int) -> None:
     if paired.ndim != 1 or paired.dtype != torch.int64 or hidden.shape[:1] != paired.shape:
         raise ValueError(
-            f"teacher {name!r}: states of shape {list(hidden.shape)} for pairs of shape {list(paired.shape)}, "
-            f"{paired.dtype}; give its states at the pairs alone, [pairs, D], and int64 [pairs]"
+            f"teacher {name!r}: states of shape {list(hidden.shape)} for pairs of shape "
+            f"{list(paired.shape)}, {paired.dtype}; give its states at the pairs alone, [pairs, D], and "
+            "int64 [pairs]"
         )
     if hidden.ndim != 2 or hidden.shape[1] != model.head.width:  # noqa: PLR2004
         raise ValueError(
@@ -378,17 +395,18 @@ def _refuse_chunks(name: str, chunks: Chunks, labels: int) -> None:
     for column in (chunks.positions, chunks.chunk):
         if column.ndim != 1 or column.dtype != torch.int64:
             raise ValueError(
-                f"teacher {name!r}: chunks of shape {list(column.shape)}, {column.dtype}; give int64 [positions]"
+                f"teacher {name!r}: chunks of shape {list(column.shape)}, {column.dtype}; give int64 "
+                "[positions]"
             )
     if chunks.teacher_log_probs.ndim != 1:
         raise ValueError(
-            f"teacher {name!r}: log-probabilities of chunks of shape {list(chunks.teacher_log_probs.shape)}; give "
-            "one sum a chunk"
+            f"teacher {name!r}: log-probabilities of chunks of shape {list(chunks.teacher_log_probs.shape)}; "
+            "give one sum a chunk"
         )
     if chunks.positions.shape != chunks.chunk.shape:
         raise ValueError(
-            f"teacher {name!r}: {len(chunks.positions)} positions in chunks and {len(chunks.chunk)} chunks of "
-            "them; give one for each"
+            f"teacher {name!r}: {len(chunks.positions)} positions in chunks and {len(chunks.chunk)} chunks "
+            "of them; give one for each"
         )
     if not len(chunks.chunk):
         if count:
