@@ -365,6 +365,16 @@ def test_a_prediction_is_never_an_unreachable_id() -> None:
     assert unmapped(Transforms(bias=True, unreachable=(1,))) < 12
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_label_that_no_tokenizer_can_emit_is_infinitely_unlikely(fused: bool) -> None:
+    """And not 1e30, which passes for a number."""
+    case = random_leaves(6, transforms=(PLAIN, Transforms(unreachable=(1,))))
+    case = replace(case, labels=torch.ones_like(case.labels))
+    found = objective_of(case, ungated(t2s_target="gold"), fused=fused)(case.batch()).sums
+    assert found["t2s_ce"].item() == math.inf
+    assert found["t2s_kd"].isfinite()
+
+
 def test_temperature_is_of_the_divergences_alone() -> None:
     case = case_of("plain")
     for trained_by in ("prediction", "distribution"):

@@ -356,11 +356,11 @@ def _refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
     """What is wrong with a teacher beside this student."""
     if (teacher.hidden is None) != (teacher.paired is None):
         raise ValueError(f"teacher {name!r}: give hidden and paired, or neither")
-    if teacher.model.maps.size > student.head.size:
+    ids, size = teacher.model.maps.size, student.head.size
+    if ids > size:
         raise ValueError(
-            f"teacher {name!r}: its maps have the student's id {teacher.model.maps.size - 1}, and the "
-            f"student's head has 0 to {student.head.size - 1}: give pairs (teacher, student), in this order, of these "
-            "two models"
+            f"teacher {name!r}: its maps have the student's id {ids - 1}, and the student's head has 0 to "
+            f"{size - 1}: give pairs (teacher, student), in this order, of these two models"
         )
     if teacher.states is not None:
         _refuse_name(f"teacher {name!r}", teacher.states, "teacher_labels")
