@@ -38,8 +38,8 @@ CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.p
 	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
 # What computes with floating-point numbers.
-NUMERICS := $(foreach name,cross_entropy cross_model_attention divergences dual_space dual_space_fused elementwise \
-	heads key_query_matching linear products projectors rounding shared_vocabulary teacher_statistics, \
+NUMERICS := $(foreach name,contract cross_entropy cross_model_attention divergences dual_space elementwise heads \
+	key_query_matching linear objective products projectors rounding shared_vocabulary teacher_statistics, \
 	tests/test_$(name).py)
 
 .PHONY: demo test test-rust test-core test-full test-kernels test-debug fuzz lint format wheel bench bench-limits bench-large \

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dskd.nn import Batch, Chunks, Head, Objective, States, Teacher, TeacherModel, VocabularyMaps, teacher_statistics
+from dskd.nn import (
+    Batch,
+    Chunks,
+    Head,
+    Objective,
+    States,
+    Teacher,
+    TeacherModel,
+    VocabularyMaps,
+    teacher_statistics,
+)
 from dskd.nn.fused import whole
 
 if TYPE_CHECKING:
@@ -84,9 +94,9 @@ class OfTeacher:
 class Leaves:
     """Leaves by name, all wanting a gradient, the teachers' and the embeddings too; and where they are.
 
-    The names are `student_hidden`, `student_weight`, `student_bias` and `student_embeddings`; of each teacher,
-    by its name in place of `student`, the same and `_states`: `_hidden` is at the pairs, `_states` at its
-    own supervised positions.
+    The names are `student_hidden`, `student_weight`, `student_bias` and `student_embeddings`; of each
+    teacher, by its name in place of `student`, the same and `_states`: `_hidden` is at the pairs, `_states`
+    at its own supervised positions.
     """
 
     by_name: dict[str, Tensor]
@@ -286,7 +296,7 @@ def vocabulary_maps(
 # ---- Losses of them --------------------------------------------------------------------------------------
 
 
-def objective_of(  # noqa: PLR0913 - those of Objective
+def objective_of(
     case: Leaves,
     *losses: Weighted | Loss,
     fused: bool = True,
@@ -294,7 +304,7 @@ def objective_of(  # noqa: PLR0913 - those of Objective
     dtype: torch.dtype = torch.float64,
     noise: float = 0.3,
 ) -> Objective:
-    """Without dropout, and projectors are not solved again; what is trained is moved at random, always alike."""
+    """Without dropout, nor projectors that are solved again; what is trained is moved at random, alike."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         made = Objective(losses, case.head("student"), case.models, fused=fused, chunk_memory=chunk_memory)
@@ -302,7 +312,7 @@ def objective_of(  # noqa: PLR0913 - those of Objective
     with torch.no_grad():
         for parameter in made.parameters():
             moved = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter += noise * moved.to(parameter.device, parameter.dtype)
+            parameter.add_(moved.to(parameter.device, parameter.dtype), alpha=noise)
     return made.to(dtype).eval()
 
 
@@ -328,7 +338,7 @@ def backward(value: Any, **options: Any) -> None:
 
 
 _CLEARLY = 0.1
-"""Of the deviation of a row of logits: what bfloat16 rounds is some thirtieth of it, by the margin of a bound."""
+"""Of the deviation of a row of logits: what products in bfloat16 are off by is a small part of it."""
 
 
 def say_clearly(case: Leaves, projector: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""What is refused where it enters: each would be a wrong number later, or an error that names something else."""
+"""What is refused where it enters: each would be a wrong number later, or an error about something else."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a pair twice": (
         lambda: with_teacher(paired=torch.cat([PAIRED[:1], PAIRED[:-1]])),
-        r"^teacher 'teacher': paired does not ascend from 0 to 13: give each supervised position of the student once",
+        r"^teacher 'teacher': paired does not ascend from 0 to 13: give each supervised position",
     ),
     "pairs in another order": (lambda: with_teacher(paired=PAIRED.flip(0)), "does not ascend from 0 to 13"),
     "a pair beyond the end": (lambda: with_teacher(paired=PAIRED + 14), "does not ascend from 0 to 13"),
-    "pairs without states": (lambda: with_teacher(hidden=None), "give hidden and paired, or neither$"),
+    "pairs without states": (lambda: with_teacher(hidden=None), "give hidden, or what is stored of it, and paired, or neither$"),
     "states of another width": (
         lambda: with_teacher(hidden=torch.zeros(12, 3)),
         r"states of shape \[12, 3\], and its head reads 4; are the heads swapped\?$",
@@ -82,14 +82,18 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
         r"^labels have the id \d, and the head has 0 to 4; are the heads swapped\?$",
     ),
     "labels of another dtype": (lambda: with_student(labels=CASE.labels.int()), r"^labels are torch.int32; "),
-    "rows of another number": (lambda: with_student(row=CASE.row[:3]), r"^row has shape \[3\], and labels \[14\]$"),
+    "rows of another number": (
+        lambda: with_student(row=CASE.row[:3]),
+        r"^row has shape \[3\], and labels \[14\]$",
+    ),
     "an overlap that is transposed": (
         lambda: with_maps(overlap=OVERLAP.T),
         r"^overlap has shape \[2, 3\]: give \[overlap, 2\], .*; is it transposed\?$",
     ),
     "an overlap whose columns are swapped": (
-        lambda: with_maps(overlap=torch.tensor([[0, 8]])).maps and Batch(
-            CASE.batch().student, {"teacher": Teacher(with_maps(overlap=torch.tensor([[0, 8]])))}
+        lambda: (
+            with_maps(overlap=torch.tensor([[0, 8]])).maps
+            and Batch(CASE.batch().student, {"teacher": Teacher(with_maps(overlap=torch.tensor([[0, 8]])))})
         ),
         r"^teacher 'teacher': its maps have the student's id 8, and the student's head has 0 to 4: ",
     ),
@@ -184,6 +188,14 @@ def test_what_fits_is_taken_and_counted() -> None:
         "small/teacher_labels": 13,
     }
     assert Batch(batch.student).counts() == {"labels": 14}
+
+
+def test_a_map_may_end_where_no_tokenizer_speaks_of_the_rest() -> None:
+    head = CASE.head("teacher")
+    maps = VocabularyMaps(to_student=torch.arange(7) % 5)
+    assert TeacherModel(replace(head, unreachable=torch.arange(9) >= 7), maps).maps is maps
+    with pytest.raises(ValueError, match=r"^to_student has 7 ids of the teacher, and its head 9: "):
+        TeacherModel(replace(head, unreachable=torch.arange(9) >= 8), maps)
 
 
 def test_labels_below_zero_are_no_labels() -> None:

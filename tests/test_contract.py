@@ -1,8 +1,8 @@
-"""What every loss of `LOSSES` keeps to, whatever it says: a new loss is held to all of this by its line there.
+"""What every loss of `LOSSES` keeps to, whatever it says: its line there holds a new loss to all of this.
 
-The definition of a loss is its terms run whole, under plain autograd. What they mean is in a file a loss; here
-they are run a chunk of rows after the other, on every kind of head, mask and dtype, cut into micro-batches,
-weighted, summed, frozen, and without anything to sum.
+The definition of a loss is its terms run whole, under plain autograd. What they mean is in a file a loss;
+here they are run a chunk of rows after the other, on every kind of head, mask and dtype, cut into
+micro-batches, weighted, summed, frozen, and without anything to sum.
 """
 
 from __future__ import annotations
@@ -32,7 +32,18 @@ from dskd.nn import (
     SharedVocabulary,
     Weighted,
 )
-from leaves import PLAIN, TRANSFORMS, Leaves, Transforms, all_of, backward, gradients, objective_of, random_leaves, say_clearly
+from leaves import (
+    PLAIN,
+    TRANSFORMS,
+    Leaves,
+    Transforms,
+    all_of,
+    backward,
+    gradients,
+    objective_of,
+    random_leaves,
+    say_clearly,
+)
 from rounding import assert_loses_no_more, losses_by_rounding
 
 if TYPE_CHECKING:
@@ -105,7 +116,11 @@ def _name_of(name: str, loss: Loss) -> str:
 
 EVERY: dict[str, Loss] = {
     **{name: loss() for name, loss in LOSSES.items()},
-    **{f"{name} {preset}": loss(**given) for name, loss in LOSSES.items() for preset, given in loss.presets.items()},
+    **{
+        f"{name} {preset}": loss(**given)
+        for name, loss in LOSSES.items()
+        for preset, given in loss.presets.items()
+    },
     **{_name_of(name, loss): loss for name, losses in INSTRUCTIVE.items() for loss in losses},
 }
 each_loss = pytest.mark.parametrize("loss", EVERY.values(), ids=EVERY)
@@ -371,7 +386,9 @@ def test_a_step_of_four_equal_micro_batches_has_the_gradient_of_one(fused: bool,
     objective = objective_of(case, CrossEntropy(), Weighted(loss, 0.7), fused=fused)
     leaves = movable(case, objective)
     counts = {name: 4 * count for name, count in case.batch().counts().items()}
-    four = torch.stack([objective(case.batch(), Reduction(counts, micro_batches=4)).loss for _ in range(4)]).sum()
+    four = torch.stack(
+        [objective(case.batch(), Reduction(counts, micro_batches=4)).loss for _ in range(4)]
+    ).sum()
     one = objective(case.batch()).loss
     torch.testing.assert_close(four, one, rtol=WITHIN, atol=0)
     assert_same_gradients(gradients(four, leaves), gradients(one, leaves))
@@ -637,7 +654,9 @@ def test_there_is_never_a_tensor_of_all_logits(
     assert largest.numbers >= 130 * 490
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "shared_vocabulary", "dual_space dskd_v2", "cross_model_attention"])
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "shared_vocabulary", "dual_space dskd_v2", "cross_model_attention"]
+)
 def test_what_outlives_the_forward_is_gradients_alone(name: str) -> None:
     """No logits of a chunk either."""
     case = case_of(transforms=TRANSFORMS["bias and scale"], **WIDE)

@@ -806,7 +806,9 @@ def test_what_is_asked_for_is_built(matching: Any) -> None:
         assert matching is None
     else:
         assert (built.matching.variant, built.matching.rate) == (matching, 0.3)
-    of_players = sum(name.startswith(("matching", "projectors.query")) for name, _ in built.named_parameters())
+    of_players = sum(
+        name.startswith(("matching", "projectors.query")) for name, _ in built.named_parameters()
+    )
     assert len(built.players()) == (of_players if matching == "adversarial" else 0)
 
 

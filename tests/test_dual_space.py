@@ -14,7 +14,17 @@ import torch
 
 from dskd.nn import DIVERGENCES, Chunks, DualSpace, Head, Objective, Projectors, Reduction, VocabularyMaps
 from dskd.nn.losses.dual_space import DualSpaceProjectors
-from leaves import PLAIN, TRANSFORMS, Leaves, OfTeacher, Transforms, gradients, objective_of, random_leaves, term_of
+from leaves import (
+    PLAIN,
+    TRANSFORMS,
+    Leaves,
+    OfTeacher,
+    Transforms,
+    gradients,
+    objective_of,
+    random_leaves,
+    term_of,
+)
 from rounding import ON_PAPER
 
 if TYPE_CHECKING:
@@ -67,7 +77,9 @@ def projectors_of(objective: Objective) -> Projectors:
 
 
 def movable(case: Leaves, objective: Objective) -> dict[str, Tensor]:
-    of_projectors = {name: one for name, one in projectors_of(objective).named_parameters() if one.requires_grad}
+    of_projectors = {
+        name: one for name, one in projectors_of(objective).named_parameters() if one.requires_grad
+    }
     return case.trained | of_projectors
 
 
@@ -319,7 +331,9 @@ def test_whatever_the_heads_are(case: str) -> None:
 def test_every_divergence_equals_its_formula(name: Divergence) -> None:
     options = ungated(divergence=name, temperature=2.5, gate="gold", t2s_target="gold")
     assert_equal(case_of("all of these"), options)
-    assert_equal(case_of("plain"), replace(options, temperature=1.0, columns="overlap", s2t_columns="overlap"))
+    assert_equal(
+        case_of("plain"), replace(options, temperature=1.0, columns="overlap", s2t_columns="overlap")
+    )
 
 
 @pytest.mark.parametrize("side", ["teacher", "student"])
@@ -349,6 +363,16 @@ def test_a_prediction_is_never_an_unreachable_id() -> None:
 
     assert unmapped(Transforms(bias=True)) == 12
     assert unmapped(Transforms(bias=True, unreachable=(1,))) < 12
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_label_that_no_tokenizer_can_emit_is_infinitely_unlikely(fused: bool) -> None:
+    """And not 1e30, which passes for a number."""
+    case = random_leaves(6, transforms=(PLAIN, Transforms(unreachable=(1,))))
+    case = replace(case, labels=torch.ones_like(case.labels))
+    found = objective_of(case, ungated(t2s_target="gold"), fused=fused)(case.batch()).sums
+    assert found["t2s_ce"].item() == math.inf
+    assert found["t2s_kd"].isfinite()
 
 
 def test_temperature_is_of_the_divergences_alone() -> None:
@@ -462,7 +486,9 @@ def by_hand(numbers: Mapping[str, list[float]], labels: list[int], maps: Vocabul
     leaves["teacher_states"] = leaves["teacher_hidden"]
     said, none = torch.tensor(labels), torch.zeros(0, dtype=torch.int64)
     zeros = torch.zeros_like(said)
-    of = OfTeacher(PLAIN, maps, torch.arange(len(said)), Chunks(none, none, none.double()), zeros, zeros, zeros)
+    of = OfTeacher(
+        PLAIN, maps, torch.arange(len(said)), Chunks(none, none, none.double()), zeros, zeros, zeros
+    )
     return ByHand(Leaves(leaves, said, zeros, zeros, {"teacher": of}), to_student=2.0)
 
 
@@ -806,7 +832,10 @@ def test_where_the_teacher_is_known_no_such_head_is_whole(monkeypatch: pytest.Mo
     [
         ({"gate": "open"}, r"^gate='open'; it is one of \(None, 'prediction', 'gold'\)$"),
         ({"spaces": "none"}, r"^spaces='none'; it is one of \('both', 'student', 'teacher'\)$"),
-        ({"t2s_target": "exact"}, r"^t2s_target='exact'; it is one of \('prediction', 'gold', 'distribution'\)$"),
+        (
+            {"t2s_target": "exact"},
+            r"^t2s_target='exact'; it is one of \('prediction', 'gold', 'distribution'\)$",
+        ),
         ({"target": "gold"}, r"^target='gold'; it is one of \('projected', 'exact'\)$"),
         ({"columns": "some"}, r"^columns='some'; it is one of \('all', 'overlap'\)$"),
         ({"s2t_columns": "some"}, r"^s2t_columns='some'; it is one of \('all', 'overlap'\)$"),

@@ -33,7 +33,9 @@ def test_no_loss_is_refused() -> None:
 
 def test_a_teacher_that_there_is_not_is_refused_by_name() -> None:
     case = random_leaves(teachers=("big", "small"))
-    message = r"^SharedVocabulary listens to the teacher 'teacher', and there is 'big', 'small': name one of these"
+    message = (
+        r"^SharedVocabulary listens to the teacher 'teacher', and there is 'big', 'small': name one of these"
+    )
     with pytest.raises(ValueError, match=message):
         Objective([SharedVocabulary()], case.head("student"), case.models)
     with pytest.raises(ValueError, match=r"'big', and there is none: name one of these, or give it$"):
@@ -63,7 +65,9 @@ def test_a_batch_without_the_teacher_or_its_pairs_is_refused() -> None:
     case = random_leaves()
     objective = objective_of(case, SharedVocabulary())
     batch = case.batch()
-    with pytest.raises(ValueError, match=r"^the batch has no teacher 'teacher', to whom SharedVocabulary listens$"):
+    with pytest.raises(
+        ValueError, match=r"^the batch has no teacher 'teacher', to whom SharedVocabulary listens$"
+    ):
         objective(Batch(batch.student))
     none = type(batch.teachers["teacher"])(case.model())
     with pytest.raises(ValueError, match=r"give Teacher\(hidden=, paired=\)$"):
@@ -73,7 +77,9 @@ def test_a_batch_without_the_teacher_or_its_pairs_is_refused() -> None:
 def test_a_reduction_that_there_is_not_is_refused() -> None:
     case = random_leaves()
     wrong: Any = "none"
-    with pytest.raises(ValueError, match=r"^reduction='none'; it is 'mean', 'sum', or the Reduction of a step$"):
+    with pytest.raises(
+        ValueError, match=r"^reduction='none'; it is 'mean', 'sum', or the Reduction of a step$"
+    ):
         objective_of(case, CrossEntropy())(case.batch(), wrong)
 
 
@@ -88,11 +94,15 @@ def test_what_is_built_is_saved_by_the_number_of_its_loss() -> None:
 def test_two_losses_whose_terms_have_one_name_are_weighted_each_and_logged_together() -> None:
     case = random_leaves()
     both = objective_of(case, Weighted(SharedVocabulary(), 0.25), Weighted(SharedVocabulary(top_k=2), 4.0))
-    alone = [objective_of(case, loss)(case.batch()) for loss in (SharedVocabulary(), SharedVocabulary(top_k=2))]
+    alone = [
+        objective_of(case, loss)(case.batch()) for loss in (SharedVocabulary(), SharedVocabulary(top_k=2))
+    ]
     found = both(case.batch())
     expected = 0.25 * alone[0].loss + 4.0 * alone[1].loss
     torch.testing.assert_close(found.loss, expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(found.sums["shared_kd"], alone[0].sums["shared_kd"] + alone[1].sums["shared_kd"])
+    torch.testing.assert_close(
+        found.sums["shared_kd"], alone[0].sums["shared_kd"] + alone[1].sums["shared_kd"]
+    )
 
 
 @pytest.mark.parametrize("run", [whole, fused])
@@ -133,7 +143,9 @@ def test_items_of_several_rows_are_never_parted_and_what_is_trained_inside_gets_
     case, found = random_leaves(labels=count, pairs=0), []
     Doubled.trained = torch.nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
     for by_walk in (True, False):
-        Doubled.trained.grad = case.by_name["student_hidden"].grad = case.by_name["student_weight"].grad = None
+        Doubled.trained.grad = case.by_name["student_hidden"].grad = case.by_name["student_weight"].grad = (
+            None
+        )
         objective = objective_of(case, CrossEntropy(), Doubled(), fused=by_walk)
         parts = objective(case.batch(), Reduction({"labels": 50}))
         backward(parts.loss)

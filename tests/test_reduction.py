@@ -20,7 +20,9 @@ def test_nothing_is_divided_by_zero() -> None:
     assert Reduction({"labels": 0}).of("labels", 0) == 1
 
 
-@pytest.mark.parametrize("counts", [{}, {"labels": 4}, {"labels": 4, "pairs": 0}, {"labels": 4, "pairs": 1}], ids=str)
+@pytest.mark.parametrize(
+    "counts", [{}, {"labels": 4}, {"labels": 4, "pairs": 0}, {"labels": 4, "pairs": 1}], ids=str
+)
 def test_a_step_that_has_not_counted_what_its_micro_batch_has_is_refused(counts: dict[str, int]) -> None:
     message = (
         rf"^the step has {counts.get('pairs')} pairs, and the micro-batch has 2: give "

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dskd.nn.divergences import Divergence
     from dskd.nn import Objective
+    from dskd.nn.divergences import Divergence
     from leaves import Leaves
 
 # ---- Divergences -----------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ UNGATED = DualSpace(**DualSpace.presets["dskd_ungated"])
 
 
 def beyond(dtype: torch.dtype, options: DualSpace = UNGATED) -> dict[str, float]:
-    """How many times of what is allowed the fused loss and its gradients are off, models being in this dtype."""
+    """How many times of what is allowed a fused loss and its gradients are off, of models in this dtype."""
     transforms = Transforms(bias=True, scale=0.7, softcap=3.0)
     sizes: dict[str, Any] = {"labels": 64, "pairs": 50, "sizes": (120, 101), "widths": (48, 32)}
     case = random_leaves(13, transforms=(transforms, transforms), **sizes)
@@ -117,7 +117,9 @@ def beyond(dtype: torch.dtype, options: DualSpace = UNGATED) -> dict[str, float]
     allowed = losses_by_rounding(lambda: computed(low, narrow, fused=False), expected)
     found = computed(low, other, fused=True)
     return {
-        name: float((found[name].double() - one).norm()) / allowed[name] for name, one in expected.items() if one.any()
+        name: float((found[name].double() - one).norm()) / allowed[name]
+        for name, one in expected.items()
+        if one.any()
     }
 
 

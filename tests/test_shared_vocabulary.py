@@ -49,7 +49,11 @@ TRANSFORMS: dict[str, dict[str, Any]] = {
 
 
 def batch_of(
-    leaves: dict[str, Tensor], overlap: list[list[int]] = OVERLAP, *, unreachable: bool = False, **transforms: Any
+    leaves: dict[str, Tensor],
+    overlap: list[list[int]] = OVERLAP,
+    *,
+    unreachable: bool = False,
+    **transforms: Any,
 ) -> Batch:
     """Unreachable is what has no counterpart, of either side."""
     masks = {"teacher": torch.zeros(6, dtype=torch.bool), "student": torch.zeros(5, dtype=torch.bool)}

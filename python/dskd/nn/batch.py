@@ -139,16 +139,18 @@ class TeacherModel:
         Raises:
             ValueError: they are not.
         """
-        ids, overlap = len(self.maps.to_student), self.maps.overlap
-        if ids != self.head.size:
+        ids, overlap, unreachable = len(self.maps.to_student), self.maps.overlap, self.head.unreachable
+        rest_is_unreachable = unreachable is not None and bool(unreachable[ids:].all())
+        if ids > self.head.size or (ids < self.head.size and not rest_is_unreachable):
             raise ValueError(
-                f"to_student has {ids} ids of the teacher, and its head {self.head.size}: give one, or -1, for "
-                "each row of the teacher's head; are the heads swapped?"
+                f"to_student has {ids} ids of the teacher, and its head {self.head.size}: give "
+                "Vocabulary(size=) the rows of the head, or a head that says which are unreachable; are the "
+                "heads swapped?"
             )
         if overlap is not None and len(overlap) and int(overlap[:, 0].max()) >= ids:
             raise ValueError(
-                f"the overlap has the teacher's id {int(overlap[:, 0].max())}, and there are 0 to {ids - 1}: give "
-                "pairs (teacher, student), in this order"
+                f"the overlap has the teacher's id {int(overlap[:, 0].max())}, and there are 0 to {ids - 1}: "
+                "give pairs (teacher, student), in this order"
             )
 
 
