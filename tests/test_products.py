@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,8 @@ from dskd.nn.products import library, linear, linear_into
 from rounding import assert_within, product_bound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -112,120 +113,65 @@ needs_both = pytest.mark.skipif(
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The weights that were multiplied to see who is faster, in a process that has measured nothing yet."""
-    seen: list[tuple[int, ...]] = []
-
-    def faster(rows: Tensor, weight: Tensor) -> str:
-        assert rows.shape[1] == weight.shape[1]
-        seen.append(tuple(weight.shape))
-        return "onednn"
-
-    monkeypatch.setattr(products, "_found", {})
-    monkeypatch.setattr(products, "_faster", faster)
-    monkeypatch.setattr(products, "_LARGE", 6 * 20 * 30)
+def by_maker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Who multiplies where the processor is somebody's."""
     monkeypatch.delenv("DSKD_PRODUCTS", raising=False)
-    return seen
 
+    def asked(maker: str) -> str:
+        monkeypatch.setattr(products, "_maker", lambda: maker)
+        products._of_this_processor.cache_clear()  # noqa: SLF001
+        found = library()
+        products._of_this_processor.cache_clear()  # noqa: SLF001
+        return found
 
-def large(*, transposed: bool) -> tuple[Tensor, Tensor]:
-    """As large as what is measured in these tests."""
-    rows, weight, _ = matrices(6, 30, 20, torch.float32, "cpu")
-    return (torch.ones(6, 30), weight.T) if transposed else (rows, weight)
+    return asked
 
 
 @needs_both
-def test_who_is_faster_is_measured_once_for_each_way_that_a_head_is_read(
-    timed: list[tuple[int, ...]],
+@pytest.mark.parametrize(
+    ("maker", "expected"),
+    [
+        ("vendor_id\t: AuthenticAMD", "onednn"),
+        ("vendor_id\t: HygonGenuine", "onednn"),
+        ("AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD", "onednn"),
+        ("vendor_id\t: GenuineIntel", "torch"),
+        ("", "torch"),
+    ],
+)
+def test_who_multiplies_is_said_by_the_maker_of_the_processor(
+    maker: str, expected: str, by_maker: Callable[[str], str]
 ) -> None:
-    for transposed in (False, True, False, True):
-        for _ in range(3):
-            assert library(*large(transposed=transposed)) == "onednn"
-    assert timed == [(30, 20), (20, 30)]
+    assert by_maker(maker) == expected
 
 
-@needs_both
-def test_of_a_large_product_some_is_measured_along_the_vocabulary(timed: list[tuple[int, ...]]) -> None:
-    library(torch.ones(6, 20), torch.ones(300, 20))
-    library(torch.ones(6, 300), torch.ones(300, 20).T)
-    assert timed == [(30, 20), (20, 30)]
-
-
-@needs_both
-def test_small_products_are_never_measured(timed: list[tuple[int, ...]]) -> None:
-    rows, weight = large(transposed=False)
-    assert library(rows, weight[:-1]) == "torch"
-    assert library(rows[:0], weight) == "torch"
-    linear(rows[:-1], weight)
-    linear_into(torch.empty(5, 30), rows[:-1], weight)
-    assert timed == []
-
-
-@needs_both
-def test_where_bits_must_not_depend_on_a_clock_nothing_is_measured(
-    timed: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+def test_without_the_operator_it_is_pytorch(
+    by_maker: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:  # to switch them on takes seconds
-        patch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-        assert library(*large(transposed=False)) == "torch"
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    assert library(*large(transposed=False)) == "torch"
-    assert timed == []
+    monkeypatch.setattr(products, "_OPERATOR", False)
+    assert by_maker("vendor_id\t: AuthenticAMD") == "torch"
+    monkeypatch.setenv("DSKD_PRODUCTS", "onednn")
+    with pytest.raises(ValueError, match="this build of PyTorch has not"):
+        library()
 
 
 @needs_both
-def test_the_environment_says_who_multiplies(
-    by_library: str, timed: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DSKD_PRODUCTS", by_library)
-    assert library(*large(transposed=False)) == by_library
-    assert timed == []
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    assert library(*large(transposed=False)) == "torch"
+def test_the_environment_says_otherwise(by_library: str) -> None:
+    assert library() == by_library
 
 
-@needs_both
 def test_a_library_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSKD_PRODUCTS", "mkl")
-    with pytest.raises(
-        ValueError, match="DSKD_PRODUCTS='mkl'; it is onednn or torch, or not set: then it is measured"
-    ):
-        linear(*large(transposed=False))
+    with pytest.raises(ValueError, match="DSKD_PRODUCTS='mkl'; it is onednn or torch, or not set"):
+        library()
 
 
 @needs_both
-@pytest.mark.parametrize(("of_onednn", "expected"), [(0.5, "onednn"), (0.97, "torch"), (2.0, "torch")])
-def test_the_faster_one_is_taken_and_pytorchs_own_where_both_are_about_as_fast(
-    of_onednn: float, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a clock on which every product takes a second by PyTorch; the first of each takes long."""
-    monkeypatch.delenv("DSKD_PRODUCTS", raising=False)
-    turns = [(100.0, 100.0), (7.0, of_onednn), (1.0, 9.0), (3.0, 5.0)]
-    readings = [step for first, second in turns for step in (1000.0, first, second)]
-    clock = itertools.accumulate(readings)
-    monkeypatch.setattr("dskd.nn.products.time.perf_counter", lambda: next(clock))
-    assert products._faster(*large(transposed=False)) == expected  # noqa: SLF001, by no other way without a clock
-
-
-@needs_both
-def test_both_say_the_same_of_a_product_that_is_measured() -> None:
-    """Through what is called, once for each library and as it is measured: within what each may round."""
+def test_both_say_the_same_of_a_large_product() -> None:
+    """Through what is called, once for each library: within what each may round."""
     rows, weight, bias = matrices(17, 4100, 256, torch.float32, "cpu")
-    assert len(rows) * weight.numel() >= products._LARGE  # noqa: SLF001
     gradient = linear(rows, weight)
-    for asked in ("onednn", "torch", None):
+    for asked in ("onednn", "torch"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.delenv("DSKD_PRODUCTS", raising=False)
-            if asked is not None:
-                patch.setenv("DSKD_PRODUCTS", asked)
+            patch.setenv("DSKD_PRODUCTS", asked)
             assert_close(linear(rows, weight, bias), rows, weight, bias)
             assert_close(linear(gradient, weight.T), gradient, weight.T, None)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes_are_multiplied_by_pytorch(
-    dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DSKD_PRODUCTS", "onednn")
-    rows, weight, _ = matrices(3, 4, 5, dtype, device)
-    assert library(rows, weight) == "torch"
