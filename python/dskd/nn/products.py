@@ -1,16 +1,16 @@
 """Products of few rows with a head, by the library that does them faster on this processor.
 
-For float32 on an x86 CPU PyTorch has two: torch.mm takes MKL, torch.compile takes oneDNN. MKL takes its kernels
-by who made the processor. On the AMD machine of benches/README.md oneDNN makes 174 GFLOP a second of 112 rows
-times 49,152 tokens of 576 numbers, in two threads, and MKL 155; on an Intel one with AVX-512 MKL was 12 to 22 %
-faster (both by hand). So the maker is asked: oneDNN multiplies where it is AMD, or Hygon, whose cores are AMD's;
-PyTorch's own product does everywhere else, for other dtypes, on other devices, in a build without the operator
-that torch.compile calls, and where `torch.backends.mkldnn` is switched off. The environment variable
-`DSKD_PRODUCTS`, `onednn` or `torch`, says otherwise.
+For float32 on an x86 CPU PyTorch has two: torch.mm takes MKL, torch.compile takes oneDNN. MKL takes its
+kernels by who made the processor. On the AMD machine of benches/README.md oneDNN makes 174 GFLOP a second
+of 112 rows times 49,152 tokens of 576 numbers, in two threads, and MKL 155; on an Intel one with AVX-512
+MKL was 12 to 22 % faster (both by hand). So the maker is asked: oneDNN multiplies where it is AMD, or
+Hygon, whose cores are AMD's; PyTorch's own product does everywhere else, for other dtypes, on other
+devices, in a build without the operator that torch.compile calls, and where `torch.backends.mkldnn` is
+switched off. The environment variable `DSKD_PRODUCTS`, `onednn` or `torch`, says otherwise.
 
-Both could be measured once a process, and were for a while: alone a product was judged otherwise than inside of a
-loss, whose head does not stay in a cache, and two processes could multiply by different libraries and differ in
-their last bits. The maker is the same each time.
+Both could be measured once a process, and were for a while: alone a product was judged otherwise than
+inside of a loss, whose head does not stay in a cache, and two processes could multiply by different
+libraries and differ in their last bits. The maker is the same each time.
 """
 
 from __future__ import annotations
