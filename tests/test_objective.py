@@ -76,10 +76,9 @@ def test_a_batch_without_the_teacher_or_its_pairs_is_refused() -> None:
 
 def test_a_reduction_that_there_is_not_is_refused() -> None:
     case = random_leaves()
-    wrong: Any = "none"
-    with pytest.raises(
-        ValueError, match=r"^reduction='none'; it is 'mean', 'sum', or the Reduction of a step$"
-    ):
+    wrong: Any = "batchmean"
+    message = r"^reduction='batchmean'; it is 'mean', 'sum', 'none', or the Reduction of a step$"
+    with pytest.raises(ValueError, match=message):
         objective_of(case, CrossEntropy())(case.batch(), wrong)
 
 
@@ -93,9 +92,9 @@ def test_what_is_built_is_saved_by_the_number_of_its_loss() -> None:
 
 def test_two_losses_whose_terms_have_one_name_are_weighted_each_and_logged_together() -> None:
     case = random_leaves()
-    both = objective_of(case, Weighted(SharedVocabulary(), 0.25), Weighted(SharedVocabulary(top_k=2), 4.0))
+    both = objective_of(case, Weighted(SharedVocabulary(), 0.25), Weighted(SharedVocabulary(temperature=2.0), 4.0))
     alone = [
-        objective_of(case, loss)(case.batch()) for loss in (SharedVocabulary(), SharedVocabulary(top_k=2))
+        objective_of(case, loss)(case.batch()) for loss in (SharedVocabulary(), SharedVocabulary(temperature=2.0))
     ]
     found = both(case.batch())
     expected = 0.25 * alone[0].loss + 4.0 * alone[1].loss
@@ -162,4 +161,4 @@ def test_a_read_of_other_rows_than_the_term_runs_over_is_refused() -> None:
     term = Term("wrong", batch.student.over, [teacher.read], lambda _, view: view.logits.sum(-1))
     for run in (whole, fused):
         with pytest.raises(ValueError, match=r"^a term over labels cannot read states that are at pairs: "):
-            run([Part(term, "wrong", 1.0)])
+            run([Part(term, "wrong", "pairs", 1.0)])

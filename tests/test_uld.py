@@ -99,7 +99,8 @@ def test_what_no_tokenizer_emits_is_not_compared(heads: str) -> None:
     student, teacher = made.student, made.teacher.head
     biases = [None if head.bias is None else head.bias[:-1] for head in (student, teacher)]
     shorter = [Head(head.weight[:-1], bias) for head, bias in zip((student, teacher), biases, strict=True)]
-    model = TeacherModel(shorter[1], made.teacher.maps)
+    maps = VocabularyMaps(to_student=made.teacher.maps.to_student[:-1])
+    model = TeacherModel(shorter[1], maps)
     of_teacher = made.batch.teachers["teacher"]
     batch = Batch(
         States(made.batch.student.hidden, made.batch.student.labels, shorter[0]),

@@ -48,7 +48,7 @@ def run(
     read = Read(
         states, Head(weight, unreachable=head.unreachable), over, torch.zeros(ROWS, dtype=torch.int64)
     )
-    loss = form([Part(Term("term", over, [read], losses), "term", 1.0)]).loss
+    loss = form([Part(Term("term", over, [read], losses), "term", "labels", 1.0)]).loss
     of_states, of_weight = torch.autograd.grad(loss, [states, weight])
     return loss.detach(), of_states, of_weight
 
