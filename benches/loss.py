@@ -46,6 +46,7 @@ from dskd.nn import (
     Head,
     Objective,
     Projectors,
+    Reduction,
     SharedVocabulary,
     States,
     Teacher,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd.nn import Loss
+    from dskd.train import Collated
 
 MIB = 2**20
 FLOAT = 4
@@ -616,7 +618,8 @@ def demo_of(folder: Path, *, with_models: bool) -> Path:
         for side, tokenizer in tokenizers.items()
     }
     aligner = Aligner(sides["teacher"].vocabulary, sides["student"].vocabulary)
-    collate = train.DistillationCollator(sides["teacher"], sides["student"], aligner)
+    of_teacher = {"teacher": train.TeacherSide(sides["teacher"], aligner)}
+    collate = train.DistillationCollator(sides["student"], of_teacher)
     rows = [asdict(row) for row in assets.prompt_rows("train", _BATCHES * distill.BATCH)]
     models["teacher"].requires_grad_(False).eval()
     heads = {side: model.head_of(models[side], sides[side].vocabulary) for side in models}
@@ -660,33 +663,37 @@ def _tiny_model(transformers: Any, size: int) -> Any:
 
 def measure_step(file: Path, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Forward, backward and optimizer of a contestant of `STEPS`: as `measured`, a pass is all batches."""
-    distilled = importlib.import_module("distilled")
+    model = importlib.import_module("dskd.train.model")
     given = torch.load(file, weights_only=False)
     teacher, batches = given["models"]["teacher"], given["batches"]
     objective = given["objectives"][name].train(name != "dual_space_still")
     objective.fused = name != "dual_space_full"
-    whole = distilled.Distilled(
-        given["models"]["student"], given["student_head"], given["teacher"], objective
-    )
-    has_none = name in {"sft", "dual_space_teacher"}
-    at_hand = [None if has_none else distilled.teacher_states(teacher, batch) for batch in batches]
+    whole = model.DistillationModel(given["models"]["student"], given["student_head"], objective)
     trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95))
     steps = itertools.count()
 
-    def step(batch: Mapping[str, Tensor], states: Tensor | None) -> None:
+    @torch.no_grad()
+    def said_in(batch: Collated) -> Mapping[str, Teacher]:
+        tokens = batch.teachers["teacher"]
+        states = model.hidden_states(teacher, tokens.input_ids, tokens.attention_mask)
+        return {"teacher": batch.places.of_teacher("teacher", states, given["teacher"])}
+
+    def step(batch: Collated, said: Mapping[str, Teacher]) -> None:
         if name == "dual_space_teacher":
-            states = distilled.teacher_states(teacher, batch)
-        torch.autograd.backward(whole(batch, states, next(steps)).loss)
+            said = said_in(batch)
+        parts = whole(batch, said, Reduction(batch.places.counts()), step=next(steps))
+        torch.autograd.backward(parts.loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
+    at_hand = [{} if name in {"sft", "dual_space_teacher"} else said_in(batch) for batch in batches]
     step(batches[0], at_hand[0])  # after which the optimizer has its state
 
     def run() -> None:
-        for batch, states in zip(batches, at_hand, strict=True):
-            step(batch, states)
+        for batch, said in zip(batches, at_hand, strict=True):
+            step(batch, said)
 
     return measured(run, settings["seconds"])
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -43,32 +44,34 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import assets
 import distill
-from distilled import Distilled, teacher_states
 from dskd import Aligner, Vocabulary
 from dskd.nn import (
     CrossEntropy,
     DualSpace,
     Objective,
     Projectors,
+    Reduction,
     SharedVocabulary,
     TeacherModel,
     VocabularyMaps,
     Weighted,
     divergence,
 )
-from dskd.train import DistillationCollator, Side, held_out
-from dskd.train.model import head_of
+from dskd.train import DistillationCollator, Side, TeacherSide, held_out
+from dskd.train.model import DistillationModel, head_of, hidden_states
 from report import Report, machine, positive, revision, said_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
-    from torch import Tensor
-
-    from dskd.nn import Loss
+    from dskd.nn import Loss, Teacher
+    from dskd.train import Collated
 
 Wanted: TypeAlias = "Mapping[tuple[str, int], Sequence[str]]"
 """Arms of starts and seeds."""
+
+Step: TypeAlias = "tuple[Collated, Mapping[str, Teacher]]"
+"""A batch, and what the teacher says there."""
 
 STARTS = ("cut", "narrow")
 REFRESH_EVERY = 5
@@ -137,10 +140,10 @@ SMALL = Plan(steps=4, batch=2, every=2, held_out=4, diagnosed=2, timed=6, warmup
 class Setting:
     """What all arms of a seed share; all students have one tokenizer."""
 
-    teacher: Any
+    teacher: TeacherModel
     collator: DistillationCollator
-    batches: Sequence[tuple[Mapping[str, Tensor], Tensor]]
-    diagnosed: Sequence[tuple[Mapping[str, Tensor], Tensor]]
+    batches: Sequence[Step]
+    diagnosed: Sequence[Step]
     held_out: Sequence[Mapping[str, Any]]
 
 
@@ -152,15 +155,21 @@ def setting(tokenizer: Path, seed: int, plan: Plan) -> Setting:
     of_teacher = _side(folder, teacher.config.vocab_size, plan, distill.ROLES)
     of_student = _side(tokenizer, None, plan, None)
     aligner = Aligner(of_teacher.vocabulary, of_student.vocabulary)
-    collator = DistillationCollator(of_teacher, of_student, aligner)
+    collator = DistillationCollator(of_student, {"teacher": TeacherSide(of_teacher, aligner)})
+    mapped = aligner.vocabulary_map
+    maps = VocabularyMaps(
+        to_student=torch.tensor(mapped.teacher_to_student), overlap=torch.tensor(mapped.overlap)
+    )
+    spoken = TeacherModel(head_of(teacher, of_teacher.vocabulary), maps)
+    said = functools.partial(_with_teacher, collator=collator, teacher=teacher, spoken=spoken)
     rows = [_row(row) for row in assets.prompt_rows("train", plan.steps * plan.batch)]
     test = [_row(row) for row in assets.prompt_rows("held_out", plan.held_out + plan.diagnosed)]
     diagnosed = test[plan.held_out :]
     return Setting(
-        teacher,
+        spoken,
         collator,
-        list(_with_teacher(_batches(rows, plan.batch, seed), collator, teacher)),
-        list(_with_teacher(_batches(diagnosed, plan.batch, seed), collator, teacher)),
+        list(said(_batches(rows, plan.batch, seed))),
+        list(said(_batches(diagnosed, plan.batch, seed))),
         test[: plan.held_out],
     )
 
@@ -187,27 +196,26 @@ def _batches(rows: Sequence[Mapping[str, Any]], size: int, seed: int) -> list[li
     return made
 
 
+@torch.no_grad()
 def _with_teacher(
-    batches: Sequence[Sequence[Mapping[str, Any]]], collator: DistillationCollator, teacher: Any
-) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+    batches: Sequence[Sequence[Mapping[str, Any]]],
+    collator: DistillationCollator,
+    teacher: Any,
+    spoken: TeacherModel,
+) -> Iterator[Step]:
     for rows in batches:
         batch = collator(rows)
-        yield batch, teacher_states(teacher, batch)
+        tokens = batch.teachers["teacher"]
+        states = hidden_states(teacher, tokens.input_ids, tokens.attention_mask)
+        yield batch, {"teacher": batch.places.of_teacher("teacher", states, spoken)}
 
 
-def model_of(arm: str, start: Path, shared: Setting) -> Distilled:
+def model_of(arm: str, start: Path, shared: Setting) -> DistillationModel:
     """The student at its start, and the loss of the arm."""
     student: Any = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    teacher_head, head = (
-        head_of(model, side.vocabulary)
-        for model, side in ((shared.teacher, shared.collator.teacher), (student, shared.collator.student))
-    )
-    mapped = shared.collator.aligner.vocabulary_map
-    overlap, to_student = torch.tensor(mapped.overlap), torch.tensor(mapped.teacher_to_student)
-    teacher = TeacherModel(teacher_head, VocabularyMaps(to_student=to_student, overlap=overlap))
-    loss = ARMS[arm]
+    head, loss = head_of(student, shared.collator.student.vocabulary), ARMS[arm]
     losses = [CrossEntropy()] if loss is None else [Weighted(CrossEntropy(), 0.5), Weighted(loss, 0.5)]
-    return Distilled(student, head, teacher, Objective(losses, head, teacher))
+    return DistillationModel(student, head, Objective(losses, head, shared.teacher))
 
 
 def train(arm: str, start: Path, shared: Setting, plan: Plan) -> list[dict[str, float]]:
@@ -220,14 +228,14 @@ def train(arm: str, start: Path, shared: Setting, plan: Plan) -> list[dict[str, 
     return curve
 
 
-def _steps(arm: str, model: Distilled, shared: Setting, plan: Plan) -> Iterator[float]:
+def _steps(arm: str, model: DistillationModel, shared: Setting, plan: Plan) -> Iterator[float]:
     """Trains; the seconds of each step, with those of projectors that were solved again."""
     optimizer = _optimizer(model, plan)
-    for step, (batch, teacher_hidden) in enumerate(shared.batches):
+    for step, (batch, teachers) in enumerate(shared.batches):
         begun = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = group["full"] * min((step + 1) / plan.warmup, 1)
-        parts = model(batch, teacher_hidden, step)
+        parts = model(batch, teachers, Reduction(batch.places.counts()), step=step)
         if not torch.isfinite(parts.loss):
             raise FloatingPointError(f"{arm}: the loss of step {step} is not finite")
         parts.loss.backward()
@@ -237,7 +245,7 @@ def _steps(arm: str, model: Distilled, shared: Setting, plan: Plan) -> Iterator[
         yield time.perf_counter() - begun
 
 
-def _optimizer(model: Distilled, plan: Plan) -> torch.optim.Optimizer:
+def _optimizer(model: DistillationModel, plan: Plan) -> torch.optim.Optimizer:
     projectors = list(model.objective.parameters())
     own = {id(parameter) for parameter in projectors}
     others = [one for one in model.parameters() if one.requires_grad and id(one) not in own]
@@ -247,28 +255,29 @@ def _optimizer(model: Distilled, plan: Plan) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 
-def _measured(step: int, model: Distilled, shared: Setting) -> dict[str, float]:
+def _measured(step: int, model: DistillationModel, shared: Setting) -> dict[str, float]:
     found = held_out(model.student, shared.collator.student, shared.held_out)
     said = {"step": step, "bits_per_byte": found.bits_per_byte, "end_of_turn_bits": found.end_of_turn_bits}
     projectors = _projectors(model)
     return said | ({} if projectors is None else diagnosis(model, projectors, shared))
 
 
-def _projectors(model: Distilled) -> Projectors | None:
+def _projectors(model: DistillationModel) -> Projectors | None:
     """Those of dual space."""
     return next((one for one in model.objective.built.values() if isinstance(one, Projectors)), None)
 
 
 @torch.no_grad()
-def diagnosis(model: Distilled, projectors: Projectors, shared: Setting) -> dict[str, float]:
+def diagnosis(model: DistillationModel, projectors: Projectors, shared: Setting) -> dict[str, float]:
     """Of z_ts at held-out pairs: its distance from the teacher on O, its mass outside, its entropy; nats."""
-    of_teacher, of_student = model.teacher.maps.shared()
-    head = model.student_head
+    of_teacher, of_student = shared.teacher.maps.shared()
+    head = head_of(model.student, shared.collator.student.vocabulary)
     sums = torch.zeros(3, dtype=torch.float64)
     pairs = 0
-    for _, teacher_hidden in shared.diagnosed:
+    for _, teachers in shared.diagnosed:
+        teacher_hidden = teachers["teacher"].read.states
         logits = head.reachable(head.logits(projectors.to_student(teacher_hidden)))
-        teacher = model.teacher.head.logits(teacher_hidden)
+        teacher = shared.teacher.head.logits(teacher_hidden)
         distance = divergence("kl", teacher[:, of_teacher], logits[:, of_student])
         log_p = logits.log_softmax(-1)
         outside = 1 - log_p[:, of_student].exp().sum(-1)

@@ -574,8 +574,8 @@ class _Block:
         with torch.no_grad():
             left = iter(found)
             by_autograd = {read: next(left) for read in self._leaves}
-            for kept, made in zip(trained.values(), left, strict=False):
-                if made is not None:
+            for kept in trained.values():
+                if (made := next(left)) is not None:
                     kept.add_(made)
             for read, closed in self._closed.items():
                 outer = [next(left) for _ in closed.items]
