@@ -42,6 +42,7 @@ OBJECTIVES = [name for name in LOSSES if name != "cross_entropy"]
 class Loop:
     """What a loop of one's own holds."""
 
+    sides: tuple[Side, Side]
     student: Any
     teacher: Any
     aligner: Aligner
@@ -50,7 +51,7 @@ class Loop:
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Row by row tokenised, aligned, run through both models."""
-        readings = [[tiny.read(side, row) for row in rows] for side in SIDES()]
+        readings = [[tiny.read(side, row) for row in rows] for side in self.sides]
         labels = [[[-100] * one.first + one.ids[one.first :] for one in of_side] for of_side in readings]
         alignment = self.aligner.align(teacher_labels=labels[0], student_labels=labels[1])
         places = Places.of(alignment, labels[1], labels[0], needs=self.objective.needs)
@@ -76,10 +77,8 @@ class Loop:
         return make([*groups, {"params": beside, "lr": 0.05}] if beside else groups)
 
 
-def SIDES() -> tuple[Side, Side]:  # noqa: N802 - a constant, made when it is asked for
-    tokenizers = tiny.teacher_tokenizer(), tiny.student_tokenizer()
-    teacher, student = (Side(one, Vocabulary.from_tokenizer(one)) for one in tokenizers)
-    return teacher, student
+def side_of(tokenizer: Any) -> Side:
+    return Side(tokenizer, Vocabulary.from_tokenizer(tokenizer))
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -90,11 +89,13 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 def loop_of(loss: Loss) -> Loop:
     """Half cross-entropy and half a loss, of the models of `tiny.trainer`."""
-    teacher_side, student_side = SIDES()
+    alike = type(loss) in [LOSSES.get(name) for name in tiny.ONE_VOCABULARY]
+    of_teacher = tiny.student_tokenizer() if alike else tiny.teacher_tokenizer()
+    sides = side_of(of_teacher), side_of(tiny.student_tokenizer())
     student = tiny.llama(len(tiny.student_tokenizer()), tiny.HIDDEN["student"], seed=1)
-    teacher = tiny.llama(len(tiny.teacher_tokenizer()), tiny.HIDDEN["teacher"], seed=2)
+    teacher = tiny.llama(len(of_teacher), tiny.HIDDEN["teacher"], seed=2)
     teacher.requires_grad_(requires_grad=False)
-    aligner = Aligner(teacher_side.vocabulary, student_side.vocabulary)
+    aligner = Aligner(sides[0].vocabulary, sides[1].vocabulary)
     mapped = aligner.vocabulary_map
     model = TeacherModel(
         Head.of(teacher),
@@ -104,7 +105,7 @@ def loop_of(loss: Loss) -> Loop:
         teacher.get_input_embeddings().weight,
     )
     halves = [Weighted(CrossEntropy(), 0.5), Weighted(loss, 0.5)]
-    return Loop(student, teacher, aligner, model, Objective(halves, Head.of(student), model).double())
+    return Loop(sides, student, teacher, aligner, model, Objective(halves, Head.of(student), model).double())
 
 
 def run(loop: Loop, batches: Sequence[Sequence[Mapping[str, Any]]], steps: int) -> dict[str, Tensor]:

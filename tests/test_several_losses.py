@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import tiny
 from dskd.nn import LOSSES
 from dskd.train.trainer import PROJECTORS_FILE
-from tiny import UNGATED, assert_same
+from tiny import ONE_VOCABULARY, UNGATED, assert_same
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,17 +97,23 @@ def test_with_two_teachers_four_rows_at_once_are_four_one_after_the_other(tmp_pa
 
 
 def test_all_losses_there_are_train_together(tmp_path: Path) -> None:
-    names = [name for name in LOSSES if name not in ("cross_entropy", "cross_model_attention")]
+    named = {"cross_model_attention": "other", **dict.fromkeys(ONE_VOCABULARY, "near")}
     losses = [
         CROSS_ENTROPY,
-        {"loss": "cross_model_attention", "teacher": "other"},
-        *({"loss": name, "weight": 0.1, "teacher": "big"} for name in names),
+        *(
+            {"loss": name, "weight": 0.1, "teacher": named.get(name, "big")}
+            for name in LOSSES
+            if name != "cross_entropy"
+        ),
     ]
-    made = run_of(tmp_path, losses, optim="adamw_torch", learning_rate=0.001)
+    near = tiny.llama(len(tiny.student_tokenizer()), 12, seed=4)
+    teachers = {**tiny.two_teachers(), "near": near}
+    made = tiny.trainer(tmp_path, teacher=teachers, losses=losses, optim="adamw_torch", learning_rate=0.001)
     moved = moves(made)
     assert all(bool(one.isfinite().all() and one.any()) for one in of_student(moved).values())
     assert len(tiny.steps_logged(made)) == 3
-    assert {"big", "other"} == {name.partition("/")[0] for name in made.terms if "/" in name}
+    listened = {str(one.get("teacher", "cross_entropy")) for one in losses}
+    assert {name.partition("/")[0] for name in made.terms} == listened
 
 
 def test_a_teacher_to_whom_no_loss_listens_never_runs(tmp_path: Path) -> None:

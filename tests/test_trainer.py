@@ -620,7 +620,11 @@ UNPAIRED = [{"prompt": "The", "completion": " forty"}, {"prompt": "A", "completi
         {"preset": "dskd_v2"},
         {"teacher_to_student": "solved"},
         {"t2s_target": "distribution", "columns": "overlap", "s2t_columns": "overlap"},
-        *({"objective": name} for name in OBJECTIVES if name not in ("sft", "dual_space")),
+        *(
+            {"objective": name}
+            for name in OBJECTIVES
+            if name not in ("sft", "dual_space", *tiny.ONE_VOCABULARY)  # all of one vocabulary is a pair
+        ),
     ],
     ids=str,
 )

@@ -35,6 +35,7 @@ __all__ = [
     "CHAT",
     "EVERYTHING",
     "HIDDEN",
+    "ONE_VOCABULARY",
     "ROWS",
     "TOKENIZERS",
     "UNGATED",
@@ -149,8 +150,16 @@ def two_teachers() -> dict[str, Any]:
     return {name: llama(len(TOKENIZERS[name]()), width, seed=seed) for name, (width, seed) in sizes.items()}
 
 
-TOKENIZERS = {"teacher": teacher_tokenizer, "big": teacher_tokenizer, "other": other_tokenizer}
+TOKENIZERS = {
+    "teacher": teacher_tokenizer,
+    "big": teacher_tokenizer,
+    "other": other_tokenizer,
+    "near": student_tokenizer,
+}
 """Of teachers by their names."""
+
+ONE_VOCABULARY = ("logits",)
+"""Losses whose teacher has the student's tokenizer."""
 
 
 def collator(teacher: Any, student: Any, **limits: int) -> DistillationCollator:
@@ -216,19 +225,18 @@ def trainer(
 ) -> Any:
     """A trainer of tiny models, its projectors as wide; `more` is for it, the rest are options.
 
-    A teacher is one, or several by name.
+    A teacher is one, or several by name; without one it is that which the objective can listen to.
     """
     tokenizer = student_tokenizer()
+    own = tokenizer if given.get("objective") in ONE_VOCABULARY else teacher_tokenizer()
     if teacher is None:
-        teacher = llama(len(teacher_tokenizer()), HIDDEN["teacher"], seed=2)
+        teacher = llama(len(own), HIDDEN["teacher"], seed=2)
     several = isinstance(teacher, dict)
     for one in teacher.values() if several else [teacher]:
         one.to(dtype)
     usual = {
         "processing_class": tokenizer,
-        "teacher_processing_class": {name: TOKENIZERS[name]() for name in teacher}
-        if several
-        else teacher_tokenizer(),
+        "teacher_processing_class": {name: TOKENIZERS[name]() for name in teacher} if several else own,
         "train_dataset": list(rows),
     }
     made: Any = DistillationTrainer(
