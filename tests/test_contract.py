@@ -18,8 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from dskd.nn import (
+    ALM,
     DIVERGENCES,
     LOSSES,
+    ULD,
     AttentionScales,
     Batch,
     CrossEntropy,
@@ -30,6 +32,7 @@ from dskd.nn import (
     Objective,
     Reduction,
     SharedVocabulary,
+    StrictTopK,
     Weighted,
 )
 from leaves import (
@@ -63,10 +66,14 @@ def ungated(**given: Any) -> DualSpace:
 
 INSTRUCTIVE: dict[str, list[Loss]] = {
     "shared_vocabulary": [
-        SharedVocabulary(top_k=2, temperature=1.7),
-        SharedVocabulary(top_k=100),
         SharedVocabulary(divergence="js", mix=0.2, temperature=2.0),
     ],
+    "strict_top_k": [
+        StrictTopK(top_k=2, temperature=1.7, specials=True),
+        StrictTopK(top_k=None, divergence="kl"),
+    ],
+    "alm": [ALM(temperature=1.0), ALM(divergence="js", temperature=3.0)],
+    "uld": [ULD(largest=3), ULD(temperature=2.0)],
     "dual_space": [
         ungated(temperature=1.7, scale_by_temperature_squared=True),
         ungated(gate="gold", t2s_target="gold", temperature=0.7),
@@ -114,17 +121,22 @@ def _name_of(name: str, loss: Loss) -> str:
     return f"{name} {', '.join(options)}"
 
 
+OF_TWO_VOCABULARIES = {name: loss for name, loss in LOSSES.items() if name != "logits"}
+"""The other one is held to the same in test_logits.py."""
+
 EVERY: dict[str, Loss] = {
-    **{name: loss() for name, loss in LOSSES.items()},
+    **{name: loss() for name, loss in OF_TWO_VOCABULARIES.items()},
     **{
         f"{name} {preset}": loss(**given)
-        for name, loss in LOSSES.items()
+        for name, loss in OF_TWO_VOCABULARIES.items()
         for preset, given in loss.presets.items()
     },
     **{_name_of(name, loss): loss for name, losses in INSTRUCTIVE.items() for loss in losses},
 }
 each_loss = pytest.mark.parametrize("loss", EVERY.values(), ids=EVERY)
-each_name = pytest.mark.parametrize("loss", [loss() for loss in LOSSES.values()], ids=LOSSES)
+each_name = pytest.mark.parametrize(
+    "loss", [loss() for loss in OF_TWO_VOCABULARIES.values()], ids=OF_TWO_VOCABULARIES
+)
 """With its usual options: where what options say of rows and columns makes no difference."""
 
 MASKS: dict[str, dict[str, Any]] = {
@@ -234,7 +246,7 @@ def test_fused_is_the_definition_in_every_shape(shape: dict[str, Any], loss: Los
 
 
 COMPARING: list[dict[str, Any]] = [
-    {"loss": SharedVocabulary, "top_k": 3},
+    {"loss": StrictTopK, "top_k": 3},
     {"loss": SharedVocabulary},
     {"loss": DualSpace, **DualSpace.presets["dskd_v2"], "temperature": 1.7},
     {"loss": DualSpace, "s2t_columns": "overlap"},
@@ -551,8 +563,8 @@ ROUNDED: dict[str, Loss] = {
 
 def is_in_doubt(loss: Loss) -> bool:
     """Where what is compared may be another by a rounding: the largest k of a student, a head of tokens."""
-    if isinstance(loss, SharedVocabulary) and loss.top_k is not None:
-        return loss.top_k < 100
+    if isinstance(loss, StrictTopK) or (isinstance(loss, ULD) and loss.largest is not None):
+        return True
     return "adaptive_kl" in (getattr(loss, "divergence", None), getattr(loss, "s2t_divergence", None))
 
 
