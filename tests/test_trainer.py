@@ -852,6 +852,20 @@ def test_what_is_logged_is_the_sums_over_the_counts_since_the_last_time(tmp_path
     assert "student_cut" not in line
 
 
+@pytest.mark.parametrize(("counted", "padding"), [("all", True), ("non_padding", False)])
+def test_the_students_tokens_are_counted(counted: str, padding: bool, tmp_path: Path) -> None:
+    made = tiny.trainer(
+        tmp_path,
+        include_num_input_tokens_seen=counted,
+        max_steps=1,
+        per_device_train_batch_size=len(ROWS),
+    )
+    made.train()
+    tokens = tiny.batch_of(made, ROWS).student
+    expected = tokens.input_ids.numel() if padding else int(tokens.attention_mask.sum())
+    assert made.state.num_input_tokens_seen == expected
+
+
 def test_cut_responses_are_logged(tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path, max_response_length=6, max_steps=2)
     made.train()
