@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.utils.data import IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from transformers import logging as transformers_logging
 
@@ -851,6 +852,20 @@ def test_what_is_logged_is_the_sums_over_the_counts_since_the_last_time(tmp_path
     assert "student_cut" not in line
 
 
+@pytest.mark.parametrize(("counted", "padding"), [("all", True), ("non_padding", False)])
+def test_the_students_tokens_are_counted(counted: str, padding: bool, tmp_path: Path) -> None:
+    made = tiny.trainer(
+        tmp_path,
+        include_num_input_tokens_seen=counted,
+        max_steps=1,
+        per_device_train_batch_size=len(ROWS),
+    )
+    made.train()
+    tokens = tiny.batch_of(made, ROWS).student
+    expected = tokens.input_ids.numel() if padding else int(tokens.attention_mask.sum())
+    assert made.state.num_input_tokens_seen == expected
+
+
 def test_cut_responses_are_logged(tmp_path: Path) -> None:
     made = tiny.trainer(tmp_path, max_response_length=6, max_steps=2)
     made.train()
@@ -1058,6 +1073,26 @@ def test_a_run_with_workers_is_the_run_without(tmp_path: Path) -> None:
     assert_same(found[1], found[0], relative=1e-12)
 
 
+def test_streamed_rows_are_trained_on_as_those_of_a_list(tmp_path: Path) -> None:
+    found = []
+    for rows in (ROWS, Stream(ROWS)):
+        made = tiny.trainer(tmp_path, per_device_train_batch_size=len(ROWS), more={"train_dataset": rows})
+        made.train()
+        found.append(made.model.state_dict())
+    assert_same(found[1], found[0], relative=1e-10)
+
+
+class Stream(IterableDataset[Any]):
+    """Rows, one after the other."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+
+STREAMED = "streamed rows"
 TWO_TEACHERS = "two teachers"
 MICRO_BATCHES = "what divides by the micro-batch"
 PROCESSES: dict[str, dict[str, Any]] = {
@@ -1067,6 +1102,7 @@ PROCESSES: dict[str, dict[str, Any]] = {
     "steps of two micro-batches": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     "shared_vocabulary": {"objective": "shared_vocabulary"},
     "sft": {"objective": "sft"},
+    STREAMED: {},
     TWO_TEACHERS: {
         "losses": [
             {"loss": "cross_entropy"},
@@ -1151,6 +1187,8 @@ def test_sharded_otherwise_is_refused_with_the_way_out(how: str, two_processes: 
 def in_process(folder: Path, name: str, *, processes: int) -> Any:
     """Three steps of four rows each, on so many processes."""
     given = {"rows": ROWS[:4], "per_device_train_batch_size": 4, **PROCESSES[name]}
+    if name == STREAMED:
+        given["more"] = {"train_dataset": Stream(ROWS[:4])}
     if name == TWO_TEACHERS:
         given["teacher"] = tiny.two_teachers()
     # The second of one process is that of the second process.

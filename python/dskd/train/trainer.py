@@ -192,6 +192,10 @@ class DistillationTrainer(Trainer):
         """0: what transformers estimates of one model would be wrong of two."""
         return 0
 
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Counts the student's, which Trainer looks for in a dictionary."""
+        super()._track_num_input_tokens(vars(inputs.student))
+
     def _refuse_not_finite(self, terms: Mapping[str, Tensor]) -> None:
         broken = [name for name, value in terms.items() if not torch.isfinite(value)]
         if broken:
