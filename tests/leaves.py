@@ -199,7 +199,7 @@ class Leaves:
 
 def _part_of(chunks: Chunks, kept: Tensor, place: Tensor) -> Chunks:
     those = kept[chunks.positions]
-    ids, chunk = chunks.chunk[those].unique(return_inverse=True)
+    ids, chunk = torch.unique(chunks.chunk[those], return_inverse=True)
     return Chunks(place[chunks.positions[those]], chunk, chunks.teacher_log_probs[ids])
 
 
@@ -269,7 +269,8 @@ def random_leaves(  # noqa: PLR0913 - a case is what it is of
 def _chunks(row: Tensor, generator: torch.Generator, device: str, dtype: torch.dtype) -> Chunks:
     """Of one to four positions of a row, some of which are in none."""
     kept = torch.rand(len(row), generator=generator) < 0.8
-    length, begins, last = 0, [], None
+    begins: list[int] = []
+    length, last = 0, None
     longest = torch.randint(1, 5, (len(row) + 1,), generator=generator).tolist()
     for its in row[kept].tolist():
         is_new = its != last or length == longest[sum(begins)]
@@ -365,7 +366,8 @@ def say_clearly(case: Leaves, projector: Tensor | None) -> None:
 
 def _is_unclear(logits: Tensor) -> Tensor:
     first, second = logits.topk(2).values.T
-    return first - second < _CLEARLY * logits.std(-1)
+    unclear: Tensor = first - second < _CLEARLY * logits.std(-1)
+    return unclear
 
 
 # ---- A term alone ----------------------------------------------------------------------------------------

@@ -64,7 +64,10 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "pairs in another order": (lambda: with_teacher(paired=PAIRED.flip(0)), "does not ascend from 0 to 13"),
     "a pair beyond the end": (lambda: with_teacher(paired=PAIRED + 14), "does not ascend from 0 to 13"),
-    "pairs without states": (lambda: with_teacher(hidden=None), "give hidden, or what is stored of it, and paired, or neither$"),
+    "pairs without states": (
+        lambda: with_teacher(hidden=None),
+        "give hidden, or what is stored of it, and paired, or neither$",
+    ),
     "states of another width": (
         lambda: with_teacher(hidden=torch.zeros(12, 3)),
         r"states of shape \[12, 3\], and its head reads 4; are the heads swapped\?$",

@@ -116,7 +116,7 @@ INSTRUCTIVE: dict[str, list[Loss]] = {
 
 
 def _name_of(name: str, loss: Loss) -> str:
-    usual = vars(type(loss)()) | type(loss).presets.get("dskd_ungated", {})
+    usual = {**vars(type(loss)()), **type(loss).presets.get("dskd_ungated", {})}
     options = [f"{key}={value}" for key, value in vars(loss).items() if value != usual[key]]
     return f"{name} {', '.join(options)}"
 
@@ -344,7 +344,7 @@ def test_without_anything_to_sum_a_loss_is_a_zero_that_reaches_all_that_it_train
     labels: int, fused: bool, loss: Loss
 ) -> None:
     """As DDP needs it: a gradient of zeros for each parameter."""
-    nothing = {"labels": labels, "pairs": 0, "teacher_labels": 0}
+    nothing: dict[str, Any] = {"labels": labels, "pairs": 0, "teacher_labels": 0}
     case = random_leaves(transforms=TRANSFORMS["all of these"], **nothing)
     if labels and not loss.needs.teacher:
         return  # there is something to sum

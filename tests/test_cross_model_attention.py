@@ -739,10 +739,11 @@ def test_what_attention_compares_has_to_be_there(side: str, without: str) -> Non
     batch, objective = random_case().batch(), random_case().objective()
     teacher = batch.teachers["teacher"]
     assert teacher.states is not None
+    nothing: Any = {without: None}
     if side == "student":
-        batch = replace(batch, student=replace(batch.student, **{without: None}))
+        batch = replace(batch, student=replace(batch.student, **nothing))
     else:
-        poorer = replace(teacher.states, **{without: None})
+        poorer = replace(teacher.states, **nothing)
         batch = replace(batch, teachers={"teacher": replace(teacher, states=poorer)})
     with pytest.raises(ValueError, match=r"give States\(row=, inputs=, embeddings=\) of both models$"):
         objective(batch)

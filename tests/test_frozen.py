@@ -154,7 +154,8 @@ def _shared_vocabulary(case: dict[str, Any], batch: Batch, fused: bool) -> Resul
     if top_k is None:
         loss = _loss(case, batch, nn.SharedVocabulary(**options), fused)
         return batch.result(loss(batch.given(), _reduction(case)), {})
-    few = nn.StrictTopK(**{"divergence": "kl"} | options, top_k=top_k, strict=False, specials=True)
+    given: dict[str, Any] = {"divergence": "kl", **options}
+    few = nn.StrictTopK(**given, top_k=top_k, strict=False, specials=True)
     found = batch.result(_loss(case, batch, few, fused)(batch.given(), _reduction(case)), {})
     found["sum of shared_kd"] = found.pop("sum of strict_kd")
     del found["count of strict"]  # all of them

@@ -51,7 +51,7 @@ def test_a_loss_that_needs_no_teacher_looks_at_none() -> None:
 
 def test_what_is_needed_of_a_teacher_is_what_its_losses_need_together() -> None:
     case = random_leaves(teachers=("big", "small"))
-    losses = [
+    losses: list[Weighted | Loss] = [
         CrossEntropy(),
         Weighted(SharedVocabulary(), teacher="big"),
         Weighted(DualSpace(spaces="teacher"), teacher="big"),
@@ -92,9 +92,12 @@ def test_what_is_built_is_saved_by_the_number_of_its_loss() -> None:
 
 def test_two_losses_whose_terms_have_one_name_are_weighted_each_and_logged_together() -> None:
     case = random_leaves()
-    both = objective_of(case, Weighted(SharedVocabulary(), 0.25), Weighted(SharedVocabulary(temperature=2.0), 4.0))
+    both = objective_of(
+        case, Weighted(SharedVocabulary(), 0.25), Weighted(SharedVocabulary(temperature=2.0), 4.0)
+    )
     alone = [
-        objective_of(case, loss)(case.batch()) for loss in (SharedVocabulary(), SharedVocabulary(temperature=2.0))
+        objective_of(case, loss)(case.batch())
+        for loss in (SharedVocabulary(), SharedVocabulary(temperature=2.0))
     ]
     found = both(case.batch())
     expected = 0.25 * alone[0].loss + 4.0 * alone[1].loss

@@ -244,10 +244,6 @@ def test_options_out_of_range_are_refused(given: dict[str, Any], message: str) -
         SharedVocabulary(**given)
 
 
-def test_the_preset_is_as_published() -> None:
-    assert SharedVocabulary.presets["strict"] == {"top_k": 16, "divergence": "reverse_kl"}
-
-
 def test_shared_tokens_worked_out_by_hand() -> None:
     """Teacher (1, 2, 4) / 7, student (1, 9, 3) / 13 in its order; shared (1, 2) and (2, 1).
 

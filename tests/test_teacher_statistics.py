@@ -36,7 +36,7 @@ def test_they_are_sums_over_the_distribution(transforms: Transforms, temperature
     p = log_p.exp()
     bias = torch.zeros_like(head.weight[:, 0]) if head.bias is None else head.bias
     assert torch.equal(found.predicted, logits.argmax(-1))
-    torch.testing.assert_close(found.negative_entropy, (p * log_p).sum(-1), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(found.negative_entropy, torch.xlogy(p, p).sum(-1), rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(found.mean_row, p @ head.weight.detach(), rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(found.mean_bias, p @ bias.detach(), rtol=1e-12, atol=1e-13)
     assert found.temperature == temperature

@@ -27,6 +27,7 @@ __all__ = [
 
 
 def refuse_states(name: str, hidden: Tensor, labels: Tensor, head: Head) -> None:
+    """What is wrong with the states of a model beside its labels and head."""
     if hidden.ndim != 2 or labels.ndim != 1 or len(hidden) != len(labels):  # noqa: PLR2004
         raise ValueError(
             f"{name}: states of shape {list(hidden.shape)} and labels of shape {list(labels.shape)}; give "
@@ -41,11 +42,13 @@ def refuse_states(name: str, hidden: Tensor, labels: Tensor, head: Head) -> None
         raise ValueError(f"{name} are {labels.dtype}; give token ids, int64")
     if len(labels) and int(labels.max()) >= head.size:
         raise ValueError(
-            f"{name} have the id {int(labels.max())}, and the head has 0 to {head.size - 1}; are the heads swapped?"
+            f"{name} have the id {int(labels.max())}, and the head has 0 to {head.size - 1}; are the heads "
+            "swapped?"
         )
 
 
 def refuse_is_text(is_text: Tensor | None, overlap: Tensor | None) -> None:
+    """What is wrong with a mask of the overlap."""
     tokens = 0 if overlap is None else len(overlap)
     if is_text is not None and (is_text.shape != (tokens,) or is_text.dtype != torch.bool):
         raise ValueError(
@@ -55,16 +58,19 @@ def refuse_is_text(is_text: Tensor | None, overlap: Tensor | None) -> None:
 
 
 def refuse_name(of: str, states: States, name: str) -> None:
+    """States under another name than that by which they are counted."""
     if states.name != name:
         raise ValueError(f"the states of the {of} are named {states.name!r}: give States(name={name!r})")
 
 
 def refuse_statistics(name: str, statistics: TeacherStatistics | None, count: int) -> None:
+    """Statistics of another number of positions."""
     if statistics is not None and len(statistics.predicted) != count:
         raise ValueError(f"statistics of {len(statistics.predicted)} positions, and there are {count} {name}")
 
 
 def refuse_maps(to_student: Tensor, overlap: Tensor | None) -> None:
+    """What is wrong with maps of vocabularies."""
     whole = {"to_student": to_student} if overlap is None else {"to_student": to_student, "overlap": overlap}
     for name, ids in whole.items():
         if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64:
@@ -77,8 +83,8 @@ def refuse_maps(to_student: Tensor, overlap: Tensor | None) -> None:
         return
     if overlap.ndim != 2 or overlap.shape[1] != 2:  # noqa: PLR2004
         raise ValueError(
-            f"overlap has shape {list(overlap.shape)}: give [overlap, 2], a row (teacher, student) a token; is it "
-            "transposed?"
+            f"overlap has shape {list(overlap.shape)}: give [overlap, 2], a row (teacher, student) a token; "
+            "is it transposed?"
         )
     if bool((overlap < 0).any()):
         raise ValueError("overlap has negative ids: give the tokens alone that both vocabularies have")
@@ -94,11 +100,11 @@ def refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
     is_silent = teacher.hidden is None and teacher.logits is None and teacher.top is None
     if is_silent != (teacher.paired is None):
         raise ValueError(f"teacher {name!r}: give hidden, or what is stored of it, and paired, or neither")
-    if teacher.model.maps.size > student.head.size:
+    ids, size = teacher.model.maps.size, student.head.size
+    if ids > size:
         raise ValueError(
-            f"teacher {name!r}: its maps have the student's id {teacher.model.maps.size - 1}, and the student's "
-            f"head has 0 to {student.head.size - 1}: give pairs (teacher, student), in this order, of these two "
-            "models"
+            f"teacher {name!r}: its maps have the student's id {ids - 1}, and the student's head has 0 to "
+            f"{size - 1}: give pairs (teacher, student), in this order, of these two models"
         )
     if teacher.states is not None:
         refuse_name(f"teacher {name!r}", teacher.states, "teacher_labels")
@@ -180,12 +186,13 @@ def refuse_chunks(name: str, chunks: Chunks, labels: int) -> None:
     for column in (chunks.positions, chunks.chunk):
         if column.ndim != 1 or column.dtype != torch.int64:
             raise ValueError(
-                f"teacher {name!r}: chunks of shape {list(column.shape)}, {column.dtype}; give int64 [positions]"
+                f"teacher {name!r}: chunks of shape {list(column.shape)}, {column.dtype}; give int64 "
+                "[positions]"
             )
     if chunks.teacher_log_probs.ndim != 1:
         raise ValueError(
-            f"teacher {name!r}: log-probabilities of chunks of shape {list(chunks.teacher_log_probs.shape)}; give "
-            "one sum a chunk"
+            f"teacher {name!r}: log-probabilities of chunks of shape "
+            f"{list(chunks.teacher_log_probs.shape)}; give one sum a chunk"
         )
     if chunks.positions.shape != chunks.chunk.shape:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Who runs terms: `whole` over all rows at once, under plain autograd; `fused` a chunk of rows after the other.
+"""Who runs terms: `whole` over all rows at once, under plain autograd; `fused` a chunk of rows at a time.
 
-`fused` makes the logits of every Read once for a chunk, for all terms that have it; the terms run on blocks of
-some rows of these, small enough to stay in a cache; autograd finds the gradient of the block's logits, which
-is written over them; and two products a chunk carry it back to the states and the head. So its value and every
-gradient are those of `whole`, and no `[n, V]` outlives a chunk.
+`fused` makes the logits of every Read once for a chunk, for all terms that have it; the terms run on blocks
+of some rows of these, small enough to stay in a cache; autograd finds the gradient of the block's logits,
+which is written over them; and two products a chunk carry it back to the states and the head. So its value
+and every gradient are those of `whole`, and no `[n, V]` outlives a chunk.
 
 Two things have their gradient in closed form, since autograd would keep several matrices for each:
 log-probabilities at given ids, and divergences.
@@ -479,7 +479,7 @@ def _block_rows(widest: Tensor, rows: int) -> int:
     """Of a block: some on a CPU, where they are to stay in a cache; elsewhere all of the chunk."""
     if widest.device.type != "cpu":
         return max(rows, 1)
-    return max(row_blocks(widest)[0].stop, _AT_ONCE // max(widest.shape[-1], 1), 1)
+    return max(int(row_blocks(widest)[0].stop), _AT_ONCE // max(widest.shape[-1], 1), 1)
 
 
 class _Reading:

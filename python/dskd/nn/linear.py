@@ -54,7 +54,7 @@ CHUNK_MEMORY = 160 * 2**20
 """Bytes for the logits of one chunk and what is made of them."""
 
 STEP = 16
-"""Below so many rows a product with the head is all reading of the head; other than multiples are slow on a CPU."""
+"""Of fewer rows a product with a head is all reading of it; other than multiples are slow on a CPU."""
 
 _SHARE_OF_HEADS = 0.6
 """The most that a chunk takes on a CPU of the memory of its heads, the smallest in place of each.
@@ -96,7 +96,7 @@ def _most_rows_on_cpu(heads: Sequence[Head], columns: int) -> int:
 
 
 def chunks(count: int, rows: int, step: int = STEP) -> Iterator[slice]:
-    """Slices of at most so many rows that make up the count: as few as can be, in sixteens but for the last."""
+    """Slices of at most so many rows that make up the count: few, and in sixteens but for the last."""
     step = min(step, rows)
     pieces, steps = -(-count // rows), -(-count // step)
     bounds = [step * (steps * piece // pieces) for piece in range(pieces)]
@@ -171,9 +171,9 @@ class ReadHead:
     def make_room(self, rows: int) -> None:
         """Takes memory for chunks of so many rows."""
         shape = rows, len(self._weight)
-        like = {"dtype": dtype_of_logits(self._head), "device": self._weight.device}
-        self._logits = torch.empty(shape, **like)
-        self._slopes = None if self._head.softcap is None else torch.empty(shape, **like)
+        dtype, device = dtype_of_logits(self._head), self._weight.device
+        self._logits = torch.empty(shape, dtype=dtype, device=device)
+        self._slopes = None if self._head.softcap is None else torch.empty_like(self._logits)
 
     @property
     def rows(self) -> int:
