@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dskd.nn.divergences import divergence, divergence_and_gradient
+from dskd.nn import kernels
+from dskd.nn.divergences import divergence, gradient_by_logits
 from dskd.nn.elementwise import probabilities, row_blocks
 from dskd.nn.linear import (
     CHUNK_MEMORY,
@@ -234,15 +235,13 @@ class _View:
         if self._closed is None:
             logits = logits if temperature == 1 else logits / temperature
             return logits.log_softmax(-1).gather(-1, ids)
-        logits = logits.detach()
-        log_probs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+        items, probs = _log_probs_and_probabilities(logits.detach(), ids, temperature)
 
         def backward(outer: Tensor) -> tuple[Tensor, None]:
             outer = outer / temperature
-            gradient = probabilities(log_probs, out=log_probs).mul_(-outer.sum(-1, keepdim=True))
-            return gradient.scatter_add_(1, ids, outer), None
+            return probs.mul_(-outer.sum(-1, keepdim=True)).scatter_add_(1, ids, outer), None
 
-        return self._closed.apply(log_probs.gather(-1, ids), backward, self._rows)
+        return self._closed.apply(items, backward, self._rows)
 
     def divergence(
         self,
@@ -259,10 +258,9 @@ class _View:
             logits = logits.index_select(-1, columns)
         if self._closed is None:
             return divergence(name, target, logits, temperature=temperature, mix=mix)
-        if temperature != 1:
-            target, logits = target / temperature, logits / temperature
-        items, gradient = divergence_and_gradient(
-            name, target.log_softmax(-1), logits.log_softmax(-1), mix=mix
+        is_copy = logits.data_ptr() != self.logits.data_ptr()
+        items, gradient = gradient_by_logits(
+            name, target, logits, temperature=temperature, mix=mix, overwrite=is_copy
         )
 
         def backward(outer: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -274,6 +272,14 @@ class _View:
     def _rows(self) -> Tensor | None:
         # Not the view itself: what a gradient's closure holds lives until the collector runs.
         return None if self._of is None else self._of[1]
+
+
+def _log_probs_and_probabilities(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of `logits / temperature`, at ids and everywhere; the second may be written on."""
+    if kernels.takes(logits):
+        return kernels.log_probs_and_probabilities(logits, ids, temperature=temperature)
+    log_probs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+    return log_probs.gather(-1, ids), probabilities(log_probs, out=log_probs)
 
 
 class _Closed:
