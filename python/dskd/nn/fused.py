@@ -23,9 +23,9 @@ from dskd.nn import kernels
 from dskd.nn.divergences import divergence, gradient_by_logits
 from dskd.nn.elementwise import probabilities, row_blocks
 from dskd.nn.linear import (
-    CHUNK_MEMORY,
     STEP,
     ReadHead,
+    chunk_memory_on,
     computing,
     dtype_of_logits,
     multiplied_in,
@@ -120,12 +120,12 @@ def _positions(over: Over, device: torch.device) -> Tensor:
     return at[torch.cat([over.item.new_ones(1, dtype=torch.bool), over.item.diff() > 0])[: len(at)]]
 
 
-def fused(parts: Sequence[Part], *, chunk_memory: int = CHUNK_MEMORY) -> LossParts:
+def fused(parts: Sequence[Part], *, chunk_memory: int | None = None) -> LossParts:
     """`whole`, value and every gradient, computed in the forward; its backward can run once.
 
     Args:
         parts: at least one.
-        chunk_memory: bytes for the logits of one chunk.
+        chunk_memory: bytes for the logits of one chunk; None: by the device, see `dskd.nn.linear`.
 
     Raises:
         TypeError: a head is sharded.
@@ -357,7 +357,7 @@ def _among_all(read: Read, over: Over) -> Tensor:
 class _Walk:
     """One call of `fused`, along the positions of one model."""
 
-    def __init__(self, parts: Sequence[tuple[Part, Term]], chunk_memory: int) -> None:
+    def __init__(self, parts: Sequence[tuple[Part, Term]], chunk_memory: int | None) -> None:
         self._parts = parts
         reads = dict.fromkeys(read for _, term in self._parts for read in term.reads)
         overs = [*(read.over for read in reads), *(term.over for _, term in self._parts)]
@@ -367,8 +367,9 @@ class _Walk:
         self._size = rows_at_once(
             [(read.head, _matrices(read)) for read in reads], budget=chunk_memory, most=self._count
         )
-        self._reads = {read: _Reading(read, self._size, chunk_memory) for read in reads}
         self._device = next(iter(reads)).states.device
+        memory = chunk_memory_on(self._device) if chunk_memory is None else chunk_memory
+        self._reads = {read: _Reading(read, self._size, memory) for read in reads}
         dtypes = [dtype_of_logits(read.head) for read in reads]
         self._sums = [torch.zeros((), dtype=max(dtypes, key=_itemsize), device=self._device) for _ in parts]
         trained = {id(one): one for _, term in self._parts for one in term.trained if one.requires_grad}
