@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dskd.nn import kernel_rows
+from dskd.nn import kernel_rows, kernels
 
 POINTERS = {"teacher", "student", "gradient", "items", "logits", "probs", "largest", "log_sum"}
 BLOCK = 256
@@ -25,7 +25,7 @@ def compiled(name: str, card: int, constants: dict[str, object]) -> bool:
         constants, "constexpr"
     )
     source = ASTSource(fn=kernel, signature=types, constexprs=constants)
-    made = triton.compile(source, target=GPUTarget("cuda", card, 32), options={"num_warps": 8})
+    made = triton.compile(source, target=GPUTarget("cuda", card, 32), options=dict(kernels.OPTIONS))
     return len(made.asm["cubin"]) > 0
 
 

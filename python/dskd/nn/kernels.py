@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -31,6 +31,9 @@ DIVERGENCES = ("kl", "reverse_kl", "js", "skew_kl", "skew_reverse_kl", "tvd")
 
 _WARPS = 8
 """Of 32 threads, of a program."""
+
+OPTIONS: Mapping[str, Any] = {"num_warps": _WARPS, "enable_fp_fusion": True}
+"""Of Triton's compiler; whether products and sums are rounded once has to be said, or 3.9 warns."""
 
 _BLOCK = 2048
 """Numbers of a row that a program works on at once, at most: 8 to a thread.
@@ -101,7 +104,7 @@ def divergence_and_gradient(
             0.0 if mix is None else float(mix),
             NAME=name,
             BLOCK=_block(columns),
-            num_warps=_WARPS,
+            **OPTIONS,
         )
     return items, gradient
 
@@ -137,7 +140,7 @@ def log_probs_and_probabilities(
             columns,
             1 / temperature,
             BLOCK=_block(columns),
-            num_warps=_WARPS,
+            **OPTIONS,
         )
     return chosen.mul_(1 / temperature).sub_(largest).sub_(log_sum), probs
 
