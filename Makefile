@@ -13,6 +13,8 @@
 #   make bench-large   ten million tokens through `dskd align`, killed and resumed -> benches/results/large.json
 #   make bench-projectors   solving projectors beside pinv, and what they say -> benches/results/projectors.json
 #   make bench-loss   time and peak memory of the fused losses -> benches/results/loss.json
+#   make test-gpu   the losses on a GPU are their definitions; says so where there is none
+#   make bench-gpu   their speed and memory there, beside its own products and peers -> benches/results/gpu.json
 #   make study   what dual space gains, option by option, and why -> benches/results/study.json; two to
 #                three hours by estimate, and it goes on where it was cut; FAST=1 make study is a smoke run
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
@@ -43,7 +45,7 @@ NUMERICS := $(foreach name,contract cross_entropy cross_model_attention divergen
 	tests/test_$(name).py)
 
 .PHONY: demo test test-rust test-core test-full test-kernels test-debug fuzz lint format wheel bench bench-limits bench-large \
-	bench-projectors bench-loss study proof clean
+	bench-projectors bench-loss test-gpu bench-gpu study proof clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/demo.stamp
@@ -124,6 +126,13 @@ bench-projectors: $(BIN)/dev.stamp
 
 bench-loss: $(BIN)/dev.stamp
 	$(BIN)/python benches/loss.py
+
+# Neither ran on a GPU yet. Peers are measured where they are installed: $(BIN)/pip install liger-kernel trl
+test-gpu: $(BIN)/dev.stamp
+	$(BIN)/python benches/gpu.py --test
+
+bench-gpu: $(BIN)/dev.stamp
+	$(BIN)/python benches/gpu.py --bench
 
 study: $(BIN)/dev.stamp
 	$(BIN)/python benches/study.py $(if $(FAST),--quick)

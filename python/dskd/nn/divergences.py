@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
+from dskd.nn import kernels
 from dskd.nn.elementwise import probabilities, row_blocks
 
 if TYPE_CHECKING:
@@ -221,6 +222,42 @@ def divergence_and_gradient(
     if not _are_finite(items):
         student.masked_fill_(items.isinf()[:, None], 0)
     return items, student
+
+
+@torch.no_grad()
+def gradient_by_logits(
+    name: Divergence,
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    mix: float | None = None,
+    overwrite: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`divergence_and_gradient` of the softmaxes of `logits / temperature`; on a GPU in one kernel.
+
+    Args:
+        name: of the divergence.
+        teacher_logits: `[n, V]`, float32 or float64.
+        student_logits: the same shape and dtype.
+        temperature: of both, positive.
+        mix: see `divergence`.
+        overwrite: whether the student's logits may be written on.
+
+    Returns:
+        `[n]` and `[n, V]`, the gradient by the quotient: divide it by the temperature once more.
+    """
+    weight = checked_divergence(name, mix).get("mix")
+    if name in kernels.DIVERGENCES and kernels.takes(teacher_logits, student_logits):
+        out = student_logits if overwrite else None
+        return kernels.divergence_and_gradient(
+            name, teacher_logits, student_logits, temperature=temperature, mix=weight, out=out
+        )
+    if temperature != 1:
+        teacher_logits, student_logits = teacher_logits / temperature, student_logits / temperature
+    return divergence_and_gradient(
+        name, teacher_logits.log_softmax(-1), student_logits.log_softmax(-1), mix=mix
+    )
 
 
 def checked_divergence(name: Divergence, mix: float | None = None) -> dict[str, float]:

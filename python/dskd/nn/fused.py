@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dskd.nn.divergences import divergence, divergence_and_gradient
+from dskd.nn import kernels
+from dskd.nn.divergences import divergence, gradient_by_logits
 from dskd.nn.elementwise import row_blocks
 from dskd.nn.linear import (
-    CHUNK_MEMORY,
     STEP,
     ReadHead,
+    chunk_memory_on,
     computing,
     dtype_of_logits,
     multiplied_in,
@@ -120,12 +121,12 @@ def _positions(over: Over, device: torch.device) -> Tensor:
     return at[torch.cat([over.item.new_ones(1, dtype=torch.bool), over.item.diff() > 0])[: len(at)]]
 
 
-def fused(parts: Sequence[Part], *, chunk_memory: int = CHUNK_MEMORY) -> LossParts:
+def fused(parts: Sequence[Part], *, chunk_memory: int | None = None) -> LossParts:
     """`whole`, value and every gradient, computed in the forward; its backward can run once.
 
     Args:
         parts: at least one.
-        chunk_memory: bytes for the logits of one chunk.
+        chunk_memory: bytes for the logits of one chunk; None: by the device, see `dskd.nn.linear`.
 
     Raises:
         TypeError: a head is sharded.
@@ -235,16 +236,13 @@ class _View:
         if self._closed is None:
             logits = logits if temperature == 1 else logits / temperature
             return logits.log_softmax(-1).gather(-1, ids)
-        logits = logits.detach() if temperature == 1 else logits.detach() / temperature
-        # One softmax for the items and their gradient: what all logits have more is told by the largest.
-        probs = logits.softmax(-1)
-        log_total = logits.amax(-1, keepdim=True) - probs.amax(-1, keepdim=True).log_()
+        items, probs = _log_probs_and_probabilities(logits.detach(), ids, temperature)
 
         def gradient(outer: Tensor) -> _Gradient:
             outer = outer / temperature
             return _Gradient(-outer.sum(-1), probs, at=(ids, outer))
 
-        return self._closed.add(logits.gather(-1, ids) - log_total, gradient, self._rows)
+        return self._closed.add(items, gradient, self._rows)
 
     def divergence(
         self,
@@ -261,10 +259,9 @@ class _View:
             logits = logits.index_select(-1, columns)
         if self._closed is None:
             return divergence(name, target, logits, temperature=temperature, mix=mix)
-        if temperature != 1:
-            target, logits = target / temperature, logits / temperature
-        items, of_items = divergence_and_gradient(
-            name, target.log_softmax(-1), logits.log_softmax(-1), mix=mix
+        is_copy = logits.data_ptr() != self.logits.data_ptr()
+        items, of_items = gradient_by_logits(
+            name, target, logits, temperature=temperature, mix=mix, overwrite=is_copy
         )
 
         def gradient(outer: Tensor) -> _Gradient:
@@ -276,6 +273,17 @@ class _View:
     def _rows(self) -> Tensor | None:
         # Not the view itself: what a gradient's closure holds lives until the collector runs.
         return None if self._of is None else self._of[1]
+
+
+def _log_probs_and_probabilities(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of `logits / temperature`, at ids and everywhere; the second may be written on."""
+    if kernels.takes(logits):
+        return kernels.log_probs_and_probabilities(logits, ids, temperature=temperature)
+    logits = logits if temperature == 1 else logits / temperature
+    # One softmax for both: what all logits have more is told by the largest.
+    probs = logits.softmax(-1)
+    log_total = logits.amax(-1, keepdim=True) - probs.amax(-1, keepdim=True).log_()
+    return logits.gather(-1, ids) - log_total, probs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -388,7 +396,7 @@ def _among_all(read: Read, over: Over) -> Tensor:
 class _Walk:
     """One call of `fused`, along the positions of one model."""
 
-    def __init__(self, parts: Sequence[tuple[Part, Term]], chunk_memory: int) -> None:
+    def __init__(self, parts: Sequence[tuple[Part, Term]], chunk_memory: int | None) -> None:
         self._parts = parts
         reads = dict.fromkeys(read for _, term in self._parts for read in term.reads)
         overs = [*(read.over for read in reads), *(term.over for _, term in self._parts)]
@@ -398,8 +406,9 @@ class _Walk:
         self._size = rows_at_once(
             [(read.head, _matrices(read)) for read in reads], budget=chunk_memory, most=self._count
         )
-        self._reads = {read: _Reading(read, self._size, chunk_memory) for read in reads}
         self._device = next(iter(reads)).states.device
+        memory = chunk_memory_on(self._device) if chunk_memory is None else chunk_memory
+        self._reads = {read: _Reading(read, self._size, memory) for read in reads}
         dtypes = [dtype_of_logits(read.head) for read in reads]
         self._sums = [torch.zeros((), dtype=max(dtypes, key=_itemsize), device=self._device) for _ in parts]
         trained = {id(one): one for _, term in self._parts for one in term.trained if one.requires_grad}

@@ -37,6 +37,7 @@ __all__ = [
     "CHUNK_MEMORY",
     "Made",
     "ReadHead",
+    "chunk_memory_on",
     "chunks",
     "computing",
     "dtype_of_logits",
@@ -51,7 +52,18 @@ Made: TypeAlias = "tuple[Tensor, Tensor | None]"
 """A tensor, and the gradient of a loss by it."""
 
 CHUNK_MEMORY = 160 * 2**20
-"""Bytes for the logits of one chunk and what is made of them."""
+"""Bytes for the logits of one chunk and what is made of them; on a GPU see `chunk_memory_on`."""
+
+_SHARE_OF_FREE = 8
+"""One part in so many of a GPU's free memory is a chunk's."""
+
+_FEW_ROWS_ON_GPU = 256
+"""Where nobody says how much memory there is: a product of fewer is all reading of the head."""
+
+_MOST_ROWS_ON_GPU = 4096
+"""A number of the head's gradient in bfloat16 is written, read, widened, and added to one in float32: 20 bytes
+or so, for two operations a row. So many rows make 400 operations a byte, more than any card has; reckoned.
+"""
 
 STEP = 16
 """Of fewer rows a product with a head is all reading of it; other than multiples are slow on a CPU."""
@@ -72,18 +84,35 @@ _MOST_ROWS_ON_CPU = 128
 # ---- How many rows at once -------------------------------------------------------------------------------
 
 
-def rows_at_once(heads: Sequence[tuple[Head, int]], *, budget: int, most: int) -> int:
+def chunk_memory_on(device: torch.device) -> int:
+    """Bytes for a chunk where nobody says: on a GPU an eighth of what is free, down to a power of two.
+
+    Free is what the driver has and what PyTorch keeps unused. The power of two keeps chunks, and so what is
+    rounded, the same from step to step; give the bytes where two runs have to be equal to the last digit.
+    """
+    if device.type != "cuda":
+        return CHUNK_MEMORY
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + kept
+    return int(1 << max(free // _SHARE_OF_FREE, 1).bit_length() - 1)
+
+
+def rows_at_once(heads: Sequence[tuple[Head, int]], *, budget: int | None, most: int) -> int:
     """Rows of a chunk of which so many matrices of each head's width are there at once.
 
     Args:
         heads: each with its number of matrices. One that caps its logits needs another, for slopes.
-        budget: bytes for all of them.
+        budget: bytes for all of them; None: by the device, and on a GPU from 256 to 4,096 rows.
         most: rows that there are; on a CPU at most 64 to 128 are in a chunk, by the width of the heads.
     """
     columns = sum(len(head.weight) * (count + (head.softcap is not None)) for head, count in heads)
     size = max((dtype_of_logits(head).itemsize for head, _ in heads), default=4)
-    rows = max(STEP, budget // max(columns * size, 1))
-    if heads[0][0].weight.device.type == "cpu":
+    device = heads[0][0].weight.device
+    memory = chunk_memory_on(device) if budget is None else budget
+    rows = max(STEP, memory // max(columns * size, 1))
+    if budget is None and device.type == "cuda":
+        rows = min(max(rows // STEP * STEP, _FEW_ROWS_ON_GPU), _MOST_ROWS_ON_GPU)
+    if device.type == "cpu":
         rows = min(rows // STEP * STEP, _most_rows_on_cpu([head for head, _ in heads], columns))
     return min(rows, max(most, 1))
 

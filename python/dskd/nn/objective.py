@@ -10,7 +10,6 @@ from torch import nn
 
 from dskd.nn.batch import ONLY_TEACHER, Batch, named
 from dskd.nn.fused import Part, by_position, fused, whole
-from dskd.nn.linear import CHUNK_MEMORY
 from dskd.nn.loss import Begun, Needs
 from dskd.nn.reduction import LossParts, Reduction
 
@@ -51,7 +50,7 @@ class Objective(nn.Module):
         student: the student's head, live.
         teachers: by name; one teacher is `teacher`.
         fused: keep no logits; False: the definition, under plain autograd.
-        chunk_memory: bytes for the logits of one chunk.
+        chunk_memory: bytes for the logits of one chunk; None: by the device, 160 MiB on a CPU.
 
     Attributes:
         built: what the losses have built, by `teacher/number of the loss`, as `Loss.build` made it.
@@ -67,7 +66,7 @@ class Objective(nn.Module):
         teachers: Mapping[str, TeacherModel] | TeacherModel | None = None,
         *,
         fused: bool = True,
-        chunk_memory: int = CHUNK_MEMORY,
+        chunk_memory: int | None = None,
     ) -> None:
         """See the class."""
         super().__init__()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dskd.nn.elementwise import argmax, probabilities
-from dskd.nn.linear import CHUNK_MEMORY, ReadHead, chunks, computing, dtype_of_logits, rows_at_once
+from dskd.nn.linear import ReadHead, chunks, computing, dtype_of_logits, rows_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ class TeacherStatistics:
 
 @torch.no_grad()
 def teacher_statistics(
-    head: Head, hidden: Tensor, *, temperature: float = 1.0, chunk_memory: int = CHUNK_MEMORY
+    head: Head, hidden: Tensor, *, temperature: float = 1.0, chunk_memory: int | None = None
 ) -> TeacherStatistics:
     """The statistics of a teacher at its hidden states.
 
@@ -66,7 +66,7 @@ def teacher_statistics(
         head: the teacher's.
         hidden: `[pairs, D]`, after its final norm.
         temperature: of the divergence that they are for.
-        chunk_memory: bytes for the logits of one chunk.
+        chunk_memory: bytes for the logits of one chunk; None: by the device.
 
     Raises:
         ValueError: the head caps its logits, which are then not linear in its rows.
@@ -104,7 +104,7 @@ def teacher_statistics(
 
 
 @torch.no_grad()
-def predictions(head: Head, hidden: Tensor, *, chunk_memory: int = CHUNK_MEMORY) -> Tensor:
+def predictions(head: Head, hidden: Tensor, *, chunk_memory: int | None = None) -> Tensor:
     """The reachable id that a head says of each state `[n, width]`: int64 `[n]`, the lowest of several."""
     rows_of_chunk = rows_at_once([(head, 1)], budget=chunk_memory, most=len(hidden))
     read = ReadHead(head.detached(), rows_of_chunk)
@@ -116,9 +116,7 @@ def predictions(head: Head, hidden: Tensor, *, chunk_memory: int = CHUNK_MEMORY)
 
 
 @torch.no_grad()
-def label_log_probs(
-    head: Head, hidden: Tensor, labels: Tensor, *, chunk_memory: int = CHUNK_MEMORY
-) -> Tensor:
+def label_log_probs(head: Head, hidden: Tensor, labels: Tensor, *, chunk_memory: int | None = None) -> Tensor:
     """What a head says of the token that each state `[n, width]` predicts: log-probabilities `[n]`."""
     rows_of_chunk = rows_at_once([(head, 1)], budget=chunk_memory, most=len(hidden))
     read = ReadHead(head.detached(), rows_of_chunk)
@@ -131,13 +129,13 @@ def label_log_probs(
 
 
 @torch.no_grad()
-def probability_sums(head: Head, hidden: Tensor, *, chunk_memory: int = CHUNK_MEMORY) -> Tensor:
+def probability_sums(head: Head, hidden: Tensor, *, chunk_memory: int | None = None) -> Tensor:
     """A teacher's probabilities, summed over its positions: `[V_t]`.
 
     Args:
         head: the teacher's.
         hidden: `[positions, D]`, after its final norm.
-        chunk_memory: bytes for the logits of one chunk.
+        chunk_memory: bytes for the logits of one chunk; None: by the device.
     """
     rows_of_chunk = rows_at_once([(head, 1)], budget=chunk_memory, most=len(hidden))
     read = ReadHead(head.detached(), rows_of_chunk)

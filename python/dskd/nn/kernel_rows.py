@@ -1,0 +1,137 @@
+"""The kernels of `dskd.nn.kernels`: one program a row, blocks of the vocabulary, float32.
+
+A row is read once for what its softmax is divided by, kept as its largest number and the logarithm of a sum
+of exponentials beside that; once for the sums of a divergence; and once for the gradient. Behind the end of a
+row stands minus infinity, which has no probability, as an id that no tokenizer can emit has none.
+
+Of what has no probability nothing is summed: 0 log 0 is 0. Where one side has probability and the other none,
+a KL is infinite; such a row gets gradient 0.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["divergence_rows", "softmax_rows"]
+
+_LEAST = tl.constexpr(-3.0e38)
+"""A largest number to begin with: finite, so that nothing is the difference of two infinities."""
+
+_TINY = tl.constexpr(1.1754943508222875e-38)
+"""The smallest normal float32, for logarithms."""
+
+
+@triton.jit
+def divergence_rows(
+    teacher,
+    student,
+    gradient,
+    items,
+    teacher_stride,
+    student_stride,
+    gradient_stride,
+    columns,
+    factor,
+    mix,
+    NAME: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """`items[row]`, and `gradient[row]`, which may lie where the student's logits are."""
+    row = tl.program_id(0).to(tl.int64)
+    teacher += row * teacher_stride
+    student += row * student_stride
+    gradient += row * gradient_stride
+    teacher_largest, teacher_log_sum = _normaliser(teacher, columns, factor, BLOCK)
+    student_largest, student_log_sum = _normaliser(student, columns, factor, BLOCK)
+
+    terms = tl.zeros([BLOCK], tl.float32)
+    slopes = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, columns, BLOCK):
+        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
+        log_q = _quotients(student, start, columns, factor, BLOCK) - student_largest - student_log_sum
+        term, slope = _of_token(log_p, log_q, mix, NAME)
+        terms += term
+        slopes += slope
+    item = tl.sum(terms)
+    slope_sum = tl.sum(slopes)
+    tl.store(items + row, item)
+
+    is_endless = item == float("inf")
+    for start in range(0, columns, BLOCK):
+        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
+        log_q = _quotients(student, start, columns, factor, BLOCK) - student_largest - student_log_sum
+        term, slope = _of_token(log_p, log_q, mix, NAME)
+        made = tl.where(is_endless, 0.0, slope - tl.exp(log_q) * slope_sum)
+        at = start + tl.arange(0, BLOCK)
+        tl.store(gradient + at, made, mask=at < columns)
+
+
+@triton.jit
+def softmax_rows(logits, probs, largest, log_sum, stride, probs_stride, columns, factor, BLOCK: tl.constexpr):
+    """`probs[row]`, which may lie where the logits are, and what the row is divided by."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    probs += row * probs_stride
+    row_largest, row_log_sum = _normaliser(logits, columns, factor, BLOCK)
+    tl.store(largest + row, row_largest)
+    tl.store(log_sum + row, row_log_sum)
+    for start in range(0, columns, BLOCK):
+        log_p = _quotients(logits, start, columns, factor, BLOCK) - row_largest - row_log_sum
+        at = start + tl.arange(0, BLOCK)
+        tl.store(probs + at, tl.exp(log_p), mask=at < columns)
+
+
+@triton.jit
+def _quotients(row, start, columns, factor, BLOCK: tl.constexpr):
+    """`logits / temperature` of a block; a division would take most of the instructions."""
+    at = start + tl.arange(0, BLOCK)
+    return tl.load(row + at, mask=at < columns, other=float("-inf")) * factor
+
+
+@triton.jit
+def _normaliser(row, columns, factor, BLOCK: tl.constexpr):
+    """The largest quotient of a row, and the logarithm of the sum of exponentials beside it, in one pass."""
+    largest = _LEAST
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, columns, BLOCK):
+        block = _quotients(row, start, columns, factor, BLOCK)
+        above = tl.maximum(largest, tl.max(block))
+        total = total * tl.exp(largest - above) + tl.exp(block - above)
+        largest = above
+    return largest, tl.log(tl.sum(total))
+
+
+@triton.jit
+def _of_token(log_p, log_q, mix, NAME: tl.constexpr):
+    """What a token adds to the divergence, and `q dD/dq`, up to a multiple of q.
+
+    With the sum of these slopes the gradient is `slope - q sum`, from which a multiple of q is gone.
+    """
+    p = tl.exp(log_p)
+    q = tl.exp(log_q)
+    if NAME == "kl":
+        term = tl.where(p > 0, p * (log_p - log_q), 0.0)
+        slope = -p
+    elif NAME == "reverse_kl":
+        term = tl.where(q > 0, q * (log_q - log_p), 0.0)
+        slope = term
+    elif NAME == "js":
+        log_m = tl.log(tl.maximum(mix * p + (1 - mix) * q, _TINY))
+        of_q = tl.where(q > 0, q * (log_q - log_m), 0.0)
+        term = mix * tl.where(p > 0, p * (log_p - log_m), 0.0) + (1 - mix) * of_q
+        slope = (1 - mix) * of_q
+    elif NAME == "skew_kl":
+        ratio = p / tl.maximum(mix * p + (1 - mix) * q, _TINY)
+        term = p * tl.log(tl.maximum(ratio, _TINY))
+        slope = -(1 - mix) * q * ratio
+    elif NAME == "skew_reverse_kl":
+        ratio = q / tl.maximum(mix * q + (1 - mix) * p, _TINY)
+        term = q * tl.log(tl.maximum(ratio, _TINY))
+        slope = term - mix * q * (ratio - 1)
+    else:
+        tl.static_assert(NAME == "tvd")
+        difference = q - p
+        term = tl.abs(difference) / 2
+        slope = tl.where(difference > 0, q, tl.where(difference < 0, -q, 0.0)) / 2
+    return term, slope
