@@ -259,7 +259,7 @@ class _View:
             logits = logits.index_select(-1, columns)
         if self._closed is None:
             return divergence(name, target, logits, temperature=temperature, mix=mix)
-        is_copy = logits.data_ptr() != self.logits.data_ptr()
+        is_copy = columns is not None or self.head.unreachable is not None
         items, of_items = gradient_by_logits(
             name, target, logits, temperature=temperature, mix=mix, overwrite=is_copy
         )
