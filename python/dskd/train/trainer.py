@@ -194,7 +194,7 @@ class DistillationTrainer(Trainer):
 
     def _track_num_input_tokens(self, inputs: Any) -> None:
         """Counts the student's, which Trainer looks for in a dictionary."""
-        super()._track_num_input_tokens(vars(inputs.student))
+        super()._track_num_input_tokens(vars(inputs.student))  # type: ignore[no-untyped-call]
 
     def _refuse_not_finite(self, terms: Mapping[str, Tensor]) -> None:
         broken = [name for name, value in terms.items() if not torch.isfinite(value)]
