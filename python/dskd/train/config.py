@@ -64,7 +64,8 @@ class DistillationConfig(TrainingArguments):
         self.logging_nan_inf_filter = False
         super().__post_init__()  # type: ignore[no-untyped-call]
         # Streamed rows too are collated where they are trained on: accelerate can cut tensors, not a batch.
-        self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]  # a dataclass by now
+        of_accelerate: Any = self.accelerator_config  # read by now
+        of_accelerate.dispatch_batches = False
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # PyTorch warns of what has no use there
         self.loss_options = table_of("loss_options", self.loss_options)
