@@ -8,7 +8,8 @@
 Without a GPU the first three say so and write nothing. **It ran on no GPU yet.**
 
 Tested are all losses of `LOSSES` that need no more than pairs, with their presets: fused, in float32 and
-bfloat16, against the definition in float64, within what rounding may do (tests/rounding.py); the kernels
+bfloat16, against the definition in float64, within what rounding may do (tests/rounding.py), or in float64
+where the order of logits decides what is compared; the kernels
 (tests/each_kernel.py), compiled; and rows behind 2^31 numbers, where there is memory for them.
 
 Measured are seconds and peak memory of forward and backward. *Of the card's rate* is what the products of the
@@ -30,7 +31,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ from dskd.nn import (
     VocabularyMaps,
     divergence,
     kernels,
+    loss_of,
 )
 from dskd.nn.divergences import gradient_by_logits
 from report import HERE, machine, said_of, table
@@ -69,7 +71,7 @@ if TYPE_CHECKING:
 
 RESULTS = HERE / "results" / "gpu.json"
 TESTS = HERE.parent / "tests"
-FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+FLOAT64, FLOAT32, BFLOAT16 = torch.float64, torch.float32, torch.bfloat16
 NAMES: Sequence[Divergence] = ("kl", "reverse_kl", "js", "skew_kl", "skew_reverse_kl", "tvd")
 
 
@@ -102,9 +104,13 @@ class Shape:
         smaller = min(self.size, self.teacher_size)
         return smaller if self.size == self.teacher_size else smaller * 3 // 4
 
+    def of_one_vocabulary(self) -> Shape:
+        """The same models, the teacher's vocabulary the student's."""
+        return replace(self, teacher_size=self.size)
+
     def with_rows(self, n: int) -> Shape:
         """The same models, with so many positions."""
-        return Shape(self.name, self.d, self.teacher_d, self.size, self.teacher_size, n)
+        return replace(self, n=n)
 
 
 SMALL = Shape("0.1B from 0.5B", 576, 896, 49_152, 151_936, 8192)
@@ -112,7 +118,7 @@ MIDDLE = Shape("1.5B from 7B", 1536, 3584, 151_936, 151_936, 8192)
 LARGE = Shape("1B from 8B", 2048, 4096, 128_256, 128_256, 8192)
 TESTED = Shape("tested", 48, 64, 400, 500, 40)
 TINY = Shape("tiny", 16, 24, 90, 110, 24)
-TINY_SAME = Shape("tiny, one vocabulary", 16, 24, 90, 90, 24)
+TINY_SAME = replace(TINY.of_one_vocabulary(), name="tiny, one vocabulary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +184,46 @@ def losses_over_pairs() -> Iterator[tuple[str, Loss]]:
             yield from ((f"{name}, {preset}", kind(**options)) for preset, options in kind.presets.items())
 
 
-def jumps(loss: Loss) -> bool:
-    """Whether what is largest decides what is compared; in bfloat16 either of two often may be."""
-    return any(getattr(loss, option, None) is not None for option in ("gate", "top_k"))
+OF_ONE_VOCABULARY = ("logits",)
+"""Losses that compare the same ids of both."""
+
+SORTING = ("uld",)
+"""Losses that sort probabilities."""
+
+EQUAL = 1e-10
+"""Relative: what fused and whole may be apart in float64."""
+
+
+def hangs_on_order(kind: str, loss: Loss) -> bool:
+    """Whether what is compared hangs on which logit is larger, and so on a rounding."""
+    chosen = any(getattr(loss, option, None) is not None for option in ("gate", "top_k"))
+    return chosen or kind in SORTING
 
 
 def check_contract(shape: Shape, device: str) -> Iterator[tuple[str, str | None]]:
     """Each loss in each dtype, and what is off, if it is: fused, in one chunk and in several."""
-    for (name, loss), dtype in itertools.product(losses_over_pairs(), (FLOAT32, BFLOAT16)):
-        if dtype == BFLOAT16 and jumps(loss):
-            continue
-        low, wide = Case.of(shape, device, dtype), Case.of(shape, device, torch.float64, given=dtype)
-        objective = low.objective(loss) if loss.needs.pairs else low.objective(CrossEntropy())
-        exactly = copy.deepcopy(objective).double()
-        exact = computed(exactly, wide, fused=False)
-        allowed = losses_by_rounding(lambda one=objective, case=low: computed(one, case, fused=False), exact)  # type: ignore[misc]
-        for memory in (None, 1):
-            objective.chunk_memory = memory
-            off = is_off(computed(objective, low, fused=True), exact, allowed)
-            yield f"{name}, {str(dtype)[6:]}, {'chunks' if memory else 'one chunk'}", off
+    for name, loss in losses_over_pairs():
+        kind = name.partition(",")[0]
+        models = shape.of_one_vocabulary() if kind in OF_ONE_VOCABULARY else shape
+        for dtype in (FLOAT64,) if hangs_on_order(kind, loss) else (FLOAT32, BFLOAT16):
+            for way, off in compared(loss, models, device, dtype):
+                yield f"{name}, {str(dtype)[6:]}, {way}", off
+
+
+def compared(loss: Loss, shape: Shape, device: str, dtype: torch.dtype) -> Iterator[tuple[str, str | None]]:
+    """Fused against the definition in float64, of numbers that this dtype has."""
+    low, wide = Case.of(shape, device, dtype), Case.of(shape, device, FLOAT64, given=dtype)
+    objective = low.objective(loss)
+    if dtype == FLOAT64:
+        objective = objective.double()
+    exact = computed(copy.deepcopy(objective).double(), wide, fused=False)
+    if dtype == FLOAT64:
+        allowed = {name: EQUAL * float(one.norm()) for name, one in exact.items()}
+    else:
+        allowed = losses_by_rounding(lambda: computed(objective, low, fused=False), exact)
+    for way, memory in (("one chunk", None), ("chunks", 1)):
+        objective.chunk_memory = memory
+        yield way, is_off(computed(objective, low, fused=True), exact, allowed)
 
 
 def computed(objective: Objective, case: Case, *, fused: bool) -> Mapping[str, Tensor]:
@@ -389,7 +416,7 @@ COMPARED: Mapping[str, Sequence[Loss]] = {
 }
 ONE_VOCABULARY: Mapping[str, Sequence[Loss]] = {
     "cross_entropy": [CrossEntropy()],
-    "js": [SharedVocabulary(divergence="js")],
+    "js": [loss_of("logits" if "logits" in LOSSES else "shared_vocabulary", {"divergence": "js"})],
 }
 
 

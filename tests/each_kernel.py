@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
     from dskd.nn.divergences import Divergence
 
-# NumPy, which interprets, warns of what is not chosen afterwards.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+# NumPy, which interprets, warns of what is not chosen afterwards, and of how older Tritons ask it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
+]
 
 BLOCK = 256
 """Numbers at once: the fewest there can be, so that few make several blocks."""

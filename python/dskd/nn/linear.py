@@ -61,8 +61,8 @@ _FEW_ROWS_ON_GPU = 256
 """Where nobody says how much memory there is: a product of fewer is all reading of the head."""
 
 _MOST_ROWS_ON_GPU = 4096
-"""A number of the head's gradient in bfloat16 is written, read, widened and added to one in float32: 20 bytes
-or so, for two operations a row. So many rows make 400 operations a byte, more than any card has; reckoned.
+"""A number of the head's gradient in bfloat16 is written, read, widened, and added to one in float32: some 20
+bytes, for two operations a row. So many rows make 400 a byte, and a card has some 300. By reckoning.
 """
 
 STEP = 16
