@@ -11,6 +11,7 @@ from dskd.nn import (
     Aside,
     Batch,
     CrossEntropy,
+    CrossModelAttention,
     DualSpace,
     Needs,
     Objective,
@@ -165,3 +166,13 @@ def test_a_read_of_other_rows_than_the_term_runs_over_is_refused() -> None:
     for run in (whole, fused):
         with pytest.raises(ValueError, match=r"^a term over labels cannot read states that are at pairs: "):
             run([Part(term, "wrong", "pairs", 1.0)])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_terms_of_one_name_over_different_things_are_refused(fused: bool) -> None:
+    case = random_leaves()
+    gated = CrossModelAttention(), DualSpace(target="projected")
+    with pytest.raises(
+        ValueError, match=r"^two losses speak of s2t_kd, one over teacher_labels and one over"
+    ):
+        objective_of(case, *gated, fused=fused)(case.batch())
