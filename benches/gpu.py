@@ -190,6 +190,9 @@ OF_ONE_VOCABULARY = ("logits",)
 SORTING = ("uld",)
 """Losses that sort probabilities."""
 
+ALIKE = 0.01
+"""Relative: what the losses of contestants may be apart."""
+
 EQUAL = 1e-10
 """Relative: what fused and whole may be apart in float64."""
 
@@ -426,9 +429,10 @@ def bench_losses(
     """A line for each loss and each way to it."""
     rate = own_rate(shape, device, dtype, seconds)
     for name, losses in compared.items():
-        flops = products(shape, losses, device)
+        flops, value = products(shape, losses, device), None
         for way, found in ways(shape, name, losses, device, dtype, seconds):
             share = None if found.seconds is None else flops / found.seconds / rate
+            value = found.loss if value is None else value
             yield {
                 "models": shape.name,
                 "loss": name,
@@ -440,8 +444,15 @@ def bench_losses(
                 "own_rate": rate,
                 "share": share,
                 "value": found.loss,
-                "note": found.note,
+                "note": found.note or another(found.loss, value),
             }
+
+
+def another(loss: float | None, first: float | None) -> str:
+    """That it is not the first one's loss, where it is not; in bfloat16 they are apart by less."""
+    if loss is None or first is None or abs(loss - first) <= ALIKE * abs(first):
+        return ""
+    return f"its loss is {loss:.5g}, not {first:.5g}"
 
 
 def ways(
@@ -577,6 +588,7 @@ def tables(results: Mapping[str, Any]) -> str:
         if line["seconds"] is None:
             body.append([*names, line["note"], "", ""])
             continue
+        names[-1] += f" ({line['note']})" if line["note"] else ""
         peak = "" if line["peak"] is None else f"{line['peak'] / 2**20:,.0f}"
         body.append([*names, f"{1e3 * line['seconds']:.1f}", peak, f"{line['share']:.0%}"])
     return f"{said_of(results['machine'])}\n\n{table(head, body, names=4)}"

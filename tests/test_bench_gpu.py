@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dskd.nn import LOSSES
-from gpu import COMPARED, ONE_VOCABULARY, losses_over_pairs
+from gpu import COMPARED, ONE_VOCABULARY, another, losses_over_pairs
 
 BENCHES = Path(__file__).parents[1] / "benches"
 RESULTS = BENCHES / "results" / "gpu.json"
@@ -55,3 +55,9 @@ def test_all_losses_over_pairs_are_compared_and_their_presets() -> None:
     left_out = {name for name, kind in LOSSES.items() if kind().needs.chunks or kind().needs.positions}
     assert names | left_out == set(LOSSES)
     assert {"cross_entropy", "dual_space", "shared_vocabulary"} <= names
+
+
+def test_a_contestant_that_computes_another_loss_is_told_from_the_others() -> None:
+    assert another(2.0, 2.01) == another(None, 2.0) == ""
+    assert another(2.1, 2.0) == "its loss is 2.1, not 2"
+    assert another(float("nan"), 2.0) == "its loss is nan, not 2"
