@@ -170,8 +170,8 @@ class _Log:
     def _put(self, into: dict[str, Tensor], name: str, value: Tensor, part: Part) -> None:
         if (over := self._over.setdefault(name, part.over)) != part.over:
             raise ValueError(
-                f"two losses speak of {name}, one over {over} and one over {part.over}, which do not add up in "
-                "a log: train by one of them, or let them listen to teachers of different names"
+                f"two losses speak of {name}, one over {over} and one over {part.over}, which do not add up "
+                "in a log: train by one of them, or let them listen to teachers of different names"
             )
         into[name] = into[name] + value if name in into else value
 
