@@ -40,9 +40,9 @@ CORE_TESTS := tests/test_align.py tests/test_faults_input.py tests/test_import.p
 	tests/test_vocabulary.py tests/test_vocabulary_map.py
 
 # What computes with floating-point numbers.
-NUMERICS := $(foreach name,contract cross_entropy cross_model_attention divergences dual_space elementwise heads \
-	key_query_matching linear objective products projectors rounding shared_vocabulary teacher_statistics, \
-	tests/test_$(name).py)
+NUMERICS := $(foreach name,alm closed_forms contract cross_entropy cross_model_attention divergences dual_space \
+	elementwise frozen heads key_query_matching linear logits objective products projectors rounding \
+	shared_vocabulary strict_top_k teacher_statistics uld unreachable,tests/test_$(name).py)
 
 .PHONY: demo test test-rust test-core test-full test-kernels test-debug fuzz lint format wheel bench bench-limits bench-large \
 	bench-projectors bench-loss test-gpu bench-gpu study proof clean
