@@ -421,7 +421,7 @@ class _Walk:
     def run(self, log: _Log) -> Tensor:
         """The weighted sum of all terms."""
         with computing(self._device):
-            for start, stop in list(_pieces(0, self._count, self._size, self._cuts)) or [(0, 0)]:
+            for start, stop in _pieces(0, self._count, self._size, self._cuts):
                 self._chunk(start, stop, log)
         weighted = []
         for (part, _), found in zip(self._parts, self._sums, strict=True):
@@ -439,8 +439,7 @@ class _Walk:
         spans = {read: self.span(read.over, start, stop) for read in self._reads}
         logits = {read: self._reads[read].logits(span) for read, span in spans.items()}
         widest = max(logits.values(), key=lambda matrix: matrix.shape[-1])
-        blocks = _pieces(start, stop, _block_rows(widest, stop - start), self._cuts)
-        for first, last in list(blocks) or [(start, stop)]:
+        for first, last in _pieces(start, stop, _block_rows(widest, stop - start), self._cuts):
             self._block(_Block(first, last, logits, spans, self), log)
         for read, gradient in logits.items():
             self._reads[read].backward(spans[read], gradient)
@@ -620,7 +619,10 @@ def _cuts(overs: Sequence[Over], count: int) -> list[int] | None:
 
 
 def _pieces(start: int, stop: int, size: int, cuts: list[int] | None) -> Iterator[tuple[int, int]]:
-    """As few as may be, of about as many rows; an item that is longer than the size is a piece by itself."""
+    """As few as may be, of about as many rows, and one where there are none.
+
+    An item that is longer than the size is a piece by itself.
+    """
     if stop <= start:
         yield start, stop
         return

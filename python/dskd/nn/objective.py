@@ -53,7 +53,7 @@ class Objective(nn.Module):
         chunk_memory: bytes for the logits of one chunk; None: by the device, 160 MiB on a CPU.
 
     Attributes:
-        built: what the losses have built, by `teacher/number of the loss`, as `Loss.build` made it.
+        built: what the losses have built, by the number of the loss from 0, as `Loss.build` made it.
 
     Raises:
         ValueError: there is no loss, or a teacher is not there or has no token in common with the student.
