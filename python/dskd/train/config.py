@@ -13,6 +13,7 @@ from dskd.nn.losses import LOSSES, CrossEntropy
 from dskd.nn.losses.comparing import refuse_other
 from dskd.nn.losses.options import loss_of
 from dskd.nn.objective import Weighted
+from dskd.train.row_format import FORMATS, RowFormat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,9 +149,25 @@ class ScriptArguments:
     teacher: str = _option("", "A causal language model: a hub name or a folder.")
     student: str = _option("", "The model to train: a hub name or a folder.")
     train_data: str = _option(
-        "", "Rows with prompt and completion: a JSON lines or Parquet file, or a data set's name."
+        "", "Rows, see docs/data.md: a file (JSON lines, JSON, CSV, Parquet), a folder, or a data set's name."
     )
     eval_data: str | None = _option(None, "The same for evaluation.")
+    train_split: str = _option("train", "Of train_data; a part of it as train[:1000].")
+    eval_split: str | None = _option(
+        None, "Of eval_data; else its validation or its test split, whichever is there."
+    )
+    format: str | None = _option(
+        None, f"How rows look that are not as docs/data.md says: {', '.join(FORMATS)}."
+    )
+    columns: dict[str, Any] | str | None = _option(  # noqa: RUF009 - a field
+        None,
+        'Columns that have other names, as JSON or a table: {"prompt": "question", "completion": "answer"}.',
+    )
+    ignore_columns: list[str] | None = _option(  # noqa: RUF009
+        None, "Columns to leave out: those that nobody would look at are refused otherwise."
+    )
+    streaming: bool = _option(False, "Read rows as they are trained on, and check them then.")
+    skip_bad_rows: bool = _option(False, "Leave out rows that are not as they should be; how many is logged.")
     teachers: dict[str, Any] | str | None = _option(  # noqa: RUF009 - a field
         None, 'In place of teacher several, by the names that losses call them, as JSON: {"big": "..."}.'
     )
@@ -173,7 +190,8 @@ class ScriptArguments:
         """Reads what the command line gives as JSON.
 
         Raises:
-            ValueError: a model or the data is not named, or roles are no JSON.
+            ValueError: a model or the data is not named, roles or columns are no JSON, or there is no such
+                format.
         """
         several = table_of("teachers", self.teachers)
         if several and self.teacher:
@@ -190,6 +208,18 @@ class ScriptArguments:
             raise ValueError(f"teacher_roles of {', '.join(unknown)}, which is none of teachers")
         self.roles_of_teachers = {name: _roles(roles) for name, roles in by_name.items()}
         self.roles_of_student = _roles(table_of("student_roles", self.student_roles))
+        self.row_format = RowFormat(
+            self.format, table_of("columns", self.columns), tuple(self.ignore_columns or ())
+        )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How `load_rows` reads."""
+        return {
+            "row_format": self.row_format,
+            "streaming": self.streaming,
+            "skip_bad_rows": self.skip_bad_rows,
+        }
 
 
 def _roles(given: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -143,8 +143,10 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
     _refuse_to_overwrite(folder, resuming=bool(config.resume_from_checkpoint))
     set_seed(config.seed)
 
-    train_rows = load_rows(script.train_data)
-    eval_rows = None if script.eval_data is None else load_rows(script.eval_data)
+    train_rows = load_rows(script.train_data, split=script.train_split, **script.reading)
+    eval_rows = None
+    if script.eval_data is not None:
+        eval_rows = load_rows(script.eval_data, split=script.eval_split, **script.reading)
     names = script.models_of_teachers
     tokenizers = {name: AutoTokenizer.from_pretrained(model) for name, model in names.items()}
     teachers = {name: load_teacher(model, config) for name, model in names.items()}
