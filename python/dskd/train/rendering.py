@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import jinja2
 from jinja2 import meta
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dskd.train.rows import Conversation
 
-__all__ = ["Rendering", "Template", "TrainOn", "Turn"]
+__all__ = ["Rendering", "Template", "TrainOn", "Turn", "supervised"]
 
 TrainOn: TypeAlias = Literal["all", "last"]
 
@@ -137,7 +137,7 @@ class Template:
         variables = {**self._kwargs, **({} if conversation is None else conversation.template_kwargs)}
         try:
             text: str = self._tokenizer.apply_chat_template(
-                list(messages),
+                [{**message, "content": message.get("content") or ""} for message in messages],
                 chat_template=self._own,
                 tools=tools,
                 tokenize=False,
@@ -147,6 +147,10 @@ class Template:
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"the chat template refuses it: {error}{_way_out(messages, error)}") from error
         return text
+
+    def begins_with(self, literal: str) -> bool:
+        """Whether a conversation begins so."""
+        return self.write([{"role": "user", "content": _ASKED}]).startswith(literal)
 
     # ---- Rows -------------------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class Template:
         Raises:
             ValueError: the template refuses it, or it cannot be told what of it the model has to write.
         """
-        turns = _supervised(conversation, train_on)
+        turns = supervised(conversation, train_on)
         unseen = self._unseen(conversation)
         rows = [self._row(conversation, index) for index in turns]
         if len(rows) > 1 and not apart:
@@ -222,15 +226,16 @@ class Template:
         """
         messages, source = conversation.messages, self._source(conversation.tools)
         if _GENERATION.search(source):
-            texts, spans = render_jinja_template(
+            rendered: Any = render_jinja_template(
                 [messages[: index + 1]],
-                tools=conversation.tools,
+                tools=cast("Any", conversation.tools),
                 chat_template=source,
                 return_assistant_tokens_mask=True,
                 **{**self._tokenizer.special_tokens_map, **self._kwargs, **conversation.template_kwargs},
             )
-            if texts[0] == text and spans[0] and spans[0][-1][0] >= len(_shared(asked, text)):
-                return int(spans[0][-1][0])
+            (written,), (spans,) = rendered
+            if written == text and spans and spans[-1][0] >= len(_shared(asked, text)):
+                return int(spans[-1][0])
         raise ValueError(_torn(asked, text, index))
 
     def _ended(self, text: str, behind: int, conversation: Conversation, index: int) -> tuple[str, int, bool]:
@@ -344,8 +349,12 @@ def _shared(one: str, other: str) -> str:
 # ---- Of one turn -------------------------------------------------------------------------------------------
 
 
-def _supervised(conversation: Conversation, train_on: TrainOn) -> list[int]:
-    """Which messages are to be learnt."""
+def supervised(conversation: Conversation, train_on: TrainOn) -> list[int]:
+    """Which messages are to be learnt.
+
+    Raises:
+        ValueError: there are none.
+    """
     turns = [
         index
         for index, message in enumerate(conversation.messages)
