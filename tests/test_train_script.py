@@ -732,7 +732,7 @@ def test_a_malformed_row_is_one_line_that_names_it(folders: dict[str, Path], tmp
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": ""}\n', encoding="utf-8")
     options = run_options(folders, tmp_path / "run", train_data=str(rows))
-    assert error_of(written(tmp_path, options)) == f"{rows}, row 0 (from 0): the completion is empty"
+    assert error_of(written(tmp_path, options)).startswith(f"{rows}, line 1: the completion is empty")
 
 
 def test_the_installed_command_says_errors_in_one_line(

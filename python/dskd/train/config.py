@@ -156,10 +156,10 @@ class ScriptArguments:
     eval_split: str | None = _option(
         None, "Of eval_data; else its validation or its test split, whichever is there."
     )
-    format: str | None = _option(
+    row_format: str | None = _option(
         None, f"How rows look that are not as docs/data.md says: {', '.join(FORMATS)}."
     )
-    columns: dict[str, Any] | str | None = _option(  # noqa: RUF009 - a field
+    row_columns: dict[str, Any] | str | None = _option(  # noqa: RUF009 - a field
         None,
         'Columns that have other names, as JSON or a table: {"prompt": "question", "completion": "answer"}.',
     )
@@ -208,18 +208,14 @@ class ScriptArguments:
             raise ValueError(f"teacher_roles of {', '.join(unknown)}, which is none of teachers")
         self.roles_of_teachers = {name: _roles(roles) for name, roles in by_name.items()}
         self.roles_of_student = _roles(table_of("student_roles", self.student_roles))
-        self.row_format = RowFormat(
-            self.format, table_of("columns", self.columns), tuple(self.ignore_columns or ())
-        )
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How `load_rows` reads."""
-        return {
-            "row_format": self.row_format,
+        self.reading: dict[str, Any] = {
+            "row_format": RowFormat(
+                self.row_format, table_of("row_columns", self.row_columns), tuple(self.ignore_columns or ())
+            ),
             "streaming": self.streaming,
             "skip_bad_rows": self.skip_bad_rows,
         }
+        """How `load_rows` reads."""
 
 
 def _roles(given: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -20,13 +20,13 @@ import datasets
 
 from dskd.train import row_files, row_format, row_sources, rows
 from dskd.train.row_format import RowFormat
-from dskd.train.row_sources import Rows, RowsTable, find_rows, tables
+from dskd.train.row_sources import Rows, RowsTable, Source, find_rows, tables
 from dskd.train.rows import COLUMNS, read_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dskd.train.row_sources import RowsFile, Source
+    from dskd.train.row_sources import RowsFile
 
 __all__ = ["check_rows", "load_rows"]
 
@@ -59,7 +59,7 @@ def load_rows(
     found = find_rows(source, split, streaming=streaming)
     if streaming:
         return _not_empty(_streamed(found.shards, row_format, skip_bad_rows=skip_bad_rows), source)
-    return _sound(_stored(found, row_format), source, skip_bad_rows=skip_bad_rows)
+    return _sound(_stored(found, row_format, source), source, skip_bad_rows=skip_bad_rows)
 
 
 def check_rows(given: Any, *, name: str = "train_dataset") -> Any:
@@ -80,13 +80,12 @@ def check_rows(given: Any, *, name: str = "train_dataset") -> Any:
     if isinstance(given, datasets.IterableDataset):
         return _streamed(tables(name, given), _AS_IT_IS, skip_bad_rows=False)
     if isinstance(given, datasets.Dataset) and _has_structs(given):
-        table = RowsTable(name, given)
-        return _sound(
-            _stored(row_sources.Source("train", None, [table]), _AS_IT_IS), name, skip_bad_rows=False
-        )
+        found = Source("train", None, [RowsTable(name, given)])
+        return _sound(_stored(found, _AS_IT_IS, name), name, skip_bad_rows=False)
     if isinstance(given, Sized) and hasattr(given, "__getitem__"):
-        for index in range(len(given)):
-            _refuse_bad(f"{name}, row {index} (from 0)", given[index])
+        each = given if isinstance(given, datasets.Dataset) else (given[index] for index in range(len(given)))
+        for index, row in enumerate(each):
+            _refuse_bad(f"{name}, row {index} (from 0)", row)
     return given
 
 
@@ -109,13 +108,14 @@ def _has_structs(given: datasets.Dataset) -> bool:
 _JSON = "\x1e"
 """What JSON among texts begins with, as in RFC 7464; text that begins so is stored as JSON."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _FAULT = "fault"
 _STORED = datasets.Features({name: datasets.Value("string") for name in (*COLUMNS, _FAULT)})
 
 
-def _stored(found: Source, row_format: RowFormat) -> datasets.Dataset:
+def _stored(found: Source, row_format: RowFormat, source: str) -> datasets.Dataset:
     """All rows, or in the column `fault` what is wrong with them."""
-    given = {"shards": list(found.shards), "row_format": row_format, "rules": _rules()}
+    given = {"shards": tuple(found.shards), "row_format": row_format, "rules": _rules(), "source": source}
     try:
         stored = datasets.Dataset.from_generator(
             _records, features=_STORED, gen_kwargs=given, split=datasets.NamedSplit(found.split)
@@ -136,15 +136,17 @@ def _rules() -> str:
 
 
 def _records(
-    shards: Sequence[RowsFile | RowsTable], row_format: RowFormat, rules: str
+    shards: Sequence[RowsFile | RowsTable], row_format: RowFormat, rules: str, source: str
 ) -> Iterator[dict[str, str | None]]:
-    del rules  # it is told so that it is in the name of what is stored
-    for shard in shards:
-        for place, row in shard.placed():
-            try:
-                yield {name: _text(name, value) for name, value in _sound_row(row, row_format).items()}
-            except ValueError as error:
-                yield {_FAULT: f"{place}: {error}"}
+    del rules  # told so that what is stored has it in its name
+    index = -1
+    for index, (place, row) in enumerate(one for shard in shards for one in shard.placed()):  # noqa: B007
+        try:
+            yield {name: _text(value) for name, value in _sound_row(row, row_format).items()}
+        except ValueError as error:
+            yield {_FAULT: f"{place}: {error}"}
+    if index < 0:
+        raise ValueError(f"{source} has no rows")
 
 
 def _sound_row(row: Mapping[str, Any] | ValueError, row_format: RowFormat) -> dict[str, Any]:
@@ -160,15 +162,10 @@ def _sound_row(row: Mapping[str, Any] | ValueError, row_format: RowFormat) -> di
     return found
 
 
-def _text(name: str, value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, str) and not value.startswith(_JSON):
         return value
-    try:
-        text = _JSON + json.dumps(value, ensure_ascii=False)
-    except (TypeError, RecursionError) as error:
-        raise ValueError(f"{name} cannot be JSON: {error}") from error
-    text.encode()  # half a character is a ValueError here, and stops Arrow
-    return text
+    return _JSON + _ENCODER.encode(value)
 
 
 def _part_of(stored: datasets.Dataset, split: str, part: str) -> datasets.Dataset:
@@ -205,8 +202,8 @@ def _rows_of(faults: Sequence[str | None]) -> str:
 def _shown(stored: datasets.Dataset) -> datasets.Dataset:
     """The columns that a row has, and in them what it says."""
     table = stored.data
-    empty = [name for name in stored.column_names if table.column(name).null_count == len(table)]
-    return stored.remove_columns(empty).with_transform(_decoded)
+    empty = [name for name in COLUMNS if table.column(name).null_count == len(table)]
+    return stored.remove_columns([*empty, _FAULT]).with_transform(_decoded)
 
 
 def _decoded(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -60,8 +60,8 @@ def _json_rows(path: str) -> Iterator[PlacedRow]:
 
 def _lines(path: str, file: IO[bytes]) -> Iterator[PlacedRow]:
     for number, line in enumerate(file, 1):
-        text = line.removeprefix(_BOM) if number == 1 else line
-        if text.strip():
+        text = (line.removeprefix(_BOM) if number == 1 else line).rstrip()
+        if text:
             yield f"{path}, line {number}", _line(text)
 
 

@@ -33,12 +33,12 @@ class RowFormat:
     def __post_init__(self) -> None:
         """Checks what it is told."""
         if self.format is not None and self.format not in FORMATS:
-            raise ValueError(f"there is no format {self.format!r}; there is {', '.join(FORMATS)}")
+            raise ValueError(f"there is no row_format {self.format!r}; there is {', '.join(FORMATS)}")
         if not all(isinstance(column, str) for column in self.columns.values()):
-            raise ValueError(f"columns={dict(self.columns)}: each is a name of a column")
+            raise ValueError(f"row_columns={dict(self.columns)}: each is a name of a column")
         given = [*self.columns.values(), *self.ignore]
         if twice := sorted({column for column in given if given.count(column) > 1}):
-            raise ValueError(f"{', '.join(twice)} stands twice in columns and ignore_columns")
+            raise ValueError(f"{', '.join(twice)} stands twice in row_columns and ignore_columns")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row with the names and the shape that are wanted.
@@ -56,7 +56,7 @@ class RowFormat:
             name for column, name in names.items() if column in kept and name in kept.keys() - names
         ):
             raise ValueError(
-                f"columns gives the name {', '.join(taken)} to another column, and one has it already; leave "
+                f"row_columns gives the name {', '.join(taken)} to a column, and another has it already; leave "
                 "that out with ignore_columns"
             )
         return {names.get(name, name): value for name, value in kept.items()}
@@ -180,7 +180,7 @@ FORMATS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 def _with_messages(row: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
     """With the row's `system` before them."""
     if "messages" in row:
-        raise ValueError("there is a column messages, too: leave out format, or ignore that column")
+        raise ValueError("there is a column messages, too: leave out row_format, or ignore that column")
     system = _text(row, "system", "")
     if system and any(message["role"] == "system" for message in messages):
         raise ValueError("there is a column system, and a turn of the system's: leave one out")

@@ -99,7 +99,7 @@ def _refuse_other_columns(given: Mapping[str, Any]) -> None:
         names = ", ".join(others)
         raise ValueError(
             f"nobody would look at {names}: {_WAYS}, and beside messages tools and chat_template_kwargs; "
-            f"rename with columns, or leave out with ignore_columns: [{names}]"
+            f"rename with row_columns, or leave out with ignore_columns: [{names}]"
         )
 
 
@@ -125,7 +125,7 @@ def _plain(given: Mapping[str, Any], prompt: str, name: str) -> Plain:
     if unused := [column for column in _OF_TEMPLATE if given.get(column)]:
         raise ValueError(f"nobody would look at {', '.join(unused)}: plain text has no template")
     for part, text in (("prompt", prompt), (name, written)):
-        _refuse_half_characters(f"the {part}", text)
+        _refuse_unwritable(f"the {part}", text)
     return Plain(prompt, written)
 
 
@@ -174,8 +174,8 @@ def _message(place: str, given: Any) -> dict[str, Any]:
     others = {
         name: value for name, value in given.items() if value is not None and name not in {"role", "content"}
     }
-    for name, text in (("content", content), *others.items()):
-        _refuse_half_characters(f"the {name} of {place}", text)
+    for name, value in (("content", content), *others.items()):
+        _refuse_unwritable(f"the {name} of {place}", value)
     calls = _tool_calls(place, others.pop("tool_calls", None))
     return {"role": role, "content": content, **others, **({"tool_calls": calls} if calls else {})}
 
@@ -227,11 +227,13 @@ def _tools(given: Any) -> list[dict[str, Any]] | None:
     found = _from_json("tools", given or [])
     if not isinstance(found, list) or not all(isinstance(tool, Mapping) for tool in found):
         raise ValueError("tools are a list of objects, or such a list as JSON")
+    _refuse_unwritable("tools", found)
     return [dict(tool) for tool in found] or None
 
 
 def _template_kwargs(given: Any) -> dict[str, Any]:
     found = _object("chat_template_kwargs", given or {})
+    _refuse_unwritable("chat_template_kwargs", found)
     if reserved := sorted(_RESERVED & found.keys()):
         raise ValueError(f"chat_template_kwargs has {', '.join(reserved)}, which is not for a row to say")
     return found
@@ -254,16 +256,22 @@ def _from_json(name: str, given: Any) -> Any:
         raise ValueError(f"{name}: this is text and no JSON: {error}") from error
 
 
-def _refuse_half_characters(name: str, text: Any) -> None:
-    """One half of a surrogate pair, which JSON can spell: no tokenizer takes it."""
-    if isinstance(text, str) and not text.isascii():
+def _refuse_unwritable(name: str, value: Any) -> None:
+    """What is no JSON, or has one half of a surrogate pair, which JSON can spell: no tokenizer takes it."""
+    try:
+        text = value if isinstance(value, str) else _ENCODER.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} cannot be JSON: {error}") from error
+    if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{name} has half a character at {error.start}: {error}") from error
+            raise ValueError(f"{name} has half a character: {error}") from error
 
 
-_KINDS = {str: "a string", list: "a list", dict: "an object", type(None): "null", bool: "true or false"}
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_KINDS = {str: "a string", list: "a list", dict: "an object", bool: "true or false"}
+_KINDS |= {int: "a number", float: "a number", type(None): "null"}
 
 
 def _kind(value: Any) -> str:
