@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-def side_of(tokenizer: Any, **limits: int) -> Side:
+def side_of(tokenizer: Any, **limits: Any) -> Side:
     return Side(tokenizer, Vocabulary.from_tokenizer(tokenizer), **limits)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ ONE_VOCABULARY = ("logits",)
 """Losses whose teacher has the student's tokenizer."""
 
 
-def collator(teacher: Any, student: Any, **limits: int) -> DistillationCollator:
+def collator(teacher: Any, student: Any, **limits: Any) -> DistillationCollator:
     """A collator of two tokenizers of transformers."""
     sides = [Side(one, Vocabulary.from_tokenizer(one), **limits) for one in (teacher, student)]
     return collator_of(*sides)
@@ -329,15 +330,35 @@ class Reading:
 
 
 def read(side: Side, row: Mapping[str, Any]) -> Reading:
-    """A row of two strings, tokenised by the library of tokenizers itself, nothing cut."""
+    """A row of two strings, tokenised by the library of tokenizers itself, nothing cut.
+
+    At once; where a token lies across the two, apart, the second without a space that the tokenizer adds.
+    """
     backend, tokenizer = side.tokenizer.backend_tokenizer, side.tokenizer
     opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id in tokenizer("")["input_ids"] else []
-    texts = [row["prompt"], row["completion"]]
-    if side.vocabulary.dummy_prefix:
-        texts = [text.removeprefix(" ") for text in texts]
-    prompt, response = (backend.encode(text, add_special_tokens=False).ids for text in texts)
-    first = len(opening) + len(prompt)
-    return Reading([*opening, *prompt, *response, tokenizer.eos_token_id], first, ends=True)
+    prompt, completion = row["prompt"], row["completion"]
+    ids = backend.encode(prompt + completion, add_special_tokens=False).ids
+    added = side.vocabulary.dummy_prefix and bool(ids)
+    ends = list(itertools.accumulate(len(side.vocabulary.token_bytes(token) or b"") for token in ids))
+    behind = len(prompt.encode()) + added
+    first = 0 if not prompt else next((index + 1 for index, end in enumerate(ends) if end == behind), None)
+    if first is None:
+        before = backend.encode(prompt, add_special_tokens=False).ids
+        ids, first = [*before, *_apart(side, completion)], len(before)
+    first += len(opening)
+    return Reading([*opening, *ids, tokenizer.eos_token_id], first, ends=True)
+
+
+def _apart(side: Side, text: str) -> list[int]:
+    """The ids that have the bytes of a text and no more."""
+    backend = side.tokenizer.backend_tokenizer
+    for before in ("", "\n"):
+        ids: list[int] = backend.encode(before + text, add_special_tokens=False).ids
+        for start in range(len(ids)):
+            said = b"".join(side.vocabulary.token_bytes(token) or b"" for token in ids[start:])
+            if said == text.encode():
+                return ids[start:]
+    return _apart(side, text[1:]) if text.startswith(" ") else ids
 
 
 def token_pairs(
@@ -354,7 +375,7 @@ def token_pairs(
 def spans_of(side: Side, reading: Reading, text: bytes) -> dict[int, tuple[int, int]]:
     """For the columns of a response the bytes of its text that they are; what is none of it is left out."""
     tokens = [side.vocabulary.token_bytes(token) or b"" for token in reading.ids[reading.first :]]
-    added = side.vocabulary.dummy_prefix and not text.startswith(b" ")
+    added = b"".join(tokens)[:1] == b" " != text[:1]
     start, spans = -int(added), {}
     for column, token in enumerate(tokens, start=reading.first):
         span = (max(start, 0), start + len(token))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["DistillationConfig", "ScriptArguments"]
 
 CROSS_ENTROPY_ALONE = "sft"
+STUDENT = "student"
+
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "train_on": ("all", "last"),
+    "add_bos": ("auto", "true", "false"),
+    "system_role": ("system", "user", "drop"),
+}
 
 
 def _option(default: Any, text: str) -> Any:
@@ -55,8 +63,37 @@ class DistillationConfig(TrainingArguments):
     projector_learning_rate: float = _option(
         5e-4, "Of the projectors, and of all that is trained beside the student, without weight decay."
     )
-    max_prompt_length: int = _option(512, "Tokens of a prompt, on each side; its beginning is cut off.")
+    max_prompt_length: int = _option(
+        512,
+        "Tokens before the turn that is learnt, on each side; of a longer conversation the first exchanges "
+        "go, of a longer question its beginning.",
+    )
     max_response_length: int = _option(512, "Tokens of a response, on each side; its end is cut off.")
+    train_on: str = _option("all", "Which turns of the assistant are learnt: all, or last.")
+    add_bos: str = _option(
+        "auto",
+        "Whether a row begins with the beginning of sequence: auto, as the chat template writes it, and "
+        "plain text as the tokenizer or the template would; true; false.",
+    )
+    chat_template: str | None = _option(
+        None, "The student's, in place of its tokenizer's own: a file, or Jinja text."
+    )
+    teacher_chat_template: dict[str, Any] | str | None = _option(  # noqa: RUF009
+        None, "The same for the teacher; of several teachers by their names, as JSON."
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = _option(  # noqa: RUF009
+        None, 'Variables of the chat templates, as JSON: {"enable_thinking": false}.'
+    )
+    system_role: str = _option(
+        "system",
+        "What becomes of a system message: system, as the template has it; user, in front of the first "
+        "question, for templates that refuse one; drop.",
+    )
+    parse_markers: bool = _option(
+        True,
+        "Whether the literal of a special token in a text of a row is that token, as when the model is "
+        "asked; false for texts that are not trusted.",
+    )
 
     def __post_init__(self) -> None:
         """Checks the options, and sets those of transformers that have only one right value here."""
@@ -78,7 +115,24 @@ class DistillationConfig(TrainingArguments):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}={value}; it is at least 1")
+        self.chat_template_kwargs = table_of("chat_template_kwargs", self.chat_template_kwargs)
+        for name, choices in _CHOICES.items():
+            if (given := getattr(self, name)) not in choices:
+                raise ValueError(f"{name}={given!r}; it is one of {', '.join(choices)}")
         self.weighted()
+
+    def template_of(self, name: str) -> str | None:
+        """The chat template that a model is to have in place of its own, as Jinja text.
+
+        Args:
+            name: `student`, or a teacher's.
+        """
+        given: Any = self.chat_template if name == STUDENT else self.teacher_chat_template
+        if name != STUDENT and (isinstance(given, dict) or _is_table(given)):
+            given = table_of("teacher_chat_template", given).get(name)
+        if given is None or "{" in given:
+            return None if given is None else str(given)
+        return Path(given).expanduser().read_text(encoding="utf-8")
 
     def weighted(self) -> Sequence[Weighted]:
         """The losses of the run.
@@ -107,6 +161,11 @@ class DistillationConfig(TrainingArguments):
                 )
         if self.loss_options:
             raise ValueError(f"{', '.join(self.loss_options)} beside losses: options stand in their entries")
+
+
+def _is_table(given: Any) -> bool:
+    """Whether it is JSON of a table, and not Jinja."""
+    return isinstance(given, str) and given.lstrip().startswith('{"')
 
 
 def _weighted(index: int, entry: Mapping[str, Any]) -> Weighted:

@@ -98,7 +98,7 @@ def _fitted(row: Conversation | Plain, sides: Sides) -> Fitted:
             for name, side in sides.items()
         }
         share = _share_that_fits(found, sides)
-        if share >= 1:
+        if share >= 1 or row == Plain("", getattr(row, "completion", "")):
             return Fitted(_cut(found, sides), shortened)
         row, shortened = _shorter(row, share), True
 
@@ -129,7 +129,7 @@ def _share_that_fits(found: EncodedSides, sides: Sides) -> float:
 def _shorter(row: Conversation | Plain, share: float) -> Conversation | Plain:
     """The same with less before its turn."""
     if isinstance(row, Plain):
-        return replace(row, prompt=_end_of(row.prompt, share))
+        return replace(row, prompt=row.prompt[len(row.prompt) - _length(row.prompt, share) :])
     messages = row.messages
     questions = [index for index, message in enumerate(messages) if message["role"] == "user"]
     if len(questions) > 1:  # the first exchange goes
@@ -144,19 +144,23 @@ def _shorter(row: Conversation | Plain, share: float) -> Conversation | Plain:
     return replace(row, messages=[*messages[:longest], cut, *messages[longest + 1 :]])
 
 
+def _length(text: str, share: float) -> int:
+    """How much of a text to keep: less than all of it."""
+    return max(min(int(len(text) * share * _SPARE), len(text) - 1), 0)
+
+
 def _end_of(text: str, share: float) -> str:
     """The end of a text.
 
     Raises:
         ValueError: too little of it would be left.
     """
-    length = min(int(len(text) * share * _SPARE), len(text) - 1)
-    if length < _LEAST and len(text) <= _LEAST:
+    if len(text) <= _LEAST:
         raise ValueError(
             f"the prompt does not fit into max_prompt_length: {text!r} is left of its longest text, and what "
             "the template writes around it, or its other messages, are too long; raise max_prompt_length"
         )
-    return text[-max(length, _LEAST) :]
+    return text[-max(_length(text, share), _LEAST) :]
 
 
 # ---- Responses -------------------------------------------------------------------------------------------

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from dskd.train.rows import Conversation
     from dskd.vocabulary import Vocabulary
 
-__all__ = ["AddBos", "Encoded", "EncodedTurn", "Side", "stops_of"]
+__all__ = ["AddBos", "Encoded", "EncodedTurn", "Side", "SystemRole", "stops_of"]
 
 AddBos: TypeAlias = Literal["auto", "true", "false"]
+SystemRole: TypeAlias = Literal["system", "user", "drop"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -129,6 +130,8 @@ class Side:
         train_on: all turns of the assistant, or the last.
         parse_markers: whether the literal of a special in a text of a row is that special, as when the model
             is asked; or text, for texts that one does not trust.
+        system_role: what becomes of a system message that stands first: it stays, or stands in front of the
+            first question (`user`), for templates that refuse one; or is dropped.
     """
 
     tokenizer: Any
@@ -141,6 +144,7 @@ class Side:
     add_bos: AddBos = "auto"
     train_on: TrainOn = "all"
     parse_markers: bool = True
+    system_role: SystemRole = "system"
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made at its first use."""
@@ -181,7 +185,17 @@ class Side:
         """
         if isinstance(row, Plain):
             return [self._plain(row)]
-        return self.template.render(row, train_on=self.train_on, apart=apart)
+        return self.template.render(self._without_system(row), train_on=self.train_on, apart=apart)
+
+    def _without_system(self, row: Conversation) -> Conversation:
+        """With its system message as `system_role` says."""
+        first, *rest = row.messages
+        if self.system_role == "system" or first["role"] != "system":
+            return row
+        if self.system_role == "user" and rest and rest[0]["role"] == "user":
+            said = f"{first['content']}\n\n{rest[0]['content']}"
+            rest = [{**rest[0], "content": said}, *rest[1:]]
+        return replace(row, messages=rest, prompt_messages=max(row.prompt_messages - 1, 0))
 
     def _plain(self, row: Plain) -> Rendering:
         """Text as it stands; a marker at its end that ends a turn is that end."""

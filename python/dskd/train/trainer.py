@@ -19,9 +19,11 @@ from dskd.nn.loss import Needs
 from dskd.nn.objective import Objective
 from dskd.nn.projector_files import load_projectors, save_projectors
 from dskd.nn.reduction import Reduction
-from dskd.train.collator import DistillationCollator, Side, TeacherSide
+from dskd.train.collator import DistillationCollator, TeacherSide
 from dskd.train.evaluation import held_out
 from dskd.train.model import DistillationModel, head_of, hidden_states
+from dskd.train.rendering import Template
+from dskd.train.side import Side, stops_of
 from dskd.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -234,7 +236,8 @@ class DistillationTrainer(Trainer):
 
     def _note(self, sums: Mapping[str, Tensor], batch: Collated) -> None:
         """Adds the sums of a micro-batch to those since the last log."""
-        found: dict[str, Any] = {**sums, **batch.places.counts(), "student_cut": batch.cut["student"]}
+        found: dict[str, Any] = {**sums, **batch.places.counts()}
+        found |= {"student_cut": batch.cut["student"], **{name: batch.cut[name] for name in _CUT}}
         for name, counted in batch.alignment_counts.items():
             found |= {named(name, item.name): counted[index] for index, item in enumerate(fields(Counts))}
             found[named(name, "teacher_cut")] = batch.cut[name]
@@ -334,6 +337,9 @@ class DistillationTrainer(Trainer):
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
+_CUT = ("shortened", "straddled")
+"""What of a batch was cut on whichever side, see `Collated`; a teacher may not have these names."""
+
 _GROUPS = 2
 """Those that Trainer makes: with and without weight decay."""
 
@@ -379,17 +385,52 @@ _BUILT = "objective.built."
 
 
 def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: DistillationConfig) -> Side:
+    """How rows become ids of a model.
+
+    Raises:
+        ValueError: its tokenizer cannot be read, or has no end of sequence; what is wrong with its template.
+    """
     who = {"student": "the student", ONLY_TEACHER: "the teacher"}.get(name, f"the teacher {name!r}")
     if tokenizer is None:
         raise ValueError(f"{who} has no tokenizer: give teacher_processing_class={{{name!r}: ...}}")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{who}'s tokenizer has no end of sequence; set its eos_token")
     size = model.get_output_embeddings().weight.shape[0]
+    template, options = args.template_of(name), cast("Any", args)  # checked there
+    stops = [token for token in stops_of(model) if token in tokenizer.added_tokens_decoder]
     try:
-        vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles)
+        ends = _stops(tokenizer, template, options.chat_template_kwargs, stops)
+        given = {key: set(value) for key, value in (roles or {}).items()}
+        for literal in ends:
+            given.setdefault(literal, set()).add("eos")
+        vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=given)
     except ValueError as error:
         raise ValueError(f"{who}'s tokenizer: {error}") from error
-    return Side(tokenizer, vocabulary, args.max_prompt_length, args.max_response_length)
+    return Side(
+        tokenizer,
+        vocabulary,
+        args.max_prompt_length,
+        args.max_response_length,
+        chat_template=template,
+        template_kwargs=options.chat_template_kwargs,
+        stop_ids=tuple(stops),
+        add_bos=options.add_bos,
+        train_on=options.train_on,
+        parse_markers=args.parse_markers,
+        system_role=options.system_role,
+    )
+
+
+def _stops(
+    tokenizer: Any, template: str | None, kwargs: Mapping[str, Any], stops: Sequence[int]
+) -> list[str]:
+    """The literals that end a turn: of the generation configuration, and of the chat template."""
+    literals = [str(tokenizer.added_tokens_decoder[token].content) for token in stops]
+    if template is not None or tokenizer.chat_template:
+        known = [*literals, tokenizer.eos_token]
+        stop = Template(tokenizer, chat_template=template, kwargs=kwargs, stops=known).stop
+        literals += [stop] if stop is not None and stop in tokenizer.get_vocab() else []
+    return literals
 
 
 def _teacher_model(
@@ -415,7 +456,7 @@ def _per_item(sums: dict[str, float], over: Mapping[str, str], teachers: Sequenc
     said |= {name: sums[name] for name in dict.fromkeys(("labels", *over.values())) if name in sums}
     for teacher in teachers:
         said |= _of_alignment(teacher, sums)
-    return said | ({"student_cut": sums["student_cut"]} if sums["student_cut"] else {})
+    return said | {name: sums[name] for name in ("student_cut", *_CUT) if sums[name]}
 
 
 def _of_alignment(teacher: str, sums: Mapping[str, float]) -> dict[str, float]:
