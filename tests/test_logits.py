@@ -140,7 +140,7 @@ def test_as_many_tokens_as_there_are_leave_nothing_to_the_others() -> None:
     assert teacher.paired is not None
     assert teacher.hidden is not None
     logits = student.head.logits(student.hidden)[teacher.paired]
-    expected = divergence("kl", made.teacher.head.logits(teacher.hidden), logits).mean()
+    expected = divergence("kl", logits, made.teacher.head.logits(teacher.hidden)).mean()
     for top_k in (None, OF_STUDENT, 99):
         found, _ = made.run([Logits(top_k=top_k)])
         # What is next to nothing is taken as an epsilon of float64, of both.

@@ -262,10 +262,10 @@ class _View:
         if columns is not None:
             logits = logits.index_select(-1, columns)
         if self._closed is None:
-            return divergence(name, target, logits, temperature=temperature, mix=mix)
+            return divergence(name, logits, target, temperature=temperature, mix=mix)
         is_copy = columns is not None or self.head.unreachable is not None
         items, of_items = gradient_by_logits(
-            name, target, logits, temperature=temperature, mix=mix, overwrite=is_copy
+            name, logits, target, temperature=temperature, mix=mix, overwrite=is_copy
         )
 
         def gradient(outer: Tensor) -> _Gradient:

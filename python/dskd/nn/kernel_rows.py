@@ -24,12 +24,12 @@ _TINY = tl.constexpr(1.1754943508222875e-38)
 
 @triton.jit
 def divergence_rows(
-    teacher,
     student,
+    teacher,
     gradient,
     items,
-    teacher_stride,
     student_stride,
+    teacher_stride,
     gradient_stride,
     columns,
     factor,
@@ -39,18 +39,18 @@ def divergence_rows(
 ):
     """`items[row]`, and `gradient[row]`, which may lie where the student's logits are."""
     row = tl.program_id(0).to(tl.int64)
-    teacher += row * teacher_stride
     student += row * student_stride
+    teacher += row * teacher_stride
     gradient += row * gradient_stride
-    teacher_largest, teacher_log_sum = _normaliser(teacher, columns, factor, BLOCK)
     student_largest, student_log_sum = _normaliser(student, columns, factor, BLOCK)
+    teacher_largest, teacher_log_sum = _normaliser(teacher, columns, factor, BLOCK)
 
     terms = tl.zeros([BLOCK], tl.float32)
     slopes = tl.zeros([BLOCK], tl.float32)
     for start in range(0, columns, BLOCK):
-        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
         log_q = _quotients(student, start, columns, factor, BLOCK) - student_largest - student_log_sum
-        term, slope = _of_token(log_p, log_q, mix, NAME)
+        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
+        term, slope = _of_token(log_q, log_p, mix, NAME)
         terms += term
         slopes += slope
     item = tl.sum(terms)
@@ -59,9 +59,9 @@ def divergence_rows(
 
     is_endless = item == float("inf")
     for start in range(0, columns, BLOCK):
-        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
         log_q = _quotients(student, start, columns, factor, BLOCK) - student_largest - student_log_sum
-        term, slope = _of_token(log_p, log_q, mix, NAME)
+        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
+        term, slope = _of_token(log_q, log_p, mix, NAME)
         made = tl.where(is_endless, 0.0, slope - tl.exp(log_q) * slope_sum)
         at = start + tl.arange(0, BLOCK)
         tl.store(gradient + at, made, mask=at < columns)
@@ -103,13 +103,13 @@ def _normaliser(row, columns, factor, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _of_token(log_p, log_q, mix, NAME: tl.constexpr):
+def _of_token(log_q, log_p, mix, NAME: tl.constexpr):
     """What a token adds to the divergence, and `q dD/dq`, up to a multiple of q.
 
     With the sum of these slopes the gradient is `slope - q sum`, from which a multiple of q is gone.
     """
-    p = tl.exp(log_p)
     q = tl.exp(log_q)
+    p = tl.exp(log_p)
     if NAME == "kl":
         term = tl.where(p > 0, p * (log_p - log_q), 0.0)
         slope = -p

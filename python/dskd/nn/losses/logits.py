@@ -111,7 +111,7 @@ class Logits(Comparing):
         log_q = of_me.log_probs_at(ids, self.temperature)
         # What the student cannot emit is one of the others, on both sides.
         emitted = log_q.detach() > UNREACHABLE
-        sides = (_and_rest(torch.where(emitted, side, UNREACHABLE)) for side in (log_p, log_q))
+        sides = (_and_rest(torch.where(emitted, side, UNREACHABLE)) for side in (log_q, log_p))
         return DIVERGENCES[self.divergence](*sides, **checked_divergence(self.divergence, self.mix))
 
 
