@@ -163,7 +163,8 @@ def random_case(
             # not the last two, which a head may not mean
             numbers = torch.randint(0, TOKENS[side] - 1, (len(row[side]),), generator=generator)
             tokens[side] = numbers.tolist()
-    projectors = AttentionProjectors(WIDTHS["teacher"], WIDTHS["student"]).double().to(device)
+    projectors = AttentionProjectors(student_width=WIDTHS["student"], teacher_width=WIDTHS["teacher"])
+    projectors = projectors.double().to(device)
     with torch.no_grad():
         for parameter in projectors.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -410,9 +411,9 @@ def test_the_attentions_gradient_is_that_of_its_differences() -> None:
     rows = torch.tensor([2, 0, 2]), torch.tensor([0, 2, 0, 2])
     given = [
         torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
-        for shape in ((3, 4), (4, 4), (4, 2), (3, 3))
+        for shape in ((3, 4), (4, 4), (3, 3), (4, 2))
     ]
-    assert torch.autograd.gradcheck(lambda q, k, v_t, v_s: attend(q, k, v_t, v_s, *rows), given)
+    assert torch.autograd.gradcheck(lambda q, k, v_s, v_t: attend(q, k, v_s, v_t, *rows), given)
 
 
 # ---- what each term moves --------------------------------------------------------------------------------
@@ -583,7 +584,7 @@ def by_hand() -> Case:
         name: torch.tensor(values, dtype=torch.float64, requires_grad=True)
         for name, values in numbers.items()
     }
-    projectors = AttentionProjectors(1, 1).double()
+    projectors = AttentionProjectors(student_width=1, teacher_width=1).double()
     with torch.no_grad():
         for parameter in projectors.parameters():
             parameter.zero_()
@@ -785,7 +786,8 @@ def test_a_step_that_does_not_count_the_teachers_positions_is_refused(fused: boo
 
 
 def test_the_projectors_are_float32_with_bias_and_of_the_shapes_of_the_paper() -> None:
-    shapes = {name: tuple(item.shape) for name, item in AttentionProjectors(4, 3).named_parameters()}
+    projectors = AttentionProjectors(student_width=3, teacher_width=4)
+    shapes = {name: tuple(item.shape) for name, item in projectors.named_parameters()}
     assert shapes == {
         "query.weight": (8, 6),
         "query.bias": (8,),
@@ -794,7 +796,7 @@ def test_the_projectors_are_float32_with_bias_and_of_the_shapes_of_the_paper() -
         "student_to_teacher.weight": (4, 3),
         "student_to_teacher.bias": (4,),
     }
-    assert AttentionProjectors(4, 3).dtype == torch.float32
+    assert projectors.dtype == torch.float32
 
 
 @pytest.mark.parametrize("matching", [None, "adversarial", "transport"])

@@ -330,7 +330,7 @@ class Batch:
         """See the class."""
         refuse_name("student", self.student, "labels")
         for name, teacher in self.teachers.items():
-            refuse_teacher(name, teacher, self.student)
+            refuse_teacher(name, self.student, teacher)
 
     def counts(self) -> dict[str, int]:
         """How many there are of all that a term may run over, by name (see `named`)."""

@@ -95,7 +95,7 @@ def refuse_maps(to_student: Tensor, overlap: Tensor | None) -> None:
             )
 
 
-def refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
+def refuse_teacher(name: str, student: States, teacher: Teacher) -> None:
     """What is wrong with a teacher beside this student."""
     is_silent = teacher.hidden is None and teacher.logits is None and teacher.top is None
     if is_silent != (teacher.paired is None):

@@ -119,7 +119,6 @@ class CrossModelAttention(Comparing):
 
     def build(self, student: Head, teacher: TeacherModel) -> Attending:
         """The projectors, and what matches keys and queries."""
-        widths = teacher.head.width, student.width
         if teacher.embeddings is not None and teacher.embeddings.shape[1] != teacher.head.width:
             raise ValueError(
                 f"the teacher's input embeddings are {teacher.embeddings.shape[1]} wide and its states "
@@ -128,8 +127,9 @@ class CrossModelAttention(Comparing):
             )
         matching = None
         if self.matching is not None:
-            matching = KeyQueryMatching(2 * widths[0], variant=self.matching, rate=self.kq_rate)
-        return Attending(AttentionProjectors(*widths), matching).to(student.weight.device)
+            matching = KeyQueryMatching(2 * teacher.head.width, variant=self.matching, rate=self.kq_rate)
+        projectors = AttentionProjectors(student_width=student.width, teacher_width=teacher.head.width)
+        return Attending(projectors, matching).to(student.weight.device)
 
     def terms(
         self, student: States, teacher: Teacher | None, built: nn.Module | None

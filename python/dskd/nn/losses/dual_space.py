@@ -210,9 +210,9 @@ class DualSpace(Comparing):
         if teacher.maps.overlap is None:
             raise ValueError("projectors are solved on the tokens in common: give VocabularyMaps(overlap=)")
         made = DualSpaceProjectors(
-            teacher.head.weight,
-            student.weight,
-            teacher.maps.overlap,
+            student_weight=student.weight,
+            teacher_weight=teacher.head.weight,
+            overlap=teacher.maps.overlap,
             **{name: getattr(self, name) for name in _OF_PROJECTORS},
         )
         made.refresh_every = self.refresh_every
@@ -263,7 +263,7 @@ class DualSpaceProjectors(Projectors):
                 distributed.all_reduce(sums)
                 distributed.all_reduce(count)
             self.observe(sums, int(count))
-        self.refresh(teacher.model.head.weight, student.weight)
+        self.refresh(student_weight=student.weight, teacher_weight=teacher.model.head.weight)
 
     def _is_time(self, student: Head, step: int | None) -> bool:
         if step is not None:
