@@ -123,10 +123,13 @@ def solution(name: str, source: Tensor, target: Tensor, sizes: Sizes) -> dict[st
     """One projector by each way, and both by dskd's."""
     overlap = torch.arange(len(source))[:, None].expand(-1, 2)
     found, one = timed(lambda: solve_projector(source, target), sizes.rounds)
-    heads = {"teacher_weight": source, "student_weight": target}
-    both, two = timed(lambda: Projectors(**heads, overlap=overlap, centre=False), sizes.rounds)
-    trained = {**heads, "student_weight": target.clone().requires_grad_()}
-    _, refresh = timed(lambda: both.refresh(**trained), sizes.rounds)
+
+    def solved() -> Projectors:
+        return Projectors(student_weight=target, teacher_weight=source, overlap=overlap, centre=False)
+
+    both, two = timed(solved, sizes.rounds)
+    moving = target.clone().requires_grad_()
+    _, refresh = timed(lambda: both.refresh(student_weight=moving, teacher_weight=source), sizes.rounds)
     single, in_single = timed(lambda: source.mT @ torch.linalg.pinv(target.mT), 1)
     wide = source.double(), target.double()
     exact, in_double = timed(lambda: wide[0].mT @ torch.linalg.pinv(wide[1].mT), 1)

@@ -237,11 +237,13 @@ def _projectors(case: dict[str, Any], batch: Batch, _fused: bool) -> Result:
     given = {"teacher_to_student": "solved", "student_to_teacher": "solved", **case["options"]}
     if case.get("weighted"):
         given["weights"] = batch["frequencies"]
-    heads = {"student_weight": batch["student_weight"], "teacher_weight": batch["teacher_weight"]}
-    solved = nn.Projectors(**heads, overlap=batch["overlap"], **given).double()
+    student, teacher = batch["student_weight"], batch["teacher_weight"]
+    solved = nn.Projectors(
+        student_weight=student, teacher_weight=teacher, overlap=batch["overlap"], **given
+    ).double()
     if "observed" in case:
         solved.observe(batch["probability_sums"], case["observed"])
-    solved.refresh(**heads)
+    solved.refresh(student_weight=student, teacher_weight=teacher)
     return {"p_ts": solved.teacher_to_student, "p_st": solved.student_to_teacher}
 
 

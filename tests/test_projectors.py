@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 import torch
@@ -253,7 +253,12 @@ def heads(*, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return random(10, 4, seed=8).to(dtype), random(9, 3, seed=9).to(dtype)
 
 
-def named(teacher: Tensor, student: Tensor) -> dict[str, Tensor]:
+class Heads(TypedDict):
+    student_weight: Tensor
+    teacher_weight: Tensor
+
+
+def named(teacher: Tensor, student: Tensor) -> Heads:
     return {"student_weight": student, "teacher_weight": teacher}
 
 
