@@ -157,7 +157,8 @@ class Case:
         ids = torch.arange(shape.shared, device=device)
         to_student = torch.full((shape.teacher_size,), -1, device=device)
         to_student[ids] = ids
-        maps = VocabularyMaps(to_student=to_student, overlap=torch.stack([ids, ids], 1))
+        is_same = shape.size == shape.teacher_size
+        maps = VocabularyMaps(to_student=to_student, overlap=torch.stack([ids, ids], 1), is_same=is_same)
         model = TeacherModel(Head(teacher_weight), maps)
         teacher = Teacher(model, states(teacher_weight, labels), torch.arange(shape.n, device=device))
         student = States(hidden, labels, Head(weight.requires_grad_()))
