@@ -43,7 +43,7 @@ def test_a_name_that_is_taken_is_refused() -> None:
     said = said_by(
         RowFormat(columns={"prompt": "question"}), {"question": "a", "prompt": "b", "completion": "c"}
     )
-    assert said.startswith("row_columns gives the name prompt to a column, and another has it already; ")
+    assert said.startswith("row_columns gives the name prompt to a column, and another has it; ")
 
 
 def test_a_column_that_is_not_named_is_refused_all_the_same() -> None:
