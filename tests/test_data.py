@@ -6,6 +6,8 @@ import csv
 import gzip
 import json
 import logging
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -15,13 +17,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from dskd.train.data import check_rows, load_rows
-from dskd.train.row_format import RowFormat
-from dskd.train.rows import Conversation, read_row
+from dskd.train.row_format import FORMATS, RowFormat
+from dskd.train.rows import COLUMNS, Conversation, read_row
 from dskd.train.script import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 USER = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "b"}
@@ -545,3 +546,22 @@ def test_a_format_that_cannot_be_is_said_before_anything_is_read(
     named = ["--teacher", "T", "--student", "S", "--train_data", "rows.jsonl", "--use_cpu"]
     with pytest.raises(ValueError, match=message):
         parse([*named, "--output_dir", str(tmp_path / "out"), *option])
+
+
+# ---- As the page says ------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+
+
+def test_rows_of_the_page_are_read(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```json\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(blocks), encoding="utf-8")
+    assert len([read_row(row) for row in load_rows(str(path))]) > 4
+
+
+def test_the_page_names_every_format_and_option() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    options = ("row_format", "row_columns", "ignore_columns", "streaming", "skip_bad_rows")
+    for name in (*FORMATS, *options, "train_split", "eval_split", *COLUMNS):
+        assert f"`{name}" in text, name
