@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -20,22 +20,13 @@ import assets
 from assets import CHAT_TEMPLATES
 from conftest import needs_assets
 from dskd.train.rendering import Rendering, Template
+from dskd.train.rows import Conversation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
 # Conversations -----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """Stands in for that of `dskd.train.rows`."""
-
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
-    prompt_messages: int = 0
 
 
 def system(content: str) -> dict[str, Any]:
