@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -19,7 +20,7 @@ import transformers
 import assets
 from assets import CHAT_TEMPLATES
 from conftest import needs_assets
-from dskd.train.rendering import Rendering, Template
+from dskd.train.rendering import Rendering, Template, Turn
 from dskd.train.rows import Conversation
 
 if TYPE_CHECKING:
@@ -200,6 +201,12 @@ NEEDS: Mapping[str, Mapping[str, Any]] = {
     "fireworks-ai-llama-3-firefunction-v2": {"functions": "[]", "datetime": "a day"},
 }
 """Variables without which a template writes nothing."""
+
+EOS: Mapping[str, str] = {
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "<|END_OF_TURN_TOKEN|>",
+    "fireworks-ai-llama-3-firefunction-v2": "<|eot_id|>",
+}
+"""The end of sequence of tokenizers whose templates begin another turn behind the last, asked to or not."""
 
 NEEDS_A_LIST = (
     *("CohereForAI-c4ai-command-r-plus-tool_use", "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use"),
@@ -397,11 +404,11 @@ each_template = pytest.mark.parametrize(
 
 def test_the_tables_name_templates_and_each_has_what_its_model_stops_at() -> None:
     assert sorted(name for names in STOPS.values() for name in names) == sorted(CHAT_TEMPLATES)
-    tables = [STOP_OF_A_CALL, NEEDS, VARIED, APART, MENDED, *REFUSED.values()]
+    tables = [STOP_OF_A_CALL, NEEDS, EOS, VARIED, APART, MENDED, *REFUSED.values()]
     assert {*NEEDS_A_LIST, *(name for table in tables for name in table)} <= set(CHAT_TEMPLATES)
     labels = {(case.name, case.label) for case in EVERY_CASE}
     assert {
-        (name, label) for table in tables[3:] for name, kinds in table.items() for label in kinds
+        (name, label) for table in tables[4:] for name, kinds in table.items() for label in kinds
     } <= labels
 
 
@@ -434,7 +441,8 @@ def tokenizer_of(name: str) -> Any:
 
 @functools.cache
 def template_of(name: str) -> Template:
-    return Template(tokenizer_of(name), kwargs=NEEDS.get(name, {}))
+    stops = [EOS[name]] if name in EOS else []
+    return Template(tokenizer_of(name), kwargs=NEEDS.get(name, {}), stops=stops)
 
 
 @functools.cache
@@ -465,15 +473,17 @@ class Expected:
     message: Mapping[str, Any]
     before: str
     through: str
-    text: str
-    start: int
-    content: int
-    end: int
+    row: Rendering
+    turn: Turn
     stop: str | None
 
     @property
+    def text(self) -> str:
+        return self.row.text
+
+    @property
     def supervised(self) -> str:
-        return self.text[self.start : self.end]
+        return self.text[self.turn.start : self.turn.end]
 
     @property
     def parts(self) -> list[str]:
@@ -507,10 +517,8 @@ def _turns_of(case: Case) -> Iterator[Expected]:
             message=message,
             before=written(case, messages[:index], asking=True),
             through=written(case, messages[: index + 1], asking=False),
-            text=row.text,
-            start=turn.start,
-            content=turn.content,
-            end=turn.end,
+            row=row,
+            turn=turn,
             stop=STOP_OF_A_CALL.get(case.name, stop) if "tool_calls" in message else stop,
         )
 
@@ -524,22 +532,22 @@ def words_of(*texts: str) -> set[str]:
 
 @each_case
 def test_a_turn_begins_where_its_generation_prompt_ends(case: Case) -> None:
-    for turn in turns_of(case):
-        assert turn.text[: turn.start] == turn.before
+    for one in turns_of(case):
+        assert one.text[: one.turn.start] == one.before
 
 
 @each_case
 def test_what_is_supervised_is_what_the_template_writes_behind_the_generation_prompt(case: Case) -> None:
     """A last turn may be left open: then its marker is put behind it."""
-    for turn in turns_of(case):
+    for one in turns_of(case):
         if case.is_in(MENDED):
             continue
-        assert turn.through.startswith(turn.before)
-        behind = turn.through[len(turn.before) :]
-        if turn.stop is None or turn.stop in behind:
-            assert behind.startswith(turn.supervised)
+        assert one.through.startswith(one.before)
+        behind = one.through[len(one.before) :]
+        if one.stop is None or one.stop in behind:
+            assert behind.startswith(one.supervised)
         else:
-            assert turn.supervised.removesuffix(turn.stop).rstrip() == behind.rstrip()
+            assert one.supervised.removesuffix(one.stop).rstrip() == behind.rstrip()
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.is_in(MENDED)], ids=str)
@@ -547,38 +555,46 @@ def test_where_the_template_drops_what_the_generation_prompt_ends_in_the_turn_st
     case: Case,
 ) -> None:
     turns = turns_of(case)
-    assert not all(turn.through.startswith(turn.before) for turn in turns)
-    for turn in turns:
-        assert turn.text.startswith(turn.before)
-        assert turn.supervised.removesuffix(turn.stop or "").rstrip() in turn.through
+    assert not all(one.through.startswith(one.before) for one in turns)
+    for one in turns:
+        assert one.text.startswith(one.before)
+        assert one.supervised.removesuffix(one.stop or "").rstrip() in one.through
 
 
 @each_case
 def test_what_was_said_and_called_is_supervised_in_its_order(case: Case) -> None:
-    for turn in turns_of(case):
-        parts = [turn.thought, *turn.parts] if turn.thought else turn.parts
-        assert re.search(".*".join(map(re.escape, parts)), turn.supervised, re.DOTALL)
+    for one in turns_of(case):
+        parts = [one.thought, *one.parts] if one.thought else one.parts
+        assert re.search(".*".join(map(re.escape, parts)), one.supervised, re.DOTALL)
 
 
 @each_case
 def test_what_may_be_paired_begins_with_what_was_said_or_called(case: Case) -> None:
     """Before it stands what this template alone writes, and the reasoning."""
-    for turn in turns_of(case):
-        assert turn.start <= turn.content < turn.end
-        shared = turn.text[turn.content : turn.end]
-        assert all(part in shared for part in turn.parts)
-        assert turn.thought is None or turn.thought not in shared
-        if turn.message["content"]:
-            assert shared.startswith(turn.parts[0])
+    for one in turns_of(case):
+        assert one.turn.start <= one.turn.content < one.turn.end
+        shared = one.text[one.turn.content : one.turn.end]
+        assert all(part in shared for part in one.parts)
+        assert one.thought is None or one.thought not in shared
+        if one.message["content"]:
+            assert shared.startswith(one.parts[0])
+
+
+@each_case
+def test_reasoning_that_the_template_writes_is_found_before_the_content(case: Case) -> None:
+    for one in turns_of(case):
+        place = one.turn.reasoning
+        assert (place is None) == (one.thought is None)
+        if place is not None and one.thought is not None:
+            assert one.turn.start <= place < one.turn.content
+            assert one.text.startswith(one.thought, place)
 
 
 @each_case
 def test_a_turn_ends_with_the_marker_at_which_the_model_stops(case: Case) -> None:
-    for turn in turns_of(case):
-        if turn.stop is None:
-            assert turn.supervised.endswith(turn.parts[-1])
-        else:
-            assert turn.supervised.endswith(turn.stop)
+    for one in turns_of(case):
+        assert one.turn.has_stop == (one.stop is not None)
+        assert one.supervised.endswith(one.stop or one.parts[-1])
 
 
 @each_case
@@ -589,8 +605,8 @@ def test_nothing_that_others_said_is_supervised(case: Case) -> None:
         texts[own] += [message["content"], message.get("reasoning_content", "")]
     words = words_of(*texts[False]) - words_of(*texts[True])
     assert words
-    for turn in turns_of(case):
-        assert words.isdisjoint(words_of(turn.supervised)), turn.supervised
+    for one in turns_of(case):
+        assert words.isdisjoint(words_of(one.supervised)), one.supervised
 
 
 @each_case
@@ -599,27 +615,23 @@ def test_turns_are_one_row_unless_a_later_one_changes_an_earlier(case: Case) -> 
     apart = case.is_in(APART)
     assert [len(row.turns) for row in rows] == ([1] * len(turns) if apart else [len(turns)])
     for row in rows:
-        for one, other in zip(row.turns, row.turns[1:], strict=False):
-            assert one.end <= other.start
+        assert all(turn.end <= later.start for turn, later in pairwise(row.turns))
 
 
 @each_case
 def test_the_text_of_a_row_is_the_rendering_of_the_conversation_through_its_last_turn(case: Case) -> None:
     """But for white space at its end, and for the marker that a last turn may lack."""
-    for turn in turns_of(case):
-        if case.is_in(MENDED) or turn.end < len(turn.text.rstrip()):
-            continue
-        assert turn.text[: turn.end].startswith(turn.through.rstrip()[: turn.end])
-        assert len(turn.text.rstrip()) <= len(turn.through.rstrip()) + len(f"\n{turn.stop or ''}")
+    for one in turns_of(case):
+        if one.turn is one.row.turns[-1] and not case.is_in(MENDED):
+            through = re.escape(one.through.rstrip())
+            assert re.fullmatch(rf"{through}(\s*{re.escape(one.stop or '')})?\s*", one.text)
 
 
 @each_template
 def test_the_last_turn_alone_is_the_last_of_all(case: Case) -> None:
     [row] = template_of(case.name).render(case.conversation, train_on="last")
-    [turn] = row.turns
     whole = rows_of(case)[-1]
-    assert row.text == whole.text
-    assert turn == whole.turns[-1]
+    assert (row.text, row.turns) == (whole.text, whole.turns[-1:])
 
 
 @each_template
@@ -628,6 +640,30 @@ def test_what_the_row_gives_as_a_prompt_is_not_supervised(case: Case) -> None:
     last = len(conversation.messages) - 1
     given = template.render(replace(conversation, prompt_messages=last))
     assert given == template.render(conversation, train_on="last")
+
+
+@each_case
+def test_texts_that_people_and_models_wrote_are_known_in_the_rendering(case: Case) -> None:
+    """All of them, where no tool wrote one: its results stand there in other spelling."""
+    messages = case.conversation.messages
+    contents = [message["content"].strip() for message in messages if message["content"]]
+    for row in rows_of(case):
+        found = [row.text[start:end] for start, end in row.contents]
+        assert set(found) <= set(contents)
+        if case.kind not in CALLS and row is rows_of(case)[-1]:
+            assert sorted(found) == sorted(content for content in contents if content in row.text)
+
+
+@each_case
+def test_what_the_template_does_not_write_is_named(case: Case) -> None:
+    turns = turns_of(case)
+    for row in rows_of(case):
+        of_row = [one for one in turns if one.row is row]
+        reasons = [one.message.get("reasoning_content") for one in of_row]
+        dropped = [bool(reason) and one.thought is None for reason, one in zip(reasons, of_row, strict=True)]
+        assert any("reasoning" in name for name in row.unseen) == any(dropped)
+        schema = case.conversation.tools and WEATHER["function"]["description"] not in row.text
+        assert ("tools" in row.unseen) == bool(schema)
 
 
 # What is refused ---------------------------------------------------------------
