@@ -11,7 +11,7 @@ import functools
 import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tokenizers
@@ -51,7 +51,7 @@ def result(identifier: str, content: str) -> dict[str, Any]:
     return {"role": "tool", "name": "get_weather", "tool_call_id": identifier, "content": content}
 
 
-WEATHER: Final = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -673,9 +673,3 @@ def test_what_the_template_does_not_write_is_named(case: Case) -> None:
 def test_what_cannot_be_told_is_refused_with_the_reason(case: Case, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
         rows_of(case)
-
-
-# Tokens ------------------------------------------------------------------------
-
-# For every tokenizer of assets.TOKENIZERS and rows of assets.instruction_rows: what a side makes of a row has
-# the bytes of the rendering, and is the joint tokenisation but for tokens that straddle two turns.
