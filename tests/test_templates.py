@@ -279,7 +279,7 @@ APART: Mapping[str, Sequence[str]] = {
     "tencent-Hy3": varied(["thinking"], "reasoning_effort=high"),
     "unsloth-Apriel-1.5": CALLS,
 }
-"""Where each turn is a row of its own: a later one changes what it looks like."""
+"""Where each turn is a row of its own: a later one changes what it looks like, or no marker ends it."""
 
 MENDED: Mapping[str, Sequence[str]] = {
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": [*SAID_ONLY, "tools"],
