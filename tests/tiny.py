@@ -317,11 +317,15 @@ def assert_same(
 
 @dataclass(frozen=True)
 class Reading:
-    """One side of a row, by hand: its ids, and where in them the response's tokens are, the end included."""
+    """One side of a row, by hand: its ids, and where in them the response's tokens are, the end included.
+
+    `straddles`: whether a token of the whole text lies across its beginning.
+    """
 
     ids: list[int]
     first: int
     ends: bool
+    straddles: bool = False
 
     @property
     def columns(self) -> list[int]:
@@ -342,11 +346,12 @@ def read(side: Side, row: Mapping[str, Any]) -> Reading:
     ends = list(itertools.accumulate(len(side.vocabulary.token_bytes(token) or b"") for token in ids))
     behind = len(prompt.encode()) + added
     first = 0 if not prompt else next((index + 1 for index, end in enumerate(ends) if end == behind), None)
+    straddles = first is None
     if first is None:
         before = backend.encode(prompt, add_special_tokens=False).ids
         ids, first = [*before, *_apart(side, completion)], len(before)
     first += len(opening)
-    return Reading([*opening, *ids, tokenizer.eos_token_id], first, ends=True)
+    return Reading([*opening, *ids, tokenizer.eos_token_id], first, ends=True, straddles=straddles)
 
 
 def _apart(side: Side, text: str) -> list[int]:

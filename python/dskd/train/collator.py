@@ -90,7 +90,7 @@ class Collated(Moved):
         places: where it is supervised, and where its teachers speak to it.
         alignment_counts: int64 `[fields of Counts]` of each teacher, summed over the batch.
         cut: int64 each, by name: responses that lost their end, of the `student` and of each teacher;
-            `shortened` prompts; `straddled` tokens, across the beginning of a turn, of all sides.
+            `shortened` prompts; `straddled` beginnings of turns, of all sides, see `Encoded`.
     """
 
     student: Tokens

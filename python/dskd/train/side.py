@@ -72,7 +72,7 @@ class Encoded:
         ids: what the model reads and writes.
         turns: what of it the model writes, in order.
         places: where in the text of the row each id ends, in bytes; None: the tokenizer changed the text.
-        straddled: tokens that lie across the beginning of a turn, and are in none.
+        straddled: beginnings of turns across which a token would lie, were the text not tokenised in parts.
     """
 
     ids: list[int]
@@ -219,23 +219,26 @@ class Side:
         marked = self._marked(rendering)
         if marked and self.parse_markers:
             _warn_of(rendering.text, marked[0])
-        laid = self._laid(rendering, [] if self.parse_markers else marked)
+        laid, straddled = self._laid(rendering, [] if self.parse_markers else marked)
         place = functools.partial(_index, laid, rendering.text)
         turns = tuple(_turn(turn, place) for turn in rendering.turns)
-        straddled = sum(not laid.parts(_bytes(rendering.text, turn.start)) for turn in rendering.turns)
         found = Encoded(laid.ids, turns, laid.ends if laid.is_exact else None, straddled)
         return self._begun(self._ended(found), is_plain=is_plain)
 
-    def _laid(self, rendering: Rendering, as_text: Sequence[tuple[int, int]]) -> Laid:
-        """The whole text at once; cut where a token would lie across the beginning or the end of a turn."""
+    def _laid(self, rendering: Rendering, as_text: Sequence[tuple[int, int]]) -> tuple[Laid, int]:
+        """The whole text at once; cut where a token would lie across the beginning or the end of a turn.
+
+        With how many would lie across a beginning.
+        """
         text, turns = rendering.text, rendering.turns
         laid = self._layer.lay(text, as_text=as_text)
         edges = {place for turn in turns for place in (turn.start, turn.end)}
         if laid.is_exact:
             across = {place for place in edges if not laid.parts(_bytes(text, place))}
-            return self._layer.lay(text, across, as_text=as_text) if across else laid
+            straddled = sum(turn.start in across for turn in turns)
+            return (self._layer.lay(text, across, as_text=as_text) if across else laid), straddled
         inner = {place for turn in turns for place in (turn.reasoning, turn.content) if place is not None}
-        return self._layer.lay(text, edges | inner, as_text=as_text)
+        return self._layer.lay(text, edges | inner, as_text=as_text), 0
 
     def _marked(self, rendering: Rendering) -> list[tuple[int, int]]:
         """The spans of what people said that hold the literal of a marker."""
