@@ -99,6 +99,7 @@ class Side:
         """A row with a `prompt` and a `completion`, see `dskd.train.data`."""
         prompt = self._prompt(row["prompt"])
         response = self._text(content(row["completion"]))
+        refuse_ids_beyond(self.vocabulary.size, [*prompt, *response], row)
         ends = len(response) < self.max_response_length
         response = [*response, self.tokenizer.eos_token_id] if ends else response[: self.max_response_length]
         return Encoded([*prompt, *response], len(response), ends)
@@ -143,6 +144,30 @@ class TeacherSide:
 
 def _last(ids: list[int], count: int) -> list[int]:
     return ids[max(len(ids) - max(count, 0), 0) :]
+
+
+def refuse_ids_beyond(size: int, ids: Sequence[int], row: Mapping[str, Any]) -> None:
+    """Refuses a row with an id that its tokenizer defines and its model has no row for.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if max(ids, default=-1) >= size:
+        column = next(index for index, one in enumerate(ids) if one >= size)
+        raise ValueError(
+            f"the row {shortened(row)} has the id {ids[column]} at position {column}, and the model has ids "
+            f"0 to {size - 1}: leave the row out, or that token's text"
+        )
+
+
+def shortened(row: Mapping[str, Any]) -> str:
+    """A row as an error names it."""
+    said = str(dict(row))
+    return said if len(said) <= _SAID else f"{said[:_SAID]} ..."
+
+
+_SAID = 120
+"""Characters of a row in an error."""
 
 
 def content(completion: str | list[dict[str, str]]) -> str:
