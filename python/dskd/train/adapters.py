@@ -126,7 +126,7 @@ def refuse_unread(model: Any) -> None:
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         if kind not in READ or getattr(config, "alora_invocation_tokens", None) is not None:
             raise ValueError(
-                f"the adapter {name!r} of the student is {kind}, which is more than layers of its body, or not "
+                f"the adapter {name!r} of the student is {kind}, which is more than its layers or not "
                 f"known: there is {', '.join(READ)}"
             )
     if not any(one.requires_grad for one in model.parameters()):

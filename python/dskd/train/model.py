@@ -199,7 +199,8 @@ def head_of(model: Any, vocabulary: Vocabulary) -> Head:
     gap = (found - expected).abs().max() if found.shape == expected.shape else torch.tensor(torch.inf)
     if not gap <= 0.02 * expected.abs().max().clamp(min=1):
         raise ValueError(
-            f"the logits of {type(inside(model)).__name__} are not those of a linear head on its last hidden "
-            "state (with its configuration's logit_scale, logits_scaling, final_logit_softcapping): not supported"
+            f"the logits of {type(inside(model)).__name__} are not those of a linear head on its last "
+            "hidden state (with its configuration's logit_scale, logits_scaling, final_logit_softcapping): "
+            "not supported"
         )
     return head

@@ -28,8 +28,8 @@ def likeliest(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The likeliest ids and the labels, int64 `[rows, columns]` each, -100 where nothing is supervised.
 
-    The label of a column is the token there, and the id what the model takes for likeliest before it sees that
-    token: where the two agree, greedy decoding goes on as the row does.
+    The label of a column is the token there, and the id what the model takes for likeliest before it sees
+    that token: where the two agree, greedy decoding goes on as the row does.
 
     Args:
         model: the student.

@@ -50,8 +50,8 @@ class DistillationTrainer(Trainer):
     """Trains a student on rows of text, with a teacher whose tokenizer is another.
 
     Args:
-        model: the student, a causal language model of transformers, or a `PeftModel` around one; or a name, and
-            it is loaded with `model_init_kwargs`.
+        model: the student, a causal language model of transformers, or a `PeftModel` around one; or a name,
+            and it is loaded with `model_init_kwargs`.
         teacher: the same; it is frozen and put in eval mode. Several by name, as the losses call them.
         args: see `DistillationConfig`.
         train_dataset: rows with `prompt` and `completion`, see `dskd.train.data`.
@@ -65,9 +65,9 @@ class DistillationTrainer(Trainer):
 
     Raises:
         ValueError: a tokenizer cannot be read exactly, or has no end of sequence that its model has a row
-            for; a model has no linear head, or the student adapters that would not be trained or saved; a loss
-            listens to a teacher that is not there, or to one with which it has no token in common; there are
-            several GPUs in this one process.
+            for; a model has no linear head, or the student adapters that would not be trained or saved; a
+            loss listens to a teacher that is not there, or to one with which it has no token in common; there
+            are several GPUs in this one process.
     """
 
     args: DistillationConfig
@@ -446,8 +446,8 @@ def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: 
     size = _rows(who, model)
     if tokenizer.eos_token_id >= size:
         raise ValueError(
-            f"{who}'s tokenizer ends a sequence with the id {tokenizer.eos_token_id}, and the model has ids 0 "
-            f"to {size - 1}: the tokenizer is another model's, or the model needs resize_token_embeddings"
+            f"{who}'s tokenizer ends a sequence with the id {tokenizer.eos_token_id}, and the model has ids "
+            f"0 to {size - 1}: the tokenizer is another model's, or the model needs resize_token_embeddings"
         )
     try:
         vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles, cut=True)
