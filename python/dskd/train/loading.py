@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,7 +69,7 @@ def load_tokenizer(name: str) -> Any:
 
 def tokenizer_of(given: Any, model: Any) -> Any:
     """The one that is given; else, where a model is given by name, that of this name."""
-    return load_tokenizer(model) if given is None and isinstance(model, str) else given
+    return load_tokenizer(str(model)) if given is None and _is_name(model) else given
 
 
 def _checked(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -123,9 +124,13 @@ def ready_teacher(model: Any, device: torch.device, options: Any = None) -> Any:
     return model if _is_placed(model) else model.to(device)
 
 
+def _is_name(model: Any) -> bool:
+    return isinstance(model, str | Path)
+
+
 def _loaded(model: Any, name: str, options: Any, load: Any) -> Any:
-    if isinstance(model, str):
-        return load(model)
+    if _is_name(model):
+        return load(str(model))
     if options:
         raise ValueError(f"{name} beside a model that is loaded already: give its name, or leave them out")
     return model

@@ -444,16 +444,22 @@ def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: 
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{who}'s tokenizer has no end of sequence; set its eos_token")
     size = _rows(who, model)
-    if tokenizer.eos_token_id >= size:
-        raise ValueError(
-            f"{who}'s tokenizer ends a sequence with the id {tokenizer.eos_token_id}, and the model has ids "
-            f"0 to {size - 1}: the tokenizer is another model's, or the model needs resize_token_embeddings"
-        )
+    _refuse_ids_of_every_row(who, tokenizer, size)
     try:
         vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles, cut=True)
     except ValueError as error:
         raise ValueError(f"{who}'s tokenizer: {error}") from error
     return Side(tokenizer, vocabulary, args.max_prompt_length, args.max_response_length)
+
+
+def _refuse_ids_of_every_row(who: str, tokenizer: Any, size: int) -> None:
+    """A row may be left out that has an id beyond the model's; not where every row begins or ends with it."""
+    most = max([tokenizer.eos_token_id, *tokenizer("")["input_ids"]])
+    if most >= size:
+        raise ValueError(
+            f"{who}'s tokenizer: every row would have its id {most}, and the model has ids 0 to {size - 1}; "
+            "it is another model's, or the model needs resize_token_embeddings"
+        )
 
 
 def _rows(who: str, model: Any) -> int:
