@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,12 +20,11 @@ from conftest import IN_CI
 from dskd.nn.heads import Head
 from dskd.train.adapters import lora_config
 from dskd.train.model import hidden_states
-from dskd.train.script import main
+from dskd.train.script import main, parse
 from tiny import ROWS, assert_same, step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -180,7 +181,7 @@ KINDS = ["IA3Config", "LoHaConfig", "LoKrConfig", "OFTConfig", "VeraConfig", "LN
 @pytest.mark.filterwarnings("ignore:Unsupported layer type .*RMSNorm:UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_of_other_kinds_are_read_through_and_trained(kind: str, tmp_path: Path) -> None:
-    places = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
+    places: dict[str, Any] = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
     if kind == "IA3Config":
         places["feedforward_modules"] = ["down_proj"]
     elif kind == "LNTuningConfig":
@@ -327,7 +328,12 @@ def test_of_a_student_with_adapters_only_these_are_saved(tmp_path: Path) -> None
 
 
 def test_a_run_with_adapters_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    how = {"save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch", "learning_rate": 1e-2}
+    how: dict[str, Any] = {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-2,
+    }
     whole = trainer(tmp_path / "whole", lora(**COPY), max_steps=4, **how)
     whole.train()
     halves = trainer(tmp_path / "halves", lora(**COPY), max_steps=2, **how)
@@ -356,7 +362,7 @@ def test_a_run_with_adapters_goes_on_where_it_was_stopped(tmp_path: Path) -> Non
 def test_a_checkpoint_of_other_adapters_is_refused(
     other: Mapping[str, Any] | None, message: str, tmp_path: Path
 ) -> None:
-    how = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    how: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     made = (
         tiny.trainer(tmp_path, student=plain_student(), **how)
         if other is None
@@ -466,3 +472,20 @@ def test_options_that_go_nowhere_are_one_line(
 ) -> None:
     with pytest.raises(SystemExit, match=message):
         main(written(folders, tmp_path, **given))
+
+
+def test_the_options_that_the_page_spells_out_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        options = {"teacher": "T", "train_data": "rows.jsonl", "use_cpu": True, **yaml.safe_load(block)}
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump({**options, "output_dir": str(tmp_path / "run")}), encoding="utf-8")
+        script, config = parse(["--config", str(path)])
+        assert script.student == options["student"]
+        for name in ("model_init_kwargs", "teacher_model_init_kwargs"):
+            assert getattr(config, name) == options.get(name)
+        assert (script.lora, script.merge) == (options.get("lora"), options.get("merge", False))
+        if isinstance(script.lora, dict):
+            assert lora_config(script.lora).lora_alpha == options["lora"]["alpha"]

@@ -45,6 +45,12 @@ def by_name(names: Mapping[str, str | Path], folder: Path, **given: Any) -> Any:
     )
 
 
+def trainer_with(folder: Path, name: str, value: Any) -> Any:
+    """A trainer of tiny models but for one of its arguments."""
+    given: dict[str, Any] = {name: value}
+    return tiny.trainer(folder, **given)
+
+
 # ---- By name ---------------------------------------------------------------------------------------------
 
 
@@ -87,14 +93,14 @@ def test_a_path_is_a_name(names: dict[str, str], tmp_path: Path) -> None:
 
 def test_options_of_loading_may_hold_what_is_no_json(tmp_path: Path) -> None:
     """A run writes its options into reports."""
-    made = tiny.options(tmp_path, model_init_kwargs={"dtype": torch.bfloat16})
+    made: Any = tiny.options(tmp_path, model_init_kwargs={"dtype": torch.bfloat16})
     assert "bfloat16" in made.to_json_string()
 
 
 def test_options_of_loading_beside_a_loaded_model_are_refused(tmp_path: Path) -> None:
     for name in ("model_init_kwargs", "teacher_model_init_kwargs"):
         with pytest.raises(ValueError, match=rf"^{name} beside a model that is loaded already"):
-            tiny.trainer(tmp_path, **{name: {"dtype": "bfloat16"}})
+            trainer_with(tmp_path, name, {"dtype": "bfloat16"})
 
 
 @pytest.mark.parametrize(
@@ -146,7 +152,7 @@ def test_a_teacher_that_was_placed_is_not_moved(mark: dict[str, Any], tmp_path: 
     teacher = tiny.llama(len(tiny.teacher_tokenizer()), 24, seed=2)
     for name, value in mark.items():
         setattr(teacher, name, value)
-    made = DistillationTrainer(
+    made: Any = DistillationTrainer(
         tiny.llama(len(tiny.student_tokenizer()), 16, seed=1),
         not_to_be_moved(teacher),
         tiny.options(tmp_path),
@@ -245,7 +251,7 @@ def test_a_model_whose_body_cannot_be_told_is_refused(tmp_path: Path) -> None:
 def test_a_model_without_a_head_is_refused_with_its_side(side: str, tmp_path: Path) -> None:
     model = LlamaModel(tiny.llama(400, 16).config).double()
     with pytest.raises(ValueError, match=rf"^the {side}: LlamaModel has no linear head; give a causal"):
-        tiny.trainer(tmp_path, **{side: model})
+        trainer_with(tmp_path, side, model)
 
 
 def test_a_head_moves_with_all_that_it_is() -> None:
@@ -326,8 +332,9 @@ def test_a_vocabulary_that_may_be_cut_may_be_padded() -> None:
 def test_a_callback_generates_with_the_model_that_it_is_given(tmp_path: Path) -> None:
     found: list[Tensor] = []
 
-    class Asks(TrainerCallback):  # type: ignore[misc] # it has no types
-        def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+    class Asks(TrainerCallback):
+        def on_step_end(self, *_: Any, **given: Any) -> None:
+            model = given["model"]
             ids = torch.tensor([[376, 20]], device=model.device)
             found.append(model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0))
 
@@ -355,9 +362,9 @@ def test_predict_says_the_likeliest_ids_and_the_labels_row_by_row(tmp_path: Path
 def test_predict_says_what_evaluate_says_and_tells_callbacks(tmp_path: Path) -> None:
     told: list[Any] = []
 
-    class Hears(TrainerCallback):  # type: ignore[misc] # it has no types
-        def on_predict(self, *_: Any, metrics: Any, **__: Any) -> None:
-            told.append(metrics)
+    class Hears(TrainerCallback):
+        def on_predict(self, *_: Any, **given: Any) -> None:
+            told.append(given["metrics"])
 
     made = tiny.trainer(tmp_path, more={"callbacks": [Hears()]})
     metrics = made.predict(ROWS, metric_key_prefix="held").metrics
