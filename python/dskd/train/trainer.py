@@ -103,11 +103,11 @@ class DistillationTrainer(Trainer):
             name: tokenizer_of(_of(teacher_processing_class, name), one)
             for name, one in named_teachers.items()
         }
+        model = ready_student(model, args.device, args.model_init_kwargs, peft_config)
         self.teachers: Mapping[str, Any] = {
             name: ready_teacher(one, args.device, _options_of(args.teacher_model_init_kwargs, name, teacher))
             for name, one in named_teachers.items()
         }
-        model = ready_student(model, args.device, args.model_init_kwargs, peft_config)
         side = _side("student", model, processing_class, roles, args)
         sides = {
             name: _side(name, one, tokenizers[name], _of(teacher_roles, name), args)
