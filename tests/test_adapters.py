@@ -149,6 +149,13 @@ def test_a_step_is_that_with_merged_weights(places: dict[str, Any], objective: s
     )
 
 
+def test_autocast_does_not_round_the_adapter_of_a_head() -> None:
+    student = adapted(lora(**HEAD)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Head.of(student).weight
+    assert torch.equal(found, Head.of(student).weight)
+
+
 def test_a_copy_of_the_head_is_trained_as_the_head_would_be(tmp_path: Path) -> None:
     made = trainer(tmp_path / "a", lora(target_modules=["q_proj"], modules_to_save=["lm_head"]))
     plain, _ = merged_by_hand(made.student)
@@ -315,7 +322,11 @@ def test_what_is_saved_opens_with_peft_alone_and_merged_with_transformers_alone(
         as_near(logits(opened), expected)
     made.merge_adapters()
     made.save_model(str(tmp_path / "plain"))
-    as_near(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float64)), expected)
+    plain: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float64)
+    as_near(logits(plain), expected)
+    # As other libraries, which look at the configuration alone, would open it.
+    is_tied = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
+    assert plain.config.tie_word_embeddings == is_tied == (tied and places in (BODY, TOKENS))
 
 
 def test_of_a_student_with_adapters_only_these_are_saved(tmp_path: Path) -> None:
@@ -450,12 +461,22 @@ def test_a_run_with_lora_leaves_adapters_that_another_run_goes_on_from(
 def test_a_merged_run_leaves_a_plain_student_and_its_adapters(
     folders: dict[str, str], tmp_path: Path
 ) -> None:
-    main([*written(folders, tmp_path), "--merge", "true", "--lora", '{"r": 4, "target_modules": ["v_proj"]}'])
+    loaded = {"teacher_model_init_kwargs": {"dtype": "bfloat16"}, "model_init_kwargs": {"dtype": "float32"}}
+    line = ["--merge", "true", "--lora", '{"r": 4, "target_modules": ["v_proj"]}']
+    main([*written(folders, tmp_path, **loaded), *line])
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run", dtype=torch.float32)
     with_adapters = by_peft(folders, tmp_path / "run" / "adapters")
     assert with_adapters.peft_config["default"].r == 4
     torch.testing.assert_close(logits(plain), logits(with_adapters), rtol=1e-5, atol=1e-5)
     assert not torch.equal(logits(plain), logits(AutoModelForCausalLM.from_pretrained(folders["student"])))
+
+
+def test_a_folder_of_adapters_is_not_cut(folders: dict[str, str], tmp_path: Path) -> None:
+    main(written(folders, tmp_path / "first"))
+    student = str(tmp_path / "first" / "run")
+    again = written({**folders, "student": student}, tmp_path, lora=None, student_layers=[0])
+    with pytest.raises(SystemExit, match="student_layers beside a student that is a folder of adapters"):
+        main(again)
 
 
 @pytest.mark.parametrize(

@@ -272,5 +272,3 @@ def _untie(model: Any) -> None:
     """Says that head and embeddings are two weights, so that both are saved and opened."""
     for config in (model.config, model.config.get_text_config()):
         config.tie_word_embeddings = False
-    if hasattr(model, "all_tied_weights_keys"):
-        model.all_tied_weights_keys = {}

@@ -218,13 +218,14 @@ class ScriptArguments:
     def _refuse_lora(self) -> None:
         if self.merge and self.lora is None and not is_folder(self.student):
             raise ValueError("merge without lora: there is nothing to merge; leave it out")
-        changed = [
-            name for name in ("student_layers", "student_tokenizer") if getattr(self, name) is not None
-        ]
-        if self.lora is not None and changed and not self.merge:
+        changes = ("student_layers", "student_tokenizer")
+        changed = " and ".join(name for name in changes if getattr(self, name) is not None)
+        if changed and is_folder(self.student):
+            raise ValueError(f"{changed} beside a student that is a folder of adapters: merge these first")
+        if changed and self.lora is not None and not self.merge:
             raise ValueError(
-                f"lora beside {' and '.join(changed)}: the adapters would belong to a model that is nowhere; "
-                "merge: true keeps it whole, or save that model first and name it as the student"
+                f"lora beside {changed}: the adapters would belong to a model that is nowhere; merge: true "
+                "keeps it whole, or save that model first and name it as the student"
             )
 
 
