@@ -120,7 +120,7 @@ def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tens
     """
     there = _entrance(model, input_ids.device)
     body = body_of(model)
-    outputs = body(input_ids=input_ids, attention_mask=attention_mask.to(there), use_cache=False)
+    outputs = body(input_ids=input_ids.to(there), attention_mask=attention_mask.to(there), use_cache=False)
     states: Tensor | None = getattr(outputs, "last_hidden_state", None)
     if states is None:
         raise ValueError(
