@@ -119,8 +119,9 @@ def test_an_option_of_loading_that_is_none_is_refused(
         load_student(names["student"], options)
 
 
-def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
-    """Nobody is asked, either."""
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked, either: who is says yes here."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     folder = tmp_path / "model"
     folder.mkdir()
     about = {"model_type": "own", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
@@ -312,6 +313,7 @@ def test_a_row_that_has_it_is_refused_with_the_id(side: str, tmp_path: Path) -> 
 
 def test_a_vocabulary_is_cut_where_that_is_asked_for() -> None:
     tokenizer = with_more(tiny.student_tokenizer())
+    tokenizer.pad_token = IMAGE  # a role that goes with it
     size = len(tokenizer) - 1
     assert Vocabulary.from_tokenizer(tokenizer, size=size, cut=True) == Vocabulary.from_tokenizer(
         tiny.student_tokenizer()

@@ -242,8 +242,8 @@ def refuse_merging(model: Any) -> None:
 def merged(model: Any) -> Any:
     """The plain model with what its adapters make of it; the `PeftModel` is used up.
 
-    A head that is tied to the embeddings gets a weight of its own where an adapter is on one of the two: the
-    sum would be seen by both.
+    A head that is tied to the embeddings gets a weight of its own where a LoRA is on one of the two: both
+    would see the sum. That they are two then PEFT says in the configuration.
 
     Raises:
         ValueError: see `refuse_merging`; or a weight is not finite.
@@ -253,10 +253,7 @@ def merged(model: Any) -> Any:
     ends = plain.get_input_embeddings(), plain.get_output_embeddings()
     if any(has_low_rank(one) for one in ends) and _own(ends[0]) is _own(ends[1]):
         _layer(ends[1]).weight = nn.Parameter(_own(ends[1]).detach().clone(), requires_grad=False)
-    plain = model.merge_and_unload(safe_merge=True)
-    if plain.get_input_embeddings().weight is not plain.get_output_embeddings().weight:
-        _untie(plain)
-    return plain
+    return model.merge_and_unload(safe_merge=True)
 
 
 def _layer(layer: Any) -> Any:
@@ -266,9 +263,3 @@ def _layer(layer: Any) -> Any:
 
 def _own(layer: Any) -> Any:
     return _layer(layer).weight
-
-
-def _untie(model: Any) -> None:
-    """Says that head and embeddings are two weights, so that both are saved and opened."""
-    for config in (model.config, model.config.get_text_config()):
-        config.tie_word_embeddings = False
