@@ -108,6 +108,7 @@ def test_options_of_loading_beside_a_loaded_model_are_refused(tmp_path: Path) ->
     [
         ({"trust_remote_code": True}, "model_init_kwargs: trust_remote_code is no option"),
         ({"torch_dtype": "float32"}, "model_init_kwargs: torch_dtype is dtype"),
+        ({"dtype": "bf16"}, "model_init_kwargs: dtype='bf16'; it is auto, float32, bfloat16"),
         ({"flavour": "mild"}, "student with .*flavour"),
     ],
     ids=str,

@@ -78,6 +78,13 @@ def _checked(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
         raise ValueError(f"{name}: trust_remote_code is no option; code that comes with a model is not run")
     if "torch_dtype" in found:
         raise ValueError(f"{name}: torch_dtype is dtype, as in transformers")
+    dtype = found.get("dtype", "auto")
+    if (
+        isinstance(dtype, str)
+        and dtype != "auto"
+        and not isinstance(getattr(torch, dtype, None), torch.dtype)
+    ):
+        raise ValueError(f"{name}: dtype={dtype!r}; it is auto, float32, bfloat16, float16 ...")
     return found
 
 
