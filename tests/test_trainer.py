@@ -721,7 +721,9 @@ def test_padded_slots_of_a_model_have_no_probability_in_distillation(
 
 
 @pytest.mark.parametrize("side", ["teacher", "student"])
-def test_a_tokenizer_that_defines_more_than_its_model_is_refused(side: str, tmp_path: Path) -> None:
+def test_a_tokenizer_whose_every_row_has_an_id_that_its_model_lacks_is_refused(
+    side: str, tmp_path: Path
+) -> None:
     size = len(getattr(tiny, f"{side}_tokenizer")())
     with pytest.raises(ValueError, match=rf"^the {side}'s tokenizer: .*{size - 1}"):
         tiny.trainer(tmp_path, **{side: tiny.llama(size - 1, 16)})

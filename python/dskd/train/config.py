@@ -14,6 +14,7 @@ from dskd.nn.losses import LOSSES, CrossEntropy
 from dskd.nn.losses.comparing import refuse_other
 from dskd.nn.losses.options import loss_of
 from dskd.nn.objective import Weighted
+from dskd.train.adapters import is_folder
 from dskd.train.row_format import FORMATS, RowFormat
 
 if TYPE_CHECKING:
@@ -65,6 +66,16 @@ class DistillationConfig(TrainingArguments):
     projector_learning_rate: float = _option(
         5e-4, "Of the projectors, and of all that is trained beside the student, without weight decay."
     )
+    model_init_kwargs: dict[str, Any] | str | None = _option(  # noqa: RUF009
+        None,
+        "What the student is loaded with, as JSON or a table: dtype (float32 unless said), "
+        "attn_implementation, quantization_config ..., see from_pretrained of transformers.",
+    )
+    teacher_model_init_kwargs: dict[str, Any] | str | None = _option(  # noqa: RUF009
+        None,
+        "The same for the teacher, device_map too (of several teachers by their names); on a CPU its dtype "
+        "is float32 unless said, else that of its files.",
+    )
     max_prompt_length: int = _option(
         512,
         "Tokens before the turn that is learnt, on each side; of a longer conversation the first exchanges "
@@ -109,6 +120,8 @@ class DistillationConfig(TrainingArguments):
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # PyTorch warns of what has no use there
         self.loss_options = table_of("loss_options", self.loss_options)
+        for name in ("model_init_kwargs", "teacher_model_init_kwargs"):
+            setattr(self, name, table_of(name, getattr(self, name)) or None)
         self.losses = None if self.losses is None else _entries(self.losses)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}; it is a share, from 0 to 1")
@@ -246,6 +259,15 @@ class ScriptArguments:
     student_layers: list[int] | None = _option(  # noqa: RUF009
         None, "Keep only these layers of the student first."
     )
+    lora: dict[str, Any] | str | None = _option(  # noqa: RUF009
+        None,
+        'Train adapters alone, with these options of peft.LoraConfig, as JSON: {"r": 16, "alpha": 32, '
+        '"target_modules": "all-linear"}; output_dir is then a folder of adapters.',
+    )
+    merge: bool = _option(
+        False,
+        "At the end put the adapters into the student: output_dir is a plain model, adapters/ beside it.",
+    )
 
     def __post_init__(self) -> None:
         """Reads what the command line gives as JSON.
@@ -263,6 +285,8 @@ class ScriptArguments:
         for name in ("student", "train_data"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is not given: --{name}, or a line {name}: in the file of --config")
+        self.lora = None if self.lora is None else table_of("lora", self.lora)
+        self._refuse_lora()
         given = table_of("teacher_roles", self.teacher_roles)
         by_name = given if several else {ONLY_TEACHER: given}
         if unknown := sorted(by_name.keys() - self.models_of_teachers.keys()):
@@ -277,6 +301,19 @@ class ScriptArguments:
             "skip_bad_rows": self.skip_bad_rows,
         }
         """How `load_rows` reads."""
+
+    def _refuse_lora(self) -> None:
+        if self.merge and self.lora is None and not is_folder(self.student):
+            raise ValueError("merge without lora: there is nothing to merge; leave it out")
+        changes = ("student_layers", "student_tokenizer")
+        changed = " and ".join(name for name in changes if getattr(self, name) is not None)
+        if changed and is_folder(self.student):
+            raise ValueError(f"{changed} beside a student that is a folder of adapters: merge these first")
+        if changed and self.lora is not None and not self.merge:
+            raise ValueError(
+                f"lora beside {changed}: the adapters would belong to a model that is nowhere; merge: true "
+                "keeps it whole, or save that model first and name it as the student"
+            )
 
 
 def _roles(given: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -223,7 +223,9 @@ class Side:
         place = functools.partial(_index, laid, rendering.text)
         turns = tuple(_turn(turn, place) for turn in rendering.turns)
         found = Encoded(laid.ids, turns, laid.ends if laid.is_exact else None, straddled)
-        return self._begun(self._ended(found), is_plain=is_plain)
+        found = self._begun(self._ended(found), is_plain=is_plain)
+        _refuse_ids_beyond(self.vocabulary.size, found.ids, rendering.text)
+        return found
 
     def _laid(self, rendering: Rendering, as_text: Sequence[tuple[int, int]]) -> tuple[Laid, int]:
         """The whole text at once; cut where a token would lie across the beginning or the end of a turn.
@@ -299,6 +301,19 @@ def stops_of(model: Any) -> tuple[int, ...]:
     return (given,) if isinstance(given, int) else tuple(given)
 
 
+def _refuse_ids_beyond(size: int, ids: Sequence[int], text: str) -> None:
+    """Refuses what its tokenizer has an id for and its model no row."""
+    if max(ids, default=-1) >= size:
+        column = next(index for index, one in enumerate(ids) if one >= size)
+        raise ValueError(
+            f"the row {text[:_SAID]!r} has the id {ids[column]} at position {column}, and the model has ids "
+            f"0 to {size - 1}: leave the row out, or that token's text"
+        )
+
+
+_SAID = 120
+"""Characters of a row in an error."""
+
 _WARNED: set[str] = set()
 
 
@@ -310,7 +325,7 @@ def _warn_of(text: str, span: tuple[int, int]) -> None:
         _LOG.warning(
             "a text of a row holds the literal of a special token, which is read as that token, as when the "
             "model is asked: %r. parse_markers=False reads it as text",
-            said[:120],
+            said[:_SAID],
         )
 
 
