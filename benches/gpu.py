@@ -157,7 +157,8 @@ class Case:
         ids = torch.arange(shape.shared, device=device)
         to_student = torch.full((shape.teacher_size,), -1, device=device)
         to_student[ids] = ids
-        maps = VocabularyMaps(to_student=to_student, overlap=torch.stack([ids, ids], 1))
+        is_same = shape.size == shape.teacher_size
+        maps = VocabularyMaps(to_student=to_student, overlap=torch.stack([ids, ids], 1), is_same=is_same)
         model = TeacherModel(Head(teacher_weight), maps)
         teacher = Teacher(model, states(teacher_weight, labels), torch.arange(shape.n, device=device))
         student = States(hidden, labels, Head(weight.requires_grad_()))
@@ -268,11 +269,11 @@ def check_wide_rows(
         generator = torch.Generator(device).manual_seed(0)
         sides = torch.randn(2, 3, width, generator=generator, device=device).mul_(4)
         found = gradient_by_logits(name, sides[0], sides[1])
-        teacher, student = sides.double()
+        student, teacher = sides.double()
         student.requires_grad_()
-        items = divergence(name, teacher, student)
+        items = divergence(name, student, teacher)
         (gradient,) = torch.autograd.grad(items.sum(), student)
-        bounds = divergence_bounds(name, teacher, student, dtype=FLOAT32)
+        bounds = divergence_bounds(name, student, teacher, dtype=FLOAT32)
         pairs = (found[0], items.detach(), bounds.items), (found[1], gradient, bounds.gradient)
         worst = max(float(((one.double() - exact).abs() / bound).max()) for one, exact, bound in pairs)
         is_right = worst <= 1  # also false of what is no number
@@ -287,8 +288,8 @@ def check_far_rows(columns: int = 151_936) -> Iterator[tuple[str, str | None]]:
     logits = torch.zeros(rows, columns, device="cuda")
     logits[-1].normal_()
     teacher = torch.zeros_like(logits)
-    alone = kernels.divergence_and_gradient("kl", teacher[-1:], logits[-1:])
-    items, gradient = kernels.divergence_and_gradient("kl", teacher, logits, out=logits)
+    alone = kernels.divergence_and_gradient("kl", logits[-1:], teacher[-1:])
+    items, gradient = kernels.divergence_and_gradient("kl", logits, teacher, out=logits)
     is_right = torch.equal(items[-1:], alone[0]) and torch.equal(gradient[-1:], alone[1])
     yield f"a row behind {rows * columns:,} numbers", None if is_right else "it is another alone"
 

@@ -123,8 +123,13 @@ def solution(name: str, source: Tensor, target: Tensor, sizes: Sizes) -> dict[st
     """One projector by each way, and both by dskd's."""
     overlap = torch.arange(len(source))[:, None].expand(-1, 2)
     found, one = timed(lambda: solve_projector(source, target), sizes.rounds)
-    both, two = timed(lambda: Projectors(source, target, overlap, centre=False), sizes.rounds)
-    _, refresh = timed(lambda: both.refresh(source, target.clone().requires_grad_()), sizes.rounds)
+
+    def solved() -> Projectors:
+        return Projectors(student_weight=target, teacher_weight=source, overlap=overlap, centre=False)
+
+    both, two = timed(solved, sizes.rounds)
+    moving = target.clone().requires_grad_()
+    _, refresh = timed(lambda: both.refresh(student_weight=moving, teacher_weight=source), sizes.rounds)
     single, in_single = timed(lambda: source.mT @ torch.linalg.pinv(target.mT), 1)
     wide = source.double(), target.double()
     exact, in_double = timed(lambda: wide[0].mT @ torch.linalg.pinv(wide[1].mT), 1)
@@ -177,7 +182,9 @@ def sayings(sizes: Sizes, pair: Models) -> Iterator[dict[str, Any]]:
     }
     for name, head in students(pair):
         for way, (rows, options) in ways.items():
-            projectors = Projectors(pair.teacher_head, head, rows, **options)
+            projectors = Projectors(
+                student_weight=head, teacher_weight=pair.teacher_head, overlap=rows, **options
+            )
             with torch.no_grad():
                 projected = projectors.to_student(hidden)
             found = said(hidden @ pair.teacher_head.mT, projected @ head.mT, overlap)

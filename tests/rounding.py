@@ -122,8 +122,8 @@ class DivergenceBounds:
 
 def divergence_bounds(
     name: Divergence,
-    teacher_logits: Tensor,
     student_logits: Tensor,
+    teacher_logits: Tensor,
     mix: float | None = None,
     *,
     dtype: torch.dtype,
@@ -146,9 +146,9 @@ def divergence_bounds(
     5. `adaptive_kl` has a head, in which a token is or is not: see `_share_off`.
     """
     u, weight = unit(dtype), 0.5 if mix is None else mix
-    teacher, student = (_Logarithms.of(logits, u) for logits in (teacher_logits, student_logits))
+    student, teacher = (_Logarithms.of(logits, u) for logits in (student_logits, teacher_logits))
     p, q = teacher.probs, student.probs
-    slopes = _Slopes.of(name, teacher, student, mix)
+    slopes = _Slopes.of(name, student, teacher, mix)
     g = slopes.by_q
 
     logarithms = teacher.log_probs.abs() + student.log_probs.abs()
@@ -166,7 +166,7 @@ def divergence_bounds(
     gradient = slopes.of_g[0].abs() * teacher.off + slopes.of_g[1].abs() * student.off + made
     gradient = gradient + q * (total_off[:, None] + total * (student.off + OPERATIONS * u))
     if name == "adaptive_kl":
-        share, backward = _share_off(teacher, student, weight, dtype), _kl(student, teacher)
+        share, backward = _share_off(student, teacher, weight, dtype), _kl(student, teacher)
         items = items + share * (_kl(teacher, student) - backward).abs()
         apart = q * (student.log_probs - teacher.log_probs - backward[:, None]) - (q - p)
         gradient = gradient + share[:, None] * apart.abs()
@@ -221,12 +221,12 @@ class _Slopes:
     of_g: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, name: Divergence, teacher: _Logarithms, student: _Logarithms, mix: float | None) -> _Slopes:
-        leaves = [side.log_probs.clone().requires_grad_() for side in (teacher, student)]
+    def of(cls, name: Divergence, student: _Logarithms, teacher: _Logarithms, mix: float | None) -> _Slopes:
+        leaves = [side.log_probs.clone().requires_grad_() for side in (student, teacher)]
         items = DIVERGENCES[name](*leaves, **({} if mix is None else {"mix": mix}))
-        by_p, by_q = torch.autograd.grad(items.sum(), leaves, create_graph=True)
+        by_q, by_p = torch.autograd.grad(items.sum(), leaves, create_graph=True)
         found = torch.autograd.grad(by_q.sum(), leaves, allow_unused=True)
-        left, right = (torch.zeros_like(by_q) if one is None else one for one in found)
+        right, left = (torch.zeros_like(by_q) if one is None else one for one in found)
         return cls(items.detach(), by_p.detach(), by_q.detach(), (left.detach(), right.detach()))
 
 
@@ -234,7 +234,7 @@ def _kl(left: _Logarithms, right: _Logarithms) -> Tensor:
     return (left.probs * (left.log_probs - right.log_probs)).sum(-1)
 
 
-def _share_off(teacher: _Logarithms, student: _Logarithms, threshold: float, dtype: torch.dtype) -> Tensor:
+def _share_off(student: _Logarithms, teacher: _Logarithms, threshold: float, dtype: torch.dtype) -> Tensor:
     """How far the share of `adaptive_kl`, which is at most 1, may be off: `[n]`.
 
     Each gap `|p - q|` is off by what p and q are. A token may be in the head or not where the sum of p up to

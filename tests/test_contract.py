@@ -375,10 +375,10 @@ PARTS = [[2], [], [3, 0, 1]]
 
 
 def depends_on_the_micro_batch(loss: Loss) -> bool:
-    """What is said to: a normaliser of it, a gate that is lifted by it, points that all meet."""
+    """What is said to: a normaliser or a mean of it, a gate that is lifted by it, points that all meet."""
     if isinstance(loss, DualSpace):
         return loss.normaliser == "micro_batch" or loss.gated_mean or loss.gate_threshold < 1
-    return isinstance(loss, CrossModelAttention) and loss.matching == "transport"
+    return isinstance(loss, CrossModelAttention) and loss.matching in ("transport", "frozen")
 
 
 @each_loss

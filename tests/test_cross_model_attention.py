@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from dskd.nn import (
     AttentionProjectors,
@@ -163,7 +164,8 @@ def random_case(
             # not the last two, which a head may not mean
             numbers = torch.randint(0, TOKENS[side] - 1, (len(row[side]),), generator=generator)
             tokens[side] = numbers.tolist()
-    projectors = AttentionProjectors(WIDTHS["teacher"], WIDTHS["student"]).double().to(device)
+    projectors = AttentionProjectors(student_width=WIDTHS["student"], teacher_width=WIDTHS["teacher"])
+    projectors = projectors.double().to(device)
     with torch.no_grad():
         for parameter in projectors.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -410,9 +412,9 @@ def test_the_attentions_gradient_is_that_of_its_differences() -> None:
     rows = torch.tensor([2, 0, 2]), torch.tensor([0, 2, 0, 2])
     given = [
         torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
-        for shape in ((3, 4), (4, 4), (4, 2), (3, 3))
+        for shape in ((3, 4), (4, 4), (3, 3), (4, 2))
     ]
-    assert torch.autograd.gradcheck(lambda q, k, v_t, v_s: attend(q, k, v_t, v_s, *rows), given)
+    assert torch.autograd.gradcheck(lambda q, k, v_s, v_t: attend(q, k, v_s, v_t, *rows), given)
 
 
 # ---- what each term moves --------------------------------------------------------------------------------
@@ -583,7 +585,7 @@ def by_hand() -> Case:
         name: torch.tensor(values, dtype=torch.float64, requires_grad=True)
         for name, values in numbers.items()
     }
-    projectors = AttentionProjectors(1, 1).double()
+    projectors = AttentionProjectors(student_width=1, teacher_width=1).double()
     with torch.no_grad():
         for parameter in projectors.parameters():
             parameter.zero_()
@@ -726,6 +728,30 @@ def test_the_presets_are_as_published() -> None:
     assert CrossModelAttention.presets["dskd_v1"]["s2t_divergence"] == "kl"
 
 
+def test_the_preset_of_key_query_matching_is_the_first_papers_loss_and_what_the_public_code_adds() -> None:
+    """The means over queries and keys, at a rate of 1, each divided by the student's labels once more."""
+    case = random_case()
+    loss = CrossModelAttention(**CrossModelAttention.presets["key_query_matching"])
+    torch.manual_seed(0)
+    made = Objective([loss], case.head("student"), case.model()).double().eval()
+    built = made.built["0"]
+    assert isinstance(built, Attending)
+    matching = built.matching
+    assert matching is not None
+    found = made(case.batch())
+
+    queries = built.projectors.queries(case.side("student"))
+    keys = built.projectors.keys(case.side("teacher"))
+    of_queries, of_keys = (matching.networks["discriminator"](one) for one in (queries, keys))
+    added = -functional.logsigmoid(of_queries).mean() - functional.logsigmoid(-of_keys).mean()
+    plain = Objective([replace(loss, matching=None)], case.head("student"), case.model()).double()
+    plain.built["0"] = Attending(built.projectors)
+    expected = plain(case.batch()).loss + added / len(ROWS["student"])
+    torch.testing.assert_close(found.loss, expected, rtol=1e-12, atol=0)
+    first = CrossModelAttention(**CrossModelAttention.presets["dskd_v1"])
+    assert replace(loss, matching=None, kq_rate=first.kq_rate) == first
+
+
 def test_a_teacher_whose_embeddings_are_of_another_width_is_refused() -> None:
     case = random_case()
     model = replace(case.model(), embeddings=torch.zeros(6, 9))
@@ -785,7 +811,8 @@ def test_a_step_that_does_not_count_the_teachers_positions_is_refused(fused: boo
 
 
 def test_the_projectors_are_float32_with_bias_and_of_the_shapes_of_the_paper() -> None:
-    shapes = {name: tuple(item.shape) for name, item in AttentionProjectors(4, 3).named_parameters()}
+    projectors = AttentionProjectors(student_width=3, teacher_width=4)
+    shapes = {name: tuple(item.shape) for name, item in projectors.named_parameters()}
     assert shapes == {
         "query.weight": (8, 6),
         "query.bias": (8,),
@@ -794,10 +821,10 @@ def test_the_projectors_are_float32_with_bias_and_of_the_shapes_of_the_paper() -
         "student_to_teacher.weight": (4, 3),
         "student_to_teacher.bias": (4,),
     }
-    assert AttentionProjectors(4, 3).dtype == torch.float32
+    assert projectors.dtype == torch.float32
 
 
-@pytest.mark.parametrize("matching", [None, "adversarial", "transport"])
+@pytest.mark.parametrize("matching", [None, "adversarial", "transport", "frozen"])
 def test_what_is_asked_for_is_built(matching: Any) -> None:
     case = random_case()
     options = CrossModelAttention(matching=matching, kq_rate=0.3)
@@ -813,7 +840,7 @@ def test_what_is_asked_for_is_built(matching: Any) -> None:
     assert len(built.players()) == (of_players if matching == "adversarial" else 0)
 
 
-@pytest.mark.parametrize("variant", ["adversarial", "transport"])
+@pytest.mark.parametrize("variant", ["adversarial", "transport", "frozen"])
 @pytest.mark.parametrize("scales", [None, AttentionScales(2.0, 1.0, 1.0)], ids=["selected", "given"])
 def test_matching_adds_its_terms_over_the_keys_and_queries_of_the_attention(
     variant: Any, scales: AttentionScales | None
@@ -830,12 +857,13 @@ def test_matching_adds_its_terms_over_the_keys_and_queries_of_the_attention(
     of_matching |= {name: number.item() for one in expected for name, number in one.counts.items()}
     plain = numbers_of(case.by_library(scales=scales))
     assert numbers_of(found) == pytest.approx({**plain, **of_matching}, rel=1e-12)
-    everything = {**case.everything(), **dict(matching.named_parameters())}
+    networks = {name: one for name, one in matching.named_parameters() if one.requires_grad}
+    assert bool(networks) is (variant != "frozen")
+    everything = {**case.everything(), **networks}
     total = torch.stack([value for name, value in found.sums.items() if name.startswith("kq_")]).sum()
     moved = {name for name, gradient in gradients(total, everything).items() if gradient.abs().max() > 1e-12}
-    networks = set(dict(matching.named_parameters()))
-    assert moved - networks == {"query.weight", "query.bias"}
+    assert moved - networks.keys() == {"query.weight", "query.bias"}
     # The last bias of a navigator moves both ends of every distance.
-    assert moved & networks == {
+    assert moved & networks.keys() == {
         name for name in networks if variant == "adversarial" or not name.endswith("4.bias")
     } | ({"networks.critic.layers.4.bias"} if variant == "transport" else set())

@@ -6,6 +6,8 @@ import csv
 import gzip
 import json
 import logging
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -14,14 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
+from dskd.train import script
 from dskd.train.data import check_rows, load_rows
-from dskd.train.row_format import RowFormat
-from dskd.train.rows import Conversation, read_row
-from dskd.train.script import parse
+from dskd.train.row_format import FORMATS, RowFormat
+from dskd.train.rows import COLUMNS, Conversation, read_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 USER = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "b"}
@@ -523,10 +524,12 @@ def test_the_script_reads_as_its_options_say(tmp_path: Path) -> None:
         "use_cpu": True,
     }
     file.write_text(json.dumps(options), encoding="utf-8")
-    script = parse(["--config", str(file)])[0]
-    found = load_rows(script.train_data, split=script.train_split, **script.reading)
+    told = script.parse(["--config", str(file)])[0]
+    found = load_rows(told.train_data, split=told.train_split, **told.reading)
     assert list(found) == [{"prompt": "a", "completion": "b"}]
-    streamed = parse(["--config", str(file), "--streaming", "--row_columns", "{}", "--eval_split", "test"])[0]
+    streamed = script.parse(
+        ["--config", str(file), "--streaming", "--row_columns", "{}", "--eval_split", "test"]
+    )[0]
     assert texts_of(folder, split=streamed.eval_split, **streamed.reading) == ["test.jsonl"]
 
 
@@ -544,4 +547,41 @@ def test_a_format_that_cannot_be_is_said_before_anything_is_read(
 ) -> None:
     named = ["--teacher", "T", "--student", "S", "--train_data", "rows.jsonl", "--use_cpu"]
     with pytest.raises(ValueError, match=message):
-        parse([*named, "--output_dir", str(tmp_path / "out"), *option])
+        script.parse([*named, "--output_dir", str(tmp_path / "out"), *option])
+
+
+def test_a_folder_that_is_trained_and_evaluated_on_gives_each_its_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path / "set", "train.jsonl", "test.jsonl")
+    read: list[list[str]] = []
+
+    def reading(*args: Any, **options: Any) -> None:
+        read.append(texts_of(*args, **options))
+        if len(read) == 2:
+            raise InterruptedError
+
+    monkeypatch.setattr(script, "load_rows", reading)
+    named = ["--teacher", "T", "--student", "S", "--train_data", folder, "--eval_data", folder, "--use_cpu"]
+    with pytest.raises(InterruptedError):
+        script.train(*script.parse([*named, "--output_dir", str(tmp_path / "out")]))
+    assert read == [["train.jsonl"], ["test.jsonl"]]
+
+
+# ---- As the page says ------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+
+
+def test_rows_of_the_page_are_read(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```json\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(blocks), encoding="utf-8")
+    assert len([read_row(row) for row in load_rows(str(path))]) > 4
+
+
+def test_the_page_names_every_format_and_option() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    options = ("row_format", "row_columns", "ignore_columns", "streaming", "skip_bad_rows")
+    for name in (*FORMATS, *options, "train_split", "eval_split", *COLUMNS):
+        assert f"`{name}" in text, name

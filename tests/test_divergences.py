@@ -62,7 +62,7 @@ every_setting = each_setting(SETTINGS)
 
 @dataclass(frozen=True)
 class Case:
-    """Two distributions, teacher and student, and divergences of them worked out by hand."""
+    """Two distributions, and divergences of them worked out by hand."""
 
     name: str
     teacher: Sequence[float]
@@ -171,19 +171,19 @@ BY_HAND = [
 
 def by_loop(
     name: Divergence,
-    teacher_logits: Tensor,
     student_logits: Tensor,
+    teacher_logits: Tensor,
     *,
     temperature: float = 1.0,
     mix: float | None = None,
 ) -> list[float]:
     return [
-        of_rows(name, [z / temperature for z in teacher], [z / temperature for z in student], mix)
-        for teacher, student in zip(teacher_logits.tolist(), student_logits.tolist(), strict=True)
+        of_rows(name, [z / temperature for z in student], [z / temperature for z in teacher], mix)
+        for student, teacher in zip(student_logits.tolist(), teacher_logits.tolist(), strict=True)
     ]
 
 
-def of_rows(name: Divergence, teacher: list[float], student: list[float], mix: float | None) -> float:
+def of_rows(name: Divergence, student: list[float], teacher: list[float], mix: float | None) -> float:
     log_p, log_q = log_softmax(teacher), log_softmax(student)
     weight = DEFAULTS.get(name, 0.0) if mix is None else mix
     match name:
@@ -262,7 +262,7 @@ def random_logits(
 ) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     teacher, student = scale * torch.randn(2, rows, columns, generator=generator, dtype=torch.float64)
-    return teacher.to(device, dtype), student.to(device, dtype)
+    return student.to(device, dtype), teacher.to(device, dtype)
 
 
 def log_probs(probabilities: Sequence[float], device: str) -> Tensor:
@@ -270,20 +270,20 @@ def log_probs(probabilities: Sequence[float], device: str) -> Tensor:
 
 
 def by_autograd(
-    name: Divergence, teacher_logits: Tensor, student_logits: Tensor, mix: float | None = None
+    name: Divergence, student_logits: Tensor, teacher_logits: Tensor, mix: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """What `divergence_and_gradient` is to return."""
     student = student_logits.detach().clone().requires_grad_()
-    items = divergence(name, teacher_logits, student, mix=mix)
+    items = divergence(name, student, teacher_logits, mix=mix)
     (gradient,) = torch.autograd.grad(items.sum(), student)
     return items.detach(), gradient
 
 
 def in_place(
-    name: Divergence, teacher_logits: Tensor, student_logits: Tensor, mix: float | None = None
+    name: Divergence, student_logits: Tensor, teacher_logits: Tensor, mix: float | None = None
 ) -> tuple[Tensor, Tensor]:
     return divergence_and_gradient(
-        name, teacher_logits.log_softmax(-1), student_logits.log_softmax(-1), mix=mix
+        name, student_logits.log_softmax(-1), teacher_logits.log_softmax(-1), mix=mix
     )
 
 
@@ -322,15 +322,15 @@ def test_there_are_the_divergences_of_the_definition() -> None:
 def test_numbers_worked_out_by_hand(
     case: Case, name: Divergence, mix: float | None, value: float, device: str
 ) -> None:
-    teacher, student = log_probs(case.teacher, device), log_probs(case.student, device)
+    student, teacher = log_probs(case.student, device), log_probs(case.teacher, device)
     options = {} if mix is None else {"mix": mix}
     for found in (
-        DIVERGENCES[name](teacher, student, **options),
-        divergence(name, teacher, student, mix=mix),
-        in_place(name, teacher, student, mix)[0],
-        in_place(name, teacher.float(), student.float(), mix)[0],
+        DIVERGENCES[name](student, teacher, **options),
+        divergence(name, student, teacher, mix=mix),
+        in_place(name, student, teacher, mix)[0],
+        in_place(name, student.float(), teacher.float(), mix)[0],
     ):
-        assert_items(found, [value], name, (teacher, student), mix)
+        assert_items(found, [value], name, (student, teacher), mix)
 
 
 def test_every_divergence_has_a_number_worked_out_by_hand() -> None:
@@ -342,14 +342,14 @@ def test_a_certain_side_costs_the_logarithm_of_what_the_other_says(device: str) 
     even = torch.tensor([0.5, 0.5], device=device).log()
     # js, m = (3/4, 1/4): 1/2 ln(4/3) + 1/2 (1/2 ln(2/3) + 1/2 ln 2) = 3/2 ln 2 - 3/4 ln 3.
     # In a skew the other says nothing of one half: that half costs ln(1 / lambda), the rest ln(1/2 / m).
-    #   skew_kl(even, certain): m = (19/20, 1/20), 1/2 ln(10/19) + 1/2 ln 10.
+    #   skew_kl of p even, q certain: m = (19/20, 1/20), 1/2 ln(10/19) + 1/2 ln 10.
     cases: list[tuple[Divergence, tuple[Tensor, Tensor], float]] = [
-        ("kl", (certain, even), LN2),
-        ("reverse_kl", (even, certain), LN2),
-        ("js", (certain, even), 3 / 2 * LN2 - 3 / 4 * LN3),
-        ("skew_kl", (even, certain), math.log(100 / 19) / 2),
-        ("skew_reverse_kl", (certain, even), math.log(100 / 19) / 2),
-        ("tvd", (certain, even), 0.5),
+        ("kl", (even, certain), LN2),
+        ("reverse_kl", (certain, even), LN2),
+        ("js", (even, certain), 3 / 2 * LN2 - 3 / 4 * LN3),
+        ("skew_kl", (certain, even), math.log(100 / 19) / 2),
+        ("skew_reverse_kl", (even, certain), math.log(100 / 19) / 2),
+        ("tvd", (even, certain), 0.5),
     ]
     for name, sides, expected in cases:
         assert_items(DIVERGENCES[name](*sides)[None], [expected], name, (sides[0][None], sides[1][None]))
@@ -357,44 +357,44 @@ def test_a_certain_side_costs_the_logarithm_of_what_the_other_says(device: str) 
 
 @every_setting
 def test_it_equals_its_definition(name: Divergence, mix: float | None, device: str) -> None:
-    teacher, student = random_logits(2, device=device)
+    student, teacher = random_logits(2, device=device)
     temperature = 2.0
-    found = divergence(name, teacher, student, temperature=temperature, mix=mix)
-    expected = by_loop(name, teacher, student, temperature=temperature, mix=mix)
-    assert_items(found, expected, name, (teacher / temperature, student / temperature), mix)
+    found = divergence(name, student, teacher, temperature=temperature, mix=mix)
+    expected = by_loop(name, student, teacher, temperature=temperature, mix=mix)
+    assert_items(found, expected, name, (student / temperature, teacher / temperature), mix)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_it_equals_the_one_of_pytorch(temperature: float, device: str) -> None:
-    teacher, student = random_logits(3, device=device)
-    log_p, log_q = (logits.div(temperature).log_softmax(-1) for logits in (teacher, student))
+    student, teacher = random_logits(3, device=device)
+    log_q, log_p = (logits.div(temperature).log_softmax(-1) for logits in (student, teacher))
     forward = functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
     backward = functional.kl_div(log_p, log_q, log_target=True, reduction="none").sum(-1)
-    torch.testing.assert_close(divergence("kl", teacher, student, temperature=temperature), forward)
-    torch.testing.assert_close(divergence("reverse_kl", teacher, student, temperature=temperature), backward)
+    torch.testing.assert_close(divergence("kl", student, teacher, temperature=temperature), forward)
+    torch.testing.assert_close(divergence("reverse_kl", student, teacher, temperature=temperature), backward)
 
 
 def test_no_factor_of_the_squared_temperature() -> None:
-    teacher, student = torch.tensor([[[0.0, 2 * LN2]], [[0.0, 0.0]]], dtype=torch.float64)
-    found = divergence("kl", teacher, student, temperature=2.0)
+    student, teacher = torch.tensor([[[0.0, 0.0]], [[0.0, 2 * LN2]]], dtype=torch.float64)
+    found = divergence("kl", student, teacher, temperature=2.0)
     assert found.item() == pytest.approx(math.log(2 / 3) / 3 + math.log(4 / 3) * 2 / 3)
 
 
 @every_name
 def test_logits_may_be_shifted_by_any_constant(name: Divergence) -> None:
     shifts = torch.tensor([0.0, 5.0, -3.0, 100.0, 0.5, 7.0], dtype=torch.float64).unsqueeze(1)
-    teacher, student = random_logits(1)
-    shifted = divergence(name, teacher + shifts, student - shifts)
-    torch.testing.assert_close(shifted, divergence(name, teacher, student))
+    student, teacher = random_logits(1)
+    shifted = divergence(name, student - shifts, teacher + shifts)
+    torch.testing.assert_close(shifted, divergence(name, student, teacher))
 
 
 @every_name
 def test_it_has_a_value_a_token_whatever_the_shape(name: Divergence, device: str) -> None:
-    teacher, student = random_logits(12, device=device)
-    found = divergence(name, teacher.view(2, 3, 7), student.view(2, 3, 7))
-    torch.testing.assert_close(found, divergence(name, teacher, student).view(2, 3))
-    assert divergence(name, teacher[0], student[0]).shape == ()
-    assert divergence(name, teacher[:0], student[:0]).shape == (0,)
+    student, teacher = random_logits(12, device=device)
+    found = divergence(name, student.view(2, 3, 7), teacher.view(2, 3, 7))
+    torch.testing.assert_close(found, divergence(name, student, teacher).view(2, 3))
+    assert divergence(name, student[0], teacher[0]).shape == ()
+    assert divergence(name, student[:0], teacher[:0]).shape == (0,)
 
 
 # --- properties ---
@@ -418,46 +418,46 @@ def test_it_is_positive_for_distributions_that_differ(name: Divergence, mix: flo
 
 
 def test_js_at_one_half_and_tvd_are_symmetric() -> None:
-    teacher, student = (logits.log_softmax(-1) for logits in random_logits(20))
-    torch.testing.assert_close(js(teacher, student), js(student, teacher))
-    torch.testing.assert_close(tvd(teacher, student), tvd(student, teacher))
-    assert (js(teacher, student, mix=0.2) - js(student, teacher, mix=0.2)).abs().min() > 1e-4
+    student, teacher = (logits.log_softmax(-1) for logits in random_logits(20))
+    torch.testing.assert_close(js(student, teacher), js(teacher, student))
+    torch.testing.assert_close(tvd(student, teacher), tvd(teacher, student))
+    assert (js(student, teacher, mix=0.2) - js(teacher, student, mix=0.2)).abs().min() > 1e-4
 
 
 def test_js_mirrored_is_js_of_the_other_mix() -> None:
-    teacher, student = (logits.log_softmax(-1) for logits in random_logits(21))
-    torch.testing.assert_close(js(teacher, student, mix=0.2), js(student, teacher, mix=0.8))
+    student, teacher = (logits.log_softmax(-1) for logits in random_logits(21))
+    torch.testing.assert_close(js(student, teacher, mix=0.2), js(teacher, student, mix=0.8))
 
 
 def test_the_skews_mirror_each_other() -> None:
-    teacher, student = (logits.log_softmax(-1) for logits in random_logits(22))
-    torch.testing.assert_close(skew_kl(teacher, student, mix=0.2), skew_reverse_kl(student, teacher, mix=0.2))
+    student, teacher = (logits.log_softmax(-1) for logits in random_logits(22))
+    torch.testing.assert_close(skew_kl(student, teacher, mix=0.2), skew_reverse_kl(teacher, student, mix=0.2))
 
 
 def test_a_skew_of_almost_nothing_is_a_kl_and_one_of_almost_all_is_zero() -> None:
-    teacher, student = (logits.log_softmax(-1) for logits in random_logits(23))
+    student, teacher = (logits.log_softmax(-1) for logits in random_logits(23))
     for skew, limit in ((skew_kl, kl), (skew_reverse_kl, reverse_kl)):
-        expected = limit(teacher, student)
-        torch.testing.assert_close(skew(teacher, student, mix=1e-10), expected, rtol=1e-6, atol=0)
-        assert skew(teacher, student, mix=1 - 1e-10).abs().max() < 1e-8
+        expected = limit(student, teacher)
+        torch.testing.assert_close(skew(student, teacher, mix=1e-10), expected, rtol=1e-6, atol=0)
+        assert skew(student, teacher, mix=1 - 1e-10).abs().max() < 1e-8
 
 
 def test_js_by_its_mix_tends_to_either_kl() -> None:
-    teacher, student = (logits.log_softmax(-1) for logits in random_logits(24, scale=1.0))
+    student, teacher = (logits.log_softmax(-1) for logits in random_logits(24, scale=1.0))
     for mix, limit in ((1e-7, kl), (1 - 1e-7, reverse_kl)):
-        found = js(teacher, student, mix=mix) / 1e-7
-        torch.testing.assert_close(found, limit(teacher, student), rtol=1e-5, atol=0)
+        found = js(student, teacher, mix=mix) / 1e-7
+        torch.testing.assert_close(found, limit(student, teacher), rtol=1e-5, atol=0)
 
 
 def test_bounds_that_hold_for_any_two_distributions() -> None:
-    teacher, student = (logits.log_softmax(-1) for logits in random_logits(25, 50, 5, scale=20))
+    student, teacher = (logits.log_softmax(-1) for logits in random_logits(25, 50, 5, scale=20))
     rounding = 1e-12
-    assert js(teacher, student).max() <= LN2 + rounding
-    assert skew_kl(teacher, student).max() <= math.log(10) + rounding
-    assert skew_reverse_kl(teacher, student).max() <= math.log(10) + rounding
-    assert tvd(teacher, student).max() <= 1 + rounding
+    assert js(student, teacher).max() <= LN2 + rounding
+    assert skew_kl(student, teacher).max() <= math.log(10) + rounding
+    assert skew_reverse_kl(student, teacher).max() <= math.log(10) + rounding
+    assert tvd(student, teacher).max() <= 1 + rounding
     # Pinsker: KL >= 2 tvd^2.
-    assert (kl(teacher, student) >= 2 * tvd(teacher, student) ** 2).all()
+    assert (kl(student, teacher) >= 2 * tvd(student, teacher) ** 2).all()
 
 
 # --- gradients ---
@@ -466,16 +466,16 @@ def test_bounds_that_hold_for_any_two_distributions() -> None:
 # The share of adaptive_kl is a constant to autograd, so differences are not its gradient: see the next test.
 @each_setting([(name, mix) for name, mix in SETTINGS if name != "adaptive_kl"])
 def test_its_gradient_is_the_one_of_differences(name: Divergence, mix: float | None) -> None:
-    teacher, student = (logits.requires_grad_() for logits in random_logits(4))
+    student, teacher = (logits.requires_grad_() for logits in random_logits(4))
     assert torch.autograd.gradcheck(
         lambda left, right: divergence(name, left, right, temperature=0.5, mix=mix),
-        (teacher, student),
+        (student, teacher),
     )
 
 
 @pytest.mark.parametrize("mix", [None, 0.1, 0.8])
 def test_the_gradient_of_adaptive_kl_holds_its_share(mix: float | None, device: str) -> None:
-    teacher, student = random_logits(26, device=device)
+    student, teacher = random_logits(26, device=device)
     share = torch.tensor(
         [
             head_share(log_p, log_q, mix or 0.5)
@@ -487,15 +487,15 @@ def test_the_gradient_of_adaptive_kl_holds_its_share(mix: float | None, device: 
         device=device,
     ).unsqueeze(1)
     assert share.min() < share.max()
-    expected = share * by_autograd("kl", teacher, student)[1]
-    expected += (1 - share) * by_autograd("reverse_kl", teacher, student)[1]
-    torch.testing.assert_close(by_autograd("adaptive_kl", teacher, student, mix)[1], expected)
+    expected = share * by_autograd("kl", student, teacher)[1]
+    expected += (1 - share) * by_autograd("reverse_kl", student, teacher)[1]
+    torch.testing.assert_close(by_autograd("adaptive_kl", student, teacher, mix)[1], expected)
 
 
 def test_the_gradient_of_kl_is_the_difference_of_the_distributions() -> None:
-    teacher, student = random_logits(5)
+    student, teacher = random_logits(5)
     student.requires_grad_()
-    (found,) = torch.autograd.grad(divergence("kl", teacher, student, temperature=2.0).sum(), student)
+    (found,) = torch.autograd.grad(divergence("kl", student, teacher, temperature=2.0).sum(), student)
     torch.testing.assert_close(found, ((student / 2).softmax(-1) - (teacher / 2).softmax(-1)).detach() / 2)
 
 
@@ -519,19 +519,19 @@ GRADIENTS: list[tuple[Divergence, float | None, float]] = [
 
 @pytest.mark.parametrize(("name", "mix", "value"), GRADIENTS)
 def test_gradients_worked_out_by_hand(name: Divergence, mix: float | None, value: float, device: str) -> None:
-    teacher, student = log_probs([1 / 2, 1 / 2], device), log_probs([1 / 4, 3 / 4], device)
-    for _, gradient in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
+    student, teacher = log_probs([1 / 4, 3 / 4], device), log_probs([1 / 2, 1 / 2], device)
+    for _, gradient in (by_autograd(name, student, teacher, mix), in_place(name, student, teacher, mix)):
         assert gradient[0].tolist() == pytest.approx([value, -value], rel=ON_PAPER)
 
 
 def test_where_both_are_equal_tvd_has_no_slope(device: str) -> None:
     # Signs of q - p are (1, -1, 0). dD/dlog q is q times half of them: (1/4, -1/8, 0), which adds up to 1/8;
     # through the softmax: (1/4 - 1/16, -1/8 - 1/32, -1/32).
-    teacher, student = log_probs([1 / 4, 1 / 2, 1 / 4], device), log_probs([1 / 2, 1 / 4, 1 / 4], device)
+    student, teacher = log_probs([1 / 2, 1 / 4, 1 / 4], device), log_probs([1 / 4, 1 / 2, 1 / 4], device)
     student.requires_grad_()
-    (gradient,) = torch.autograd.grad(tvd(teacher, student).sum(), student)
+    (gradient,) = torch.autograd.grad(tvd(student, teacher).sum(), student)
     assert gradient[0].tolist() == pytest.approx([1 / 4, -1 / 8, 0])
-    _, gradient = divergence_and_gradient("tvd", teacher, student)
+    _, gradient = divergence_and_gradient("tvd", student, teacher)
     assert gradient[0].tolist() == pytest.approx([3 / 16, -5 / 32, -1 / 32])
 
 
@@ -549,10 +549,10 @@ def test_in_place_it_equals_autograd_of_the_definition(
 def test_in_place_it_equals_autograd_where_ids_are_masked(
     name: Divergence, mix: float | None, device: str
 ) -> None:
-    teacher, student = random_logits(30, 7, 13, device=device)
+    student, teacher = random_logits(30, 7, 13, device=device)
     masked = torch.arange(13, device=device) % 3 == 1
-    teacher, student = teacher.masked_fill(masked, MASKED), student.masked_fill(masked, MASKED)
-    _, gradient = assert_in_place_equals(name, teacher, student, mix)
+    student, teacher = student.masked_fill(masked, MASKED), teacher.masked_fill(masked, MASKED)
+    _, gradient = assert_in_place_equals(name, student, teacher, mix)
     assert gradient[:, masked].eq(0).all()
 
 
@@ -563,26 +563,26 @@ def test_in_place_it_equals_autograd_where_ids_are_masked(
 def test_in_place_it_equals_autograd_at_special_distributions(
     name: Divergence, mix: float | None, kind: str, device: str
 ) -> None:
-    teacher, student = random_logits(31, 7, 13, device=device)
+    student, teacher = random_logits(31, 7, 13, device=device)
     peak = 40 * torch.eye(13, device=device, dtype=torch.float64)[:7]
-    teacher, student = {
+    student, teacher = {
         "equal": (teacher, teacher),
-        "uniform teacher": (torch.zeros_like(teacher), student),
-        "uniform student": (teacher, torch.zeros_like(teacher)),
-        "one-hot": (teacher + peak, student + peak),
-        "other one-hot": (teacher + peak, student + peak.flip(0)),
-        "near": (teacher, teacher + 1e-6 * student),
+        "uniform teacher": (student, torch.zeros_like(teacher)),
+        "uniform student": (torch.zeros_like(student), teacher),
+        "one-hot": (student + peak, teacher + peak),
+        "other one-hot": (student + peak.flip(0), teacher + peak),
+        "near": (teacher + 1e-6 * student, teacher),
     }[kind]
-    assert_in_place_equals(name, teacher, student, mix)
+    assert_in_place_equals(name, student, teacher, mix)
 
 
 def assert_in_place_equals(
-    name: Divergence, teacher: Tensor, student: Tensor, mix: float | None
+    name: Divergence, student: Tensor, teacher: Tensor, mix: float | None
 ) -> tuple[Tensor, Tensor]:
     """To what both may round."""
-    items, gradient = in_place(name, teacher, student, mix)
-    expected_items, expected_gradient = by_autograd(name, teacher, student, mix)
-    bounds = divergence_bounds(name, teacher, student, mix, dtype=torch.float64)
+    items, gradient = in_place(name, student, teacher, mix)
+    expected_items, expected_gradient = by_autograd(name, student, teacher, mix)
+    bounds = divergence_bounds(name, student, teacher, mix, dtype=torch.float64)
     assert_within(items, expected_items, 2 * bounds.items)
     assert_within(gradient, expected_gradient, 2 * bounds.gradient)
     return items, gradient
@@ -596,10 +596,10 @@ def test_in_float32_neither_form_loses_more_than_rounding_may(
     name: Divergence, mix: float | None, scale: float, rounded: bool, device: str
 ) -> None:
     logits = random_logits(32, 5, 3000, scale=scale, dtype=torch.float32, device=device)
-    teacher, student = (each.bfloat16().float() if rounded else each for each in logits)
-    items, gradient = by_autograd(name, teacher.double(), student.double(), mix)
-    bounds = divergence_bounds(name, teacher, student, mix, dtype=torch.float32)
-    for found in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
+    student, teacher = (each.bfloat16().float() if rounded else each for each in logits)
+    items, gradient = by_autograd(name, student.double(), teacher.double(), mix)
+    bounds = divergence_bounds(name, student, teacher, mix, dtype=torch.float32)
+    for found in (by_autograd(name, student, teacher, mix), in_place(name, student, teacher, mix)):
         assert found[0].dtype == found[1].dtype == torch.float32
         assert_within(found[0], items, bounds.items)
         assert_within(found[1], gradient, bounds.gradient)
@@ -616,15 +616,15 @@ def test_in_place_it_is_the_same_in_blocks_of_any_size(
 
 def test_in_place_the_gradient_lies_where_the_students_log_probabilities_were(device: str) -> None:
     for name in NAMES:
-        teacher, student = (logits.log_softmax(-1) for logits in random_logits(33, device=device))
-        _, gradient = divergence_and_gradient(name, teacher, student)
+        student, teacher = (logits.log_softmax(-1) for logits in random_logits(33, device=device))
+        _, gradient = divergence_and_gradient(name, student, teacher)
         assert gradient.data_ptr() == student.data_ptr()
 
 
 @every_name
 def test_in_place_nothing_is_recorded_for_autograd(name: Divergence) -> None:
-    teacher, student = (logits.requires_grad_().log_softmax(-1) for logits in random_logits(34))
-    for found in divergence_and_gradient(name, teacher, student):
+    student, teacher = (logits.requires_grad_().log_softmax(-1) for logits in random_logits(34))
+    for found in divergence_and_gradient(name, student, teacher):
         assert found.grad_fn is None
         assert not found.is_inference()
 
@@ -639,11 +639,11 @@ def test_of_equal_probabilities_the_lowest_ids_are_the_tail(device: str) -> None
     student = torch.zeros_like(teacher)
     student[0, 4] = student[1, 0] = math.log(1.9)
     student[0, 5] = student[1, 1] = math.log(0.1)
-    forward, reverse = divergence("kl", teacher, student), divergence("reverse_kl", teacher, student)
+    forward, reverse = divergence("kl", student, teacher), divergence("reverse_kl", student, teacher)
     assert (forward - reverse).abs().min() > 1e-3
     expected = torch.stack([forward[0], reverse[1]])
-    torch.testing.assert_close(divergence("adaptive_kl", teacher, student), expected)
-    torch.testing.assert_close(in_place("adaptive_kl", teacher, student)[0], expected)
+    torch.testing.assert_close(divergence("adaptive_kl", student, teacher), expected)
+    torch.testing.assert_close(in_place("adaptive_kl", student, teacher)[0], expected)
 
 
 @pytest.mark.parametrize("largest", [1, 5, 1024])
@@ -655,24 +655,24 @@ def test_the_head_is_the_same_however_many_of_the_largest_are_looked_at(
     monkeypatch.setattr("dskd.nn.divergences._LARGEST", largest)
     for seed in range(5):
         # Whole numbers, so that many are equal.
-        teacher, student = random_logits(seed, 11, 13, scale=1.5, dtype=dtype, device=device)
+        student, teacher = random_logits(seed, 11, 13, scale=1.5, dtype=dtype, device=device)
         teacher = teacher.round()
-        found, _ = in_place("adaptive_kl", teacher, student, mix)
-        expected = by_loop("adaptive_kl", teacher, student, mix=mix)
+        found, _ = in_place("adaptive_kl", student, teacher, mix)
+        expected = by_loop("adaptive_kl", student, teacher, mix=mix)
         # The share is a quotient of sums of 13 gaps, off by some hundred roundings of their p and q each; a
         # token more or less in the head is a hundredth of it and more.
         near = 1024 * unit(dtype)
         assert found.tolist() == pytest.approx(expected, rel=near, abs=near)
-        assert divergence("adaptive_kl", teacher, student, mix=mix).tolist() == pytest.approx(
+        assert divergence("adaptive_kl", student, teacher, mix=mix).tolist() == pytest.approx(
             expected, rel=near, abs=near
         )
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 4.0])
 def test_a_head_of_more_than_the_largest_looked_at(scale: float, device: str) -> None:
-    teacher, student = random_logits(35, 3, 5000, scale=scale, device=device)
-    found, _ = in_place("adaptive_kl", teacher, student)
-    assert_items(found, by_loop("adaptive_kl", teacher, student), "adaptive_kl", (teacher, student))
+    student, teacher = random_logits(35, 3, 5000, scale=scale, device=device)
+    found, _ = in_place("adaptive_kl", student, teacher)
+    assert_items(found, by_loop("adaptive_kl", student, teacher), "adaptive_kl", (student, teacher))
 
 
 # --- what is extreme ---
@@ -680,34 +680,34 @@ def test_a_head_of_more_than_the_largest_looked_at(scale: float, device: str) ->
 
 @every_name
 def test_float32_logits_give_float32_close_to_float64(name: Divergence, device: str) -> None:
-    teacher, student = random_logits(13, dtype=torch.float32, device=device)
-    found = divergence(name, teacher, student, temperature=1.5)
+    student, teacher = random_logits(13, dtype=torch.float32, device=device)
+    found = divergence(name, student, teacher, temperature=1.5)
     assert found.dtype == torch.float32
-    expected = by_loop(name, teacher, student, temperature=1.5)
-    assert_items(found, expected, name, (teacher / 1.5, student / 1.5))
+    expected = by_loop(name, student, teacher, temperature=1.5)
+    assert_items(found, expected, name, (student / 1.5, teacher / 1.5))
 
 
 @every_name
 def test_heads_in_bfloat16_lose_no_more_than_their_logits_did(name: Divergence, device: str) -> None:
     generator = torch.Generator().manual_seed(14)
     hidden = torch.randn(6, 4, generator=generator).bfloat16().to(device)
-    teacher, student = (
+    student, teacher = (
         Head(torch.randn(7, 4, generator=generator).bfloat16().to(device)).logits(hidden) for _ in range(2)
     )
-    found = divergence(name, teacher, student)
+    found = divergence(name, student, teacher)
     assert found.dtype == torch.float32
-    assert_items(found, by_loop(name, teacher, student), name, (teacher, student))
+    assert_items(found, by_loop(name, student, teacher), name, (student, teacher))
 
 
 EXTREMES = {
     "both certain, of the same": ([1e4, 0.0, MASKED], [1e4, 0.0, MASKED]),
-    "both certain, of another": ([1e4, 0.0, MASKED], [0.0, 1e4, MASKED]),
-    "the teacher certain": ([1e4, 0.0, MASKED], [0.0, 0.5, MASKED]),
-    "the student certain": ([0.0, 0.5, MASKED], [1e4, 0.0, MASKED]),
-    "all but one masked": ([1.0, MASKED, MASKED], [-1.0, MASKED, MASKED]),
-    "very negative": ([-1e4, -2e4, MASKED], [-2e4, -1e4, MASKED]),
-    "below the least float32": ([0.0, -95.0, -100.0, MASKED], [0.0, -100.0, -95.0, MASKED]),
-    "below it on one side": ([0.0, -95.0, -200.0, MASKED], [-95.0, 0.0, -3.0, MASKED]),
+    "both certain, of another": ([0.0, 1e4, MASKED], [1e4, 0.0, MASKED]),
+    "the teacher certain": ([0.0, 0.5, MASKED], [1e4, 0.0, MASKED]),
+    "the student certain": ([1e4, 0.0, MASKED], [0.0, 0.5, MASKED]),
+    "all but one masked": ([-1.0, MASKED, MASKED], [1.0, MASKED, MASKED]),
+    "very negative": ([-2e4, -1e4, MASKED], [-1e4, -2e4, MASKED]),
+    "below the least float32": ([0.0, -100.0, -95.0, MASKED], [0.0, -95.0, -100.0, MASKED]),
+    "below it on one side": ([-95.0, 0.0, -3.0, MASKED], [0.0, -95.0, -200.0, MASKED]),
 }
 
 
@@ -717,13 +717,13 @@ def test_extreme_logits_have_a_finite_value_and_gradient(
     name: Divergence, mix: float | None, dtype: torch.dtype, device: str
 ) -> None:
     for case, logits in EXTREMES.items():
-        teacher, student = (torch.tensor([row], dtype=dtype, device=device) for row in logits)
-        expected = by_loop(name, teacher, student, mix=mix)
+        student, teacher = (torch.tensor([row], dtype=dtype, device=device) for row in logits)
+        expected = by_loop(name, student, teacher, mix=mix)
         for form in (by_autograd, in_place):
-            found, gradient = form(name, teacher, student, mix)
-            assert_items(found, expected, name, (teacher, student), mix)
+            found, gradient = form(name, student, teacher, mix)
+            assert_items(found, expected, name, (student, teacher), mix)
             assert gradient.isfinite().all(), (case, gradient)
-            assert gradient[0, torch.tensor(logits[1]) == MASKED].eq(0).all(), (case, gradient)
+            assert gradient[0, torch.tensor(logits[0]) == MASKED].eq(0).all(), (case, gradient)
 
 
 @every_setting
@@ -731,33 +731,33 @@ def test_extreme_logits_have_a_finite_value_and_gradient(
 def test_ids_masked_on_one_side_only_have_a_finite_gradient(
     name: Divergence, mix: float | None, dtype: torch.dtype, device: str
 ) -> None:
-    teacher, student = random_logits(36, dtype=dtype, device=device)
+    student, teacher = random_logits(36, dtype=dtype, device=device)
     teacher[:, 2] = student[:, 4] = MASKED
-    for found, gradient in (by_autograd(name, teacher, student, mix), in_place(name, teacher, student, mix)):
+    for found, gradient in (by_autograd(name, student, teacher, mix), in_place(name, student, teacher, mix)):
         assert found.isfinite().all(), found
         assert gradient.isfinite().all(), gradient
 
 
 @every_setting
 def test_columns_masked_on_both_sides_do_not_exist(name: Divergence, mix: float | None) -> None:
-    teacher, student = random_logits(15)
+    student, teacher = random_logits(15)
     masked = torch.tensor([False, True, False, False, True, False, False])
     found = divergence(
-        name, teacher.masked_fill(masked, MASKED), student.masked_fill(masked, MASKED), mix=mix
+        name, student.masked_fill(masked, MASKED), teacher.masked_fill(masked, MASKED), mix=mix
     )
-    torch.testing.assert_close(found, divergence(name, teacher[:, ~masked], student[:, ~masked], mix=mix))
+    torch.testing.assert_close(found, divergence(name, student[:, ~masked], teacher[:, ~masked], mix=mix))
 
 
 # --- no probability ---
 
 # What the student is not allowed to say and the teacher says, the other way round, and what neither says.
 SIDES: dict[str, tuple[list[float], list[float]]] = {
-    "neither": ([0.0, 1.0, NONE, 0.5], [1.0, 0.0, NONE, 0.3]),
-    "the teacher not": ([0.0, 1.0, NONE, 0.5], [1.0, 0.0, 2.0, 0.3]),
-    "the student not": ([0.0, 1.0, 2.0, 0.5], [1.0, 0.0, NONE, 0.3]),
-    "each something else not": ([NONE, 1.0, 2.0, NONE], [1.0, 0.0, NONE, NONE]),
-    "nothing in common": ([0.0, NONE, NONE, NONE], [NONE, 0.0, NONE, NONE]),
-    "everything": ([0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]),
+    "neither": ([1.0, 0.0, NONE, 0.3], [0.0, 1.0, NONE, 0.5]),
+    "the teacher not": ([1.0, 0.0, 2.0, 0.3], [0.0, 1.0, NONE, 0.5]),
+    "the student not": ([1.0, 0.0, NONE, 0.3], [0.0, 1.0, 2.0, 0.5]),
+    "each something else not": ([1.0, 0.0, NONE, NONE], [NONE, 1.0, 2.0, NONE]),
+    "nothing in common": ([NONE, 0.0, NONE, NONE], [0.0, NONE, NONE, NONE]),
+    "everything": ([3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0]),
 }
 NO_KL = ["the student not", "each something else not", "nothing in common"]
 NO_REVERSE_KL = ["the teacher not", "each something else not", "nothing in common"]
@@ -769,10 +769,10 @@ INFINITE: dict[str, list[str]] = {
 
 
 def sides(dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    teacher, student = (
+    student, teacher = (
         torch.tensor([rows[side] for rows in SIDES.values()], dtype=dtype, device=device) for side in (0, 1)
     )
-    return teacher, student
+    return student, teacher
 
 
 @every_setting
@@ -780,12 +780,12 @@ def sides(dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
 def test_it_is_infinite_where_its_definition_is_and_there_alone(
     name: Divergence, mix: float | None, dtype: torch.dtype, device: str
 ) -> None:
-    teacher, student = sides(dtype, device)
-    expected = by_loop(name, teacher, student, mix=mix)
+    student, teacher = sides(dtype, device)
+    expected = by_loop(name, student, teacher, mix=mix)
     infinite = [case for case, value in zip(SIDES, expected, strict=True) if value == math.inf]
     assert sorted(infinite) == sorted(INFINITE.get(name, []))
     for form in (by_autograd, in_place):
-        found, gradient = form(name, teacher, student, mix)
+        found, gradient = form(name, student, teacher, mix)
         assert found.tolist() == pytest.approx(expected, rel=64 * unit(dtype), abs=64 * unit(dtype))
         assert gradient.isfinite().all(), gradient
         assert gradient[found.isinf()].eq(0).all()
@@ -801,11 +801,11 @@ def test_of_a_masked_vocabulary_it_is_the_one_of_the_rest(
     logits = random_logits(38, 7, 13, device=device)
     masked = torch.arange(13, device=device) % 3 == 1
     rest = [side[:, ~masked] for side in logits]
-    teacher, student = (side.masked_fill(masked, NONE) for side in logits)
+    student, teacher = (side.masked_fill(masked, NONE) for side in logits)
     bounds = divergence_bounds(name, rest[0], rest[1], mix, dtype=torch.float64)
     items, slopes = by_autograd(name, rest[0], rest[1], mix)
     for form in (by_autograd, in_place):
-        found, gradient = form(name, teacher, student, mix)
+        found, gradient = form(name, student, teacher, mix)
         assert_within(found, items, 2 * bounds.items)
         assert_within(gradient[:, ~masked], slopes, 2 * bounds.gradient)
         assert gradient[:, masked].eq(0).all()
@@ -815,19 +815,19 @@ def test_of_a_masked_vocabulary_it_is_the_one_of_the_rest(
 def test_rows_that_are_left_out_leave_no_trace_though_they_are_infinite(
     name: Divergence, device: str
 ) -> None:
-    teacher, student = (side.requires_grad_() for side in sides(torch.float64, device))
-    items = divergence(name, teacher, student)
+    student, teacher = (side.requires_grad_() for side in sides(torch.float64, device))
+    items = divergence(name, student, teacher)
     kept = torch.where(items.detach().isfinite(), items, 0)
-    for gradient in torch.autograd.grad(kept.sum(), [teacher, student]):
+    for gradient in torch.autograd.grad(kept.sum(), [student, teacher]):
         assert gradient.isfinite().all(), gradient
 
 
 def test_a_kl_that_counts_0_times_may_be_infinite(device: str) -> None:
     # The head is the half, where both are equal: a = 0. KL(p, q) is infinite, KL(q, p) is 1/2 ln 2. The
     # gradient is q (log q - log p - KL(q, p)): (-1/4 ln 2, 1/4 ln 2, 0).
-    teacher, student = log_probs([1 / 2, 1 / 4, 1 / 4], device), log_probs([1 / 2, 1 / 2, 0], device)
+    student, teacher = log_probs([1 / 2, 1 / 2, 0], device), log_probs([1 / 2, 1 / 4, 1 / 4], device)
     for form in (by_autograd, in_place):
-        found, gradient = form("adaptive_kl", teacher, student)
+        found, gradient = form("adaptive_kl", student, teacher)
         assert found.tolist() == pytest.approx([LN2 / 2], rel=ON_PAPER)
         assert gradient[0].tolist() == pytest.approx([-LN2 / 4, LN2 / 4, 0], rel=ON_PAPER)
 
@@ -835,19 +835,19 @@ def test_a_kl_that_counts_0_times_may_be_infinite(device: str) -> None:
 def test_a_share_that_rounds_to_1_leaves_the_other_kl_alone(device: str) -> None:
     # What the teacher never says the student says once in 10^20: KL(q, p) is infinite, and a rounds to 1.
     # KL(p, q) is 1/2 ln 2 + 1/2 ln(2/3), its gradient q - p.
-    teacher, student = log_probs([1 / 2, 1 / 2, 0], device), log_probs([1 / 4, 3 / 4, 1e-20], device)
+    student, teacher = log_probs([1 / 4, 3 / 4, 1e-20], device), log_probs([1 / 2, 1 / 2, 0], device)
     for form in (by_autograd, in_place):
-        found, gradient = form("adaptive_kl", teacher, student, 0.1)
+        found, gradient = form("adaptive_kl", student, teacher, 0.1)
         assert found.tolist() == pytest.approx([LN2 - LN3 / 2], rel=ON_PAPER)
         assert gradient[0].tolist() == pytest.approx([-1 / 4, 1 / 4, 0], rel=ON_PAPER, abs=1e-19)
 
 
 @every_name
 def test_what_is_not_a_number_stays_none(name: Divergence, device: str) -> None:
-    teacher, student = sides(torch.float32, device)
+    student, teacher = sides(torch.float32, device)
     teacher[0, 1] = student[5, 2] = math.nan
     for form in (by_autograd, in_place):
-        found, gradient = form(name, teacher, student)
+        found, gradient = form(name, student, teacher)
         assert found.isnan().tolist() == [row in (0, 5) for row in range(6)]
         assert gradient[1:5].isfinite().all()
 
@@ -864,11 +864,11 @@ def test_half_precision_is_computed_in_float32(
     half = random_logits(43, dtype=dtype, device=device)
     wide = [side.float() for side in half]
 
-    def of(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    def of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """From logits, and of what lies there as logarithms."""
         student = student.clone().requires_grad_()
         found = torch.stack(
-            [divergence(name, teacher, student, mix=mix), DIVERGENCES[name](teacher, student, **options)]
+            [divergence(name, student, teacher, mix=mix), DIVERGENCES[name](student, teacher, **options)]
         )
         (gradient,) = torch.autograd.grad(found.sum(), student)
         return found, gradient
@@ -889,9 +889,9 @@ def test_half_precision_is_computed_in_float32(
 
 @every_name
 def test_the_wider_dtype_of_both_is_computed_in(name: Divergence, device: str) -> None:
-    teacher, student = random_logits(44, dtype=torch.bfloat16, device=device)
-    expected = divergence(name, teacher.double(), student.double())
-    for sides_of_1 in ((teacher, student.double()), (teacher.double(), student)):
+    student, teacher = random_logits(44, dtype=torch.bfloat16, device=device)
+    expected = divergence(name, student.double(), teacher.double())
+    for sides_of_1 in ((student.double(), teacher), (student, teacher.double())):
         found = divergence(name, *sides_of_1)
         assert found.dtype == torch.float64
         assert torch.equal(found, expected)
@@ -905,39 +905,39 @@ def test_the_wider_dtype_of_both_is_computed_in(name: Divergence, device: str) -
 @pytest.mark.parametrize("name", MIXED)
 @pytest.mark.parametrize("mix", [0.0, 1.0, math.nan])
 def test_a_mix_that_is_not_between_0_and_1_is_refused(name: Divergence, mix: float) -> None:
-    teacher, student = random_logits(40)
+    student, teacher = random_logits(40)
     says = rf"mix of {name} is {mix}; give a number above 0 and below 1, or None for {DEFAULTS[name]}"
     for call in (divergence, divergence_and_gradient):
         with pytest.raises(ValueError, match=says):
-            call(name, teacher, student, mix=mix)
+            call(name, student, teacher, mix=mix)
     with pytest.raises(ValueError, match=says):
-        DIVERGENCES[name](teacher, student, mix=mix)
+        DIVERGENCES[name](student, teacher, mix=mix)
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_mix_of_a_divergence_that_has_none_is_refused(name: Divergence) -> None:
-    teacher, student = random_logits(41)
+    student, teacher = random_logits(41)
     for call in (divergence, divergence_and_gradient):
         with pytest.raises(
             ValueError, match=rf"mix is 0\.5, but {name} has none; leave it None, or take js, "
         ):
-            call(name, teacher, student, mix=0.5)
+            call(name, student, teacher, mix=0.5)
 
 
 def test_an_unknown_divergence_is_refused() -> None:
-    teacher, student = random_logits(42)
+    student, teacher = random_logits(42)
     for call in (divergence, divergence_and_gradient):
         with pytest.raises(
             ValueError, match="there is no divergence 'jsd'; take one of kl, reverse_kl, js, "
         ):
-            call("jsd", teacher, student)  # type: ignore[arg-type]
+            call("jsd", student, teacher)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature: float) -> None:
-    teacher, student = random_logits(45)
+    student, teacher = random_logits(45)
     with pytest.raises(ValueError, match=rf"temperature={temperature}; it is a number above 0"):
-        divergence("kl", teacher, student, temperature=temperature)
+        divergence("kl", student, teacher, temperature=temperature)
     with pytest.raises(ValueError, match=rf"temperature={temperature}; it is a number above 0"):
         SharedVocabulary(temperature=temperature)
 
@@ -948,7 +948,7 @@ def test_a_loss_refuses_a_mix_as_its_divergence_does() -> None:
 
 
 def test_sides_of_different_shapes_are_refused() -> None:
-    teacher, student = random_logits(46)
+    student, teacher = random_logits(46)
     for call in (divergence, divergence_and_gradient):
-        with pytest.raises(ValueError, match=r"teacher's are \[1, 7\] and the student's \[6, 7\]; both are"):
-            call("kl", teacher[:1], student)
+        with pytest.raises(ValueError, match=r"student's are \[6, 7\] and the teacher's \[1, 7\]; both are"):
+            call("kl", student, teacher[:1])

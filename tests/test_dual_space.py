@@ -752,6 +752,23 @@ def test_a_solved_projector_is_solved_again_every_so_many_steps_of_training() ->
         assert found == changes
 
 
+@pytest.mark.parametrize("step", [None, 0])
+def test_what_was_solved_as_it_was_made_is_solved_again_only_where_the_head_is_another(
+    step: int | None,
+) -> None:
+    case = case_of("plain")
+    objectives = [solved(case, refresh_every=5) for _ in range(2)]
+    expected = [projectors.student_to_teacher.clone() for _, projectors in objectives]
+    for moved, (objective, projectors) in enumerate(objectives):
+        with torch.no_grad():
+            projectors.student_to_teacher.zero_()
+            case.by_name["student_weight"].mul_(1 + moved)
+        objective(case.batch(), step=step)
+        assert projectors.student_to_teacher.any() == bool(moved)
+        if moved:
+            torch.testing.assert_close(projectors.student_to_teacher, 2 * expected[0], rtol=1e-4, atol=1e-5)
+
+
 def test_without_steps_it_looks_at_how_often_the_head_was_written_to() -> None:
     case = case_of("plain")
     objective, projectors = solved(case, refresh_every=2)

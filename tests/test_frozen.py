@@ -234,14 +234,16 @@ def _preset(case: dict[str, Any], loss: type[nn.Loss]) -> Mapping[str, Any]:
 
 def _projectors(case: dict[str, Any], batch: Batch, _fused: bool) -> Result:
     """Solved in float64, in which a module begins only after `double`; there is one form of it."""
-    teacher, student = batch["teacher_weight"], batch["student_weight"]
     given = {"teacher_to_student": "solved", "student_to_teacher": "solved", **case["options"]}
     if case.get("weighted"):
         given["weights"] = batch["frequencies"]
-    solved = nn.Projectors(teacher, student, batch["overlap"], **given).double()
+    student, teacher = batch["student_weight"], batch["teacher_weight"]
+    solved = nn.Projectors(
+        student_weight=student, teacher_weight=teacher, overlap=batch["overlap"], **given
+    ).double()
     if "observed" in case:
         solved.observe(batch["probability_sums"], case["observed"])
-    solved.refresh(teacher, student)
+    solved.refresh(student_weight=student, teacher_weight=teacher)
     return {"p_ts": solved.teacher_to_student, "p_st": solved.student_to_teacher}
 
 

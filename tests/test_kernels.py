@@ -86,9 +86,9 @@ def not_asked_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("no_triton", "not_asked_yet")
 def test_without_triton_pytorch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    teacher, student = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(0))
-    assert not kernels.takes(teacher, student)
-    items, gradient = gradient_by_logits("kl", teacher, student, temperature=2.0)
+    student, teacher = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(0))
+    assert not kernels.takes(student, teacher)
+    items, gradient = gradient_by_logits("kl", student, teacher, temperature=2.0)
     exact = (teacher.double() / 2).softmax(-1), (student.double() / 2).softmax(-1)
     torch.testing.assert_close(items, (exact[0] * (exact[0] / exact[1]).log()).sum(-1).float())
     torch.testing.assert_close(gradient, (exact[1] - exact[0]).float())

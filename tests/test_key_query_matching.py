@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from dskd.nn import Discriminator, KeyQueryMatching, adversarial_matching, transport_matching
+from dskd.nn import (
+    Discriminator,
+    KeyQueryMatching,
+    adversarial_matching,
+    frozen_matching,
+    transport_matching,
+)
 from dskd.nn.losses.key_query_matching import Matched, reverse_gradient
 from rounding import ON_PAPER, assert_loses_no_more, losses_by_rounding
 
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
 
     from dskd.nn.losses.key_query_matching import MatchingVariant
 
-VARIANTS: list[MatchingVariant] = ["adversarial", "transport"]
+VARIANTS: list[MatchingVariant] = ["adversarial", "transport", "frozen"]
 WIDTH, INNER = 4, 3
 
 
@@ -156,6 +162,24 @@ def test_the_adversarial_terms_equal_the_definition(queries: int, keys: int, dev
     torch.testing.assert_close(mine_, -theirs_, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(5, 7), (1, 1), (3, 1)])
+def test_the_terms_of_the_public_code_equal_the_definition(queries: int, keys: int, device: str) -> None:
+    """Means, of queries that are to be taken for keys and of keys that are not to."""
+    made, q, k = network(1, 3, device), points(queries, 4, device), points(keys, 5, device)
+    found = sums_of(frozen_matching(q, k, made, rate=0.3))
+    of_keys = torch.cat([torch.stack(by_layers(made, point)) for point in k.detach()])
+    of_queries = torch.cat([torch.stack(by_layers(made, point)) for point in q])
+    expected = {
+        "keys": -0.3 * torch.stack([log_sigmoid(-logit) for logit in of_keys]).mean(),
+        "queries": -0.3 * torch.stack([log_sigmoid(logit) for logit in of_queries]).mean(),
+    }
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    # Not reversed: queries go down the loss.
+    mine, theirs = (gradients(one["queries"], [q, k]) for one in (found, expected))
+    assert theirs[0].abs().max() > 1e-4
+    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("queries", "keys"), [(4, 5), (1, 1), (3, 1), (1, 4)])
 def test_the_transport_terms_equal_the_definition(queries: int, keys: int, device: str) -> None:
     critic, forth, back = (network(2, seed, device) for seed in (6, 7, 8))
@@ -200,6 +224,18 @@ def test_adversarial_terms_worked_out_by_hand() -> None:
     assert moved.flatten().tolist() == pytest.approx([-1 / 2, -1 / 4])
     assert counts_of(found)["kq_right_keys"].item() == 1
     assert counts_of(found)["kq_right_queries"].item() == 2  # at 0 it is not taken for a key
+
+
+def test_terms_of_the_public_code_worked_out_by_hand() -> None:
+    """The same points: the key is to be taken for none, -ln(1 - 3/4); queries for one, -ln(1/2), -ln(1/4)."""
+    keys = torch.tensor([[math.log(3)]], dtype=torch.float64)
+    queries = torch.tensor([[0.0], [-math.log(3)]], dtype=torch.float64, requires_grad=True)
+    found = frozen_matching(queries, keys, lambda values: values)
+    assert sums_of(found)["keys"].item() == pytest.approx(math.log(4), rel=ON_PAPER)
+    assert sums_of(found)["queries"].item() == pytest.approx(math.log(8) / 2, rel=ON_PAPER)
+    # minus what is missing to 1 of each sigmoid, of a mean of two
+    (moved,) = gradients(sums_of(found)["queries"], [queries])
+    assert moved.flatten().tolist() == pytest.approx([-1 / 4, -3 / 8])
 
 
 def test_transport_terms_worked_out_by_hand() -> None:
@@ -250,6 +286,9 @@ def test_the_module_equals_the_function_with_its_networks(rate: float) -> None:
     assert numbers_of(second(q, k)) == numbers_of(expected)
     assert [name for name, _ in second.networks.named_children()] == ["critic", "forth", "back"]
     assert second.networks["critic"](q).shape == (4, INNER)
+    third = KeyQueryMatching(WIDTH, variant="frozen", rate=rate, inner=INNER).double().eval()
+    expected = frozen_matching(q, k, third.networks["discriminator"], rate=rate)
+    assert numbers_of(third(q, k)) == numbers_of(expected)
 
 
 def test_the_rate_is_a_hundredth_unless_said() -> None:
@@ -263,7 +302,9 @@ def test_the_rate_is_a_hundredth_unless_said() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_queries_and_all_networks_are_moved_and_keys_are_not(variant: MatchingVariant, device: str) -> None:
+def test_queries_and_all_networks_are_moved_but_keys_and_what_is_frozen_are_not(
+    variant: MatchingVariant, device: str
+) -> None:
     torch.manual_seed(0)
     made = KeyQueryMatching(WIDTH, variant=variant, inner=INNER).double().to(device).eval()
     q, k = points(4, 15, device), points(6, 16, device)
@@ -272,6 +313,9 @@ def test_queries_and_all_networks_are_moved_and_keys_are_not(variant: MatchingVa
     assert q.grad is not None
     assert q.grad.abs().max() > 1e-6
     for name, parameter in made.named_parameters():
+        if variant == "frozen":
+            assert not parameter.requires_grad
+            continue
         assert parameter.grad is not None, name
         # The last bias of a navigator moves both ends of every distance.
         idle = name in {"networks.forth.layers.4.bias", "networks.back.layers.4.bias"}
@@ -288,8 +332,9 @@ def test_without_queries_or_keys_nothing_is_infinite_and_all_is_connected(
     found = made(q, points(keys, 18))
     total = torch.stack(list(sums_of(found).values())).sum()
     assert total.isfinite()
-    assert variant == "adversarial" or total.item() == 0
-    for grad in torch.autograd.grad(total, [q, *made.parameters()]):
+    assert variant != "transport" or total.item() == 0
+    moved = [one for one in made.parameters() if one.requires_grad]
+    for grad in torch.autograd.grad(total, [q, *moved]):
         assert grad.isfinite().all()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from both_forms import HEADS, OF_STUDENT, Small, assert_fused_is_whole, read_by_identity, small
+from dskd import Aligner, Vocabulary
 from dskd.nn import (
     DIVERGENCES,
     Batch,
@@ -140,7 +141,7 @@ def test_as_many_tokens_as_there_are_leave_nothing_to_the_others() -> None:
     assert teacher.paired is not None
     assert teacher.hidden is not None
     logits = student.head.logits(student.hidden)[teacher.paired]
-    expected = divergence("kl", made.teacher.head.logits(teacher.hidden), logits).mean()
+    expected = divergence("kl", logits, made.teacher.head.logits(teacher.hidden)).mean()
     for top_k in (None, OF_STUDENT, 99):
         found, _ = made.run([Logits(top_k=top_k)])
         # What is next to nothing is taken as an epsilon of float64, of both.
@@ -207,10 +208,60 @@ def test_what_is_stored_of_other_pairs_is_refused(changes: dict[str, Any], messa
         Batch(States(states, ONE, head), {"teacher": teacher})
 
 
-def test_two_vocabularies_are_refused() -> None:
+def test_vocabularies_of_two_sizes_are_refused_before_there_is_a_batch() -> None:
     made = small()
-    with pytest.raises(ValueError, match=r"has 50 ids and the student's 40, and Logits compares one"):
-        made.run([Logits()])
+    message = r"^Logits .* same ids, and the student has 40 and the teacher 'teacher' 50: take Shared\w+$"
+    with pytest.raises(ValueError, match=message):
+        Objective([Logits()], made.student, made.teacher)
+
+
+def test_so_are_two_of_one_size_unless_somebody_says_that_they_are_one() -> None:
+    _, head = read_by_identity([STUDENT])
+    ids = torch.arange(4)
+    maps = VocabularyMaps(to_student=ids, overlap=torch.stack([ids, ids], dim=1))
+    teacher = TeacherModel(head, maps)
+    message = (
+        r"same ids, and the student's vocabulary of 4 is not that of the teacher 'teacher': take Shared.*; "
+        r"where every id is the same token on both sides, give the teacher VocabularyMaps\.same\(4\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        Objective([Logits()], head, teacher)
+    Objective([Logits()], head, replace(teacher, maps=replace(maps, is_same=True)))
+    Objective([Logits()], head, replace(teacher, maps=VocabularyMaps.same(4)))
+
+
+def test_a_batch_with_another_teacher_than_the_objective_was_given_is_refused() -> None:
+    hidden, head = read_by_identity([TEACHER])
+    other = TeacherModel(head, VocabularyMaps(to_student=torch.arange(4)))
+    batch = Batch(States(hidden, ONE, head), {"teacher": Teacher(other, hidden, ONE)})
+    with pytest.raises(ValueError, match="vocabulary of 4 is not that of the batch's teacher: take Shared"):
+        Objective([Logits()], head, TeacherModel(head, VocabularyMaps.same(4)))(batch)
+
+
+BASE = [b"a", b" b", b"c", b"<end>", b"<turn>"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "roles", "is_same"),
+    [
+        (BASE, {3: {"eos"}}, True),
+        (BASE, {3: {"bos"}, 4: {"eos"}}, True),
+        ([b"a", b" b", b"c", b"<end>", None], {3: {"eos"}}, True),
+        ([b"a", b" b", b"c", b"<end>", b"<turn>"], {4: {"pad"}}, True),
+        ([b"a", b"c", b" b", b"<end>", b"<turn>"], {3: {"eos"}}, False),
+        ([b"a", b" b", b"c", b"<turn>", b"<end>"], {3: {"eos"}}, False),
+        ([b"a", b" b", b"c", b"<end>", b"<else>"], {4: {"eos"}}, False),
+        ([*BASE, None], {3: {"eos"}}, False),
+        (BASE[:4], {3: {"eos"}}, False),
+    ],
+)
+def test_vocabularies_are_one_where_no_id_is_two_tokens(
+    tokens: list[bytes | None], roles: dict[int, set[str]], is_same: bool
+) -> None:
+    """Whatever their specials are for, and where one leaves an id open, both ways."""
+    sides = Vocabulary.from_bytes(BASE, roles={3: {"eos"}}), Vocabulary.from_bytes(tokens, roles=roles)
+    assert VocabularyMaps.of(Aligner(*sides)).is_same is is_same
+    assert VocabularyMaps.of(Aligner(*reversed(sides))).is_same is is_same
 
 
 def test_a_temperature_is_refused_beside_stored_probabilities() -> None:

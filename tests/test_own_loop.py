@@ -96,14 +96,8 @@ def loop_of(loss: Loss) -> Loop:
     teacher = tiny.llama(len(of_teacher), tiny.HIDDEN["teacher"], seed=2)
     teacher.requires_grad_(requires_grad=False)
     aligner = Aligner(sides[0].vocabulary, sides[1].vocabulary)
-    mapped = aligner.vocabulary_map
-    model = TeacherModel(
-        Head.of(teacher),
-        VocabularyMaps(
-            to_student=torch.tensor(mapped.teacher_to_student), overlap=torch.tensor(mapped.overlap)
-        ),
-        teacher.get_input_embeddings().weight,
-    )
+    embeddings = teacher.get_input_embeddings().weight
+    model = TeacherModel(Head.of(teacher), VocabularyMaps.of(aligner), embeddings)
     halves = [Weighted(CrossEntropy(), 0.5), Weighted(loss, 0.5)]
     return Loop(sides, student, teacher, aligner, model, Objective(halves, Head.of(student), model).double())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 import torch
@@ -253,8 +253,17 @@ def heads(*, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return random(10, 4, seed=8).to(dtype), random(9, 3, seed=9).to(dtype)
 
 
+class Heads(TypedDict):
+    student_weight: Tensor
+    teacher_weight: Tensor
+
+
+def named(teacher: Tensor, student: Tensor) -> Heads:
+    return {"student_weight": student, "teacher_weight": teacher}
+
+
 def made(kind: StudentToTeacher = "solved") -> Projectors:
-    return Projectors(*heads(), OVERLAP, student_to_teacher=kind, centre=False)
+    return Projectors(**named(*heads()), overlap=OVERLAP, student_to_teacher=kind, centre=False)
 
 
 def rows_of_overlap(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,7 +278,9 @@ def rows_of_overlap(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_both_are_solved_on_the_overlap_alone(kind: StudentToTeacher, dtype: torch.dtype) -> None:
     teacher, student = heads(dtype=dtype)
-    projectors = Projectors(teacher, student, OVERLAP, student_to_teacher=kind, centre=False)
+    projectors = Projectors(
+        student_weight=student, teacher_weight=teacher, overlap=OVERLAP, student_to_teacher=kind, centre=False
+    )
     teacher_rows, student_rows = rows_of_overlap(teacher, student)
     forth, back = by_pinv(teacher_rows, student_rows).float(), by_pinv(student_rows, teacher_rows).float()
     assert forth.shape == (4, 3)
@@ -285,18 +296,22 @@ def test_ids_outside_the_overlap_do_not_matter(kind: StudentToTeacher) -> None:
         outside = sorted(set(range(len(weight))) - set(ids))
         assert outside
         weight[outside] = float("inf")
-    changed = Projectors(teacher, student, OVERLAP, student_to_teacher=kind, centre=False)
+    changed = Projectors(
+        student_weight=student, teacher_weight=teacher, overlap=OVERLAP, student_to_teacher=kind, centre=False
+    )
     plain = made(kind)
     assert torch.equal(changed.teacher_to_student, plain.teacher_to_student)
     assert torch.equal(changed.student_to_teacher, plain.student_to_teacher)
-    changed.refresh(teacher, student)
+    changed.refresh(student_weight=student, teacher_weight=teacher)
     torch.testing.assert_close(changed.student_to_teacher, plain.student_to_teacher)
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_identical_heads_give_the_identity(kind: StudentToTeacher) -> None:
     weight, overlap = random(9, 4, seed=10).float(), torch.arange(9).repeat(2, 1).T
-    projectors = Projectors(weight, weight.clone(), overlap, student_to_teacher=kind)
+    projectors = Projectors(
+        student_weight=weight.clone(), teacher_weight=weight, overlap=overlap, student_to_teacher=kind
+    )
     torch.testing.assert_close(projectors.teacher_to_student.detach(), torch.eye(4))
     torch.testing.assert_close(projectors.student_to_teacher.detach(), torch.eye(4))
 
@@ -329,7 +344,7 @@ def test_a_refreshed_projector_follows_the_students_head() -> None:
     projectors, (teacher, student) = made("solved"), heads()
     forth, back = projectors.teacher_to_student.clone(), projectors.student_to_teacher
     moved = (student + random(9, 3, seed=11).float()).requires_grad_()
-    projectors.refresh(teacher, moved)
+    projectors.refresh(student_weight=moved, teacher_weight=teacher)
     teacher_rows, student_rows = rows_of_overlap(teacher, moved.detach())
     torch.testing.assert_close(projectors.student_to_teacher, by_pinv(student_rows, teacher_rows).float())
     assert torch.equal(projectors.teacher_to_student, forth)
@@ -341,21 +356,21 @@ def test_a_refresh_with_the_same_heads_changes_nothing() -> None:
     projectors = made("solved")
     before = projectors.student_to_teacher.clone()
     projectors.student_to_teacher.zero_()
-    projectors.refresh(*heads())
+    projectors.refresh(**named(*heads()))
     torch.testing.assert_close(projectors.student_to_teacher, before)
 
 
 def test_a_trained_projector_is_not_refreshed() -> None:
     projectors, (teacher, student) = made("trained"), heads()
     before = projectors.student_to_teacher.detach().clone()
-    projectors.refresh(teacher, student + 1)
+    projectors.refresh(student_weight=student + 1, teacher_weight=teacher)
     assert torch.equal(projectors.student_to_teacher, before)
 
 
 def test_no_gradient_reaches_a_head_through_a_projector() -> None:
     teacher, student = (weight.requires_grad_() for weight in heads())
-    projectors = Projectors(teacher, student, OVERLAP, centre=False)
-    projectors.refresh(teacher, student)
+    projectors = Projectors(student_weight=student, teacher_weight=teacher, overlap=OVERLAP, centre=False)
+    projectors.refresh(student_weight=student, teacher_weight=teacher)
     assert projectors.teacher_to_student.is_leaf
     assert projectors.student_to_teacher.grad_fn is None
 
@@ -364,18 +379,18 @@ def test_vocabularies_without_a_common_token_are_refused() -> None:
     with pytest.raises(
         ValueError, match="the vocabularies have no token in common; there is nothing to solve"
     ):
-        Projectors(*heads(), torch.empty(0, 2, dtype=torch.int64))
+        Projectors(**named(*heads()), overlap=torch.empty(0, 2, dtype=torch.int64))
 
 
 def test_a_frozen_head_is_solved_for_once() -> None:
     projectors, (teacher, student) = made("solved"), heads()
-    projectors.refresh(teacher, student)
+    projectors.refresh(student_weight=student, teacher_weight=teacher)
     projectors.student_to_teacher.zero_()
-    projectors.refresh(teacher, student)
+    projectors.refresh(student_weight=student, teacher_weight=teacher)
     assert not projectors.student_to_teacher.any(), "it was solved again"
-    projectors.refresh(teacher, student.requires_grad_())
+    projectors.refresh(student_weight=student.requires_grad_(), teacher_weight=teacher)
     assert projectors.student_to_teacher.any(), "it is not frozen any more"
-    projectors.refresh(teacher, student.detach() + 1)
+    projectors.refresh(student_weight=student.detach() + 1, teacher_weight=teacher)
     rows = rows_of_overlap(teacher, student.detach() + 1)
     torch.testing.assert_close(projectors.student_to_teacher, by_pinv(rows[1], rows[0]).float())
 
@@ -388,11 +403,16 @@ WEIGHTS = torch.tensor([0.3, 0.1, 0.2, 0.1, 0.05, 0.1, 0.15])
 
 def on(device: str, **options: Any) -> Projectors:
     teacher, student = (weight.to(device) for weight in heads())
-    return Projectors(teacher, student, OVERLAP.to(device), **{"centre": False, **options})
+    return Projectors(
+        student_weight=student,
+        teacher_weight=teacher,
+        overlap=OVERLAP.to(device),
+        **{"centre": False, **options},
+    )
 
 
 def test_they_are_centred_unless_told_otherwise() -> None:
-    usual = Projectors(*heads(), OVERLAP).teacher_to_student
+    usual = Projectors(**named(*heads()), overlap=OVERLAP).teacher_to_student
     torch.testing.assert_close(usual, on("cpu", centre=True).teacher_to_student)
     assert not torch.allclose(usual, on("cpu").teacher_to_student)
 
@@ -414,7 +434,7 @@ def test_both_are_solved_with_the_options_given(
     assert_solved(projectors.teacher_to_student, *rows, **options)
     assert_solved(projectors.student_to_teacher, *rows[::-1], **options)
     moved = (student + random(9, 3, seed=11).float()).requires_grad_()
-    projectors.refresh(teacher.to(device), moved.to(device))
+    projectors.refresh(student_weight=moved.to(device), teacher_weight=teacher.to(device))
     then = rows[1] if kind == "trained" else rows_of_overlap(teacher, moved.detach())[1]
     assert_solved(projectors.student_to_teacher, then, rows[0], **options)
     assert_solved(projectors.teacher_to_student, *rows, **options)
@@ -450,9 +470,9 @@ def test_a_random_beginning_is_that_of_a_linear_layer_and_the_generators(device:
     overlap = torch.arange(40, device=device).repeat(2, 1).T
     one, same, other = (
         Projectors(
-            teacher,
-            student,
-            overlap,
+            student_weight=student,
+            teacher_weight=teacher,
+            overlap=overlap,
             student_to_teacher="trained",
             initial="random",
             generator=torch.Generator().manual_seed(seed),
@@ -537,7 +557,7 @@ def test_a_solved_projector_to_the_student_has_no_gradient_and_no_rate(
     names = {name for name, _ in projectors.named_parameters()}
     assert names == ({"student_to_teacher"} if kind == "trained" else set())
     teacher, student = (weight.to(device).requires_grad_() for weight in heads())
-    projectors.refresh(teacher, student)
+    projectors.refresh(student_weight=student, teacher_weight=teacher)
     assert not projectors.teacher_to_student.requires_grad
     assert projectors.teacher_to_student.grad_fn is None
     hidden = random(2, 4, seed=1).float().to(device).requires_grad_()
@@ -558,13 +578,13 @@ def test_it_follows_the_students_head_and_what_the_teacher_was_seen_to_expect(
     assert_solved(held, *rows, **options)
     moved = (student + random(9, 3, seed=11).float()).requires_grad_()
     moved_rows = rows_of_overlap(teacher, moved.detach())
-    projectors.refresh(teacher.to(device), moved.to(device))
+    projectors.refresh(student_weight=moved.to(device), teacher_weight=teacher.to(device))
     assert_solved(held, *moved_rows, **options)
     probabilities = random(6, 10, seed=23).softmax(-1)
     for batch in (probabilities[:2], probabilities[2:]):
         projectors.observe(batch.sum(0).float().to(device), len(batch))
     assert_solved(held, *moved_rows, **options)  # nothing before it is refreshed
-    projectors.refresh(teacher.to(device), moved.to(device))
+    projectors.refresh(student_weight=moved.to(device), teacher_weight=teacher.to(device))
     observed = probabilities.mean(0)[OVERLAP[:, 0]]
     assert_solved(held, *moved_rows, weights=observed, centre=centre)
     # P_st has the weights that were given, before and after.
@@ -576,7 +596,7 @@ def test_a_token_that_the_teacher_never_expects_weighs_a_millionth(device: str) 
     sums = torch.zeros(10, device=device)
     sums[7], sums[2] = 300, 100  # rows 0 and 1 of the overlap
     projectors.observe(sums, 400)
-    projectors.refresh(teacher.to(device), student.to(device))
+    projectors.refresh(student_weight=student.to(device), teacher_weight=teacher.to(device))
     weights = torch.tensor([0.75, 0.25, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6], dtype=torch.float64)
     assert_solved(projectors.teacher_to_student, *rows_of_overlap(teacher, student), weights=weights)
 
@@ -586,7 +606,7 @@ def test_frequencies_of_the_most_frequent_tokens_are_of_those_tokens(device: str
     teacher, student = heads()
     sums = torch.arange(10.0, device=device) + 1
     projectors.observe(sums, 55)
-    projectors.refresh(teacher.to(device), student.to(device))
+    projectors.refresh(student_weight=student.to(device), teacher_weight=teacher.to(device))
     kept = [0, 2, 5, 6]  # teacher ids 7, 3, 6, 9
     sides = [side[kept] for side in rows_of_overlap(teacher, student)]
     assert_solved(projectors.teacher_to_student, *sides, weights=torch.tensor([8.0, 4, 7, 10]))
@@ -595,7 +615,7 @@ def test_frequencies_of_the_most_frequent_tokens_are_of_those_tokens(device: str
 def test_nothing_observed_changes_nothing(device: str) -> None:
     projectors = on(device, teacher_to_student="solved", weights=WEIGHTS)
     projectors.observe(torch.zeros(10, device=device), 0)
-    projectors.refresh(*(weight.to(device) for weight in heads()))
+    projectors.refresh(**named(*(weight.to(device) for weight in heads())))
     assert_solved(projectors.teacher_to_student, *rows_of_overlap(*heads()), weights=WEIGHTS)
 
 
@@ -606,7 +626,7 @@ def test_frequencies_are_saved_and_go_on_where_they_were(device: str) -> None:
     other.load_state_dict(one.state_dict())
     for projectors in (one, other):
         projectors.observe(sums[1], 5)
-        projectors.refresh(*(weight.to(device) for weight in heads()))
+        projectors.refresh(**named(*(weight.to(device) for weight in heads())))
     assert torch.equal(one.teacher_to_student, other.teacher_to_student)
     observed = sums.sum(0).cpu()[OVERLAP[:, 0]] / 8
     assert_solved(other.teacher_to_student, *rows_of_overlap(*heads()), weights=observed)
@@ -682,7 +702,7 @@ def test_wrong_arguments_are_refused(
     given: tuple[Tensor, Tensor, Tensor], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Projectors(*given, **options)
+        Projectors(**named(*given[:2]), overlap=given[2], **options)
 
 
 @pytest.mark.parametrize(
@@ -696,7 +716,7 @@ def test_wrong_arguments_are_refused(
     ],
 )
 def test_wrong_observations_are_refused(sums: Tensor, count: int, message: str) -> None:
-    projectors = Projectors(*heads(), OVERLAP, teacher_to_student="solved")
+    projectors = Projectors(**named(*heads()), overlap=OVERLAP, teacher_to_student="solved")
     with pytest.raises(ValueError, match=message):
         projectors.observe(sums, count)
     assert projectors.teacher_probability_sums is not None

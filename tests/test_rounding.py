@@ -49,11 +49,11 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_a_fault_in_a_divergence_is_larger_than_its_bound(
     name: Divergence, mix: float | None, fault: str
 ) -> None:
-    teacher, student = random_logits(32, 5, 3000, dtype=torch.float32)
-    items, gradient = by_autograd(name, teacher.double(), student.double(), mix)
-    bounds = divergence_bounds(name, teacher, student, mix, dtype=torch.float32)
+    student, teacher = random_logits(32, 5, 3000, dtype=torch.float32)
+    items, gradient = by_autograd(name, student.double(), teacher.double(), mix)
+    bounds = divergence_bounds(name, student, teacher, mix, dtype=torch.float32)
     found = divergence_and_gradient(
-        name, teacher.log_softmax(-1), FAULTS[fault](student.log_softmax(-1)), mix=mix
+        name, FAULTS[fault](student.log_softmax(-1)), teacher.log_softmax(-1), mix=mix
     )
     beyond = ((found[0] - items).abs() > bounds.items).any()
     assert beyond or ((found[1] - gradient).abs() > bounds.gradient).any()
@@ -63,10 +63,10 @@ def test_a_fault_in_a_divergence_is_larger_than_its_bound(
 def test_a_logit_in_float32_where_it_is_said_to_be_in_float64_is_larger_than_the_bound(
     name: Divergence, mix: float | None
 ) -> None:
-    teacher, student = random_logits(32, 5, 300)
-    _, gradient = by_autograd(name, teacher, student, mix)
-    bounds = divergence_bounds(name, teacher, student, mix, dtype=torch.float64)
-    _, found = by_autograd(name, teacher, student.float().double(), mix)
+    student, teacher = random_logits(32, 5, 300)
+    _, gradient = by_autograd(name, student, teacher, mix)
+    bounds = divergence_bounds(name, student, teacher, mix, dtype=torch.float64)
+    _, found = by_autograd(name, student.float().double(), teacher, mix)
     assert ((found - gradient).abs() > bounds.gradient).any()
 
 

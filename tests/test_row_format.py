@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from assets import conversations
+from conftest import needs_assets
+from dskd.train.row_files import placed_rows
 from dskd.train.row_format import FORMATS, RowFormat
 from dskd.train.rows import Conversation, Plain, read_row
 
@@ -43,7 +46,7 @@ def test_a_name_that_is_taken_is_refused() -> None:
     said = said_by(
         RowFormat(columns={"prompt": "question"}), {"question": "a", "prompt": "b", "completion": "c"}
     )
-    assert said.startswith("row_columns gives the name prompt to a column, and another has it already; ")
+    assert said.startswith("row_columns gives the name prompt to a column, and another has it; ")
 
 
 def test_a_column_that_is_not_named_is_refused_all_the_same() -> None:
@@ -270,3 +273,40 @@ def test_parts_of_another_type_are_refused() -> None:
     assert said_by(PARTS, row) == (
         "message 0 (from 0) has a part of type image; there is text, reasoning, tool_call"
     )
+
+
+# ---- Real rows -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "row_format", "rows"),
+    [
+        ("alpaca_en", ALPACA, 999),
+        ("alpaca_zh", ALPACA, 1000),
+        ("glaive_toolcall_en", SHAREGPT, 300),
+        ("glaive_toolcall_zh", SHAREGPT, 300),
+        ("reason_tool_use", PARTS, 50),
+        ("c4", RowFormat(), 300),
+    ],
+    ids=str,
+)
+def test_real_rows_of_every_format_are_read(name: str, row_format: RowFormat, rows: int) -> None:
+    path = needs_assets(lambda: conversations(name))
+    found = [row_format(row) for _, row in placed_rows(str(path)) if isinstance(row, dict)]
+    assert len([read_row(row) for row in found]) == rows
+
+
+def test_real_calls_thoughts_and_results_are_told_apart() -> None:
+    path = needs_assets(lambda: conversations("reason_tool_use"))
+    rows = [row for _, row in placed_rows(str(path)) if isinstance(row, dict)]
+    read = [read_row(PARTS(row)) for row in rows]
+    turns = [turn for one in read if isinstance(one, Conversation) for turn in one.messages]
+    parts = [part for row in rows for turn in row["messages"] for part in turn["content"]]
+    for kind, count in (
+        ("reasoning", sum("reasoning_content" in turn for turn in turns)),
+        ("tool_call", sum(len(turn.get("tool_calls", [])) for turn in turns)),
+        ("text", sum(turn["content"] is not None for turn in turns)),
+    ):
+        assert count == sum(part["type"] == kind for part in parts) > 0, kind
+    arguments = [call["function"]["arguments"] for turn in turns for call in turn.get("tool_calls", [])]
+    assert {type(one) for one in arguments} == {dict}

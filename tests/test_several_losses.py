@@ -295,6 +295,23 @@ def test_a_teacher_without_a_tokenizer_of_its_own_is_refused(given: Any, tmp_pat
         )
 
 
+def test_two_vocabularies_of_one_size_are_not_compared_id_by_id(tmp_path: Path) -> None:
+    """Nor is one that has been padded to the size of the other."""
+    size = len(tiny.student_tokenizer())
+    teachers = {**tiny.two_teachers(), "near": tiny.llama(size, 12)}
+    losses = [CROSS_ENTROPY, {"loss": "logits", "teacher": "near"}]
+    assert tiny.trainer(tmp_path, teacher=teachers, losses=losses).model.objective.needs["near"].pairs
+    teachers["big"] = tiny.llama(size, 12)
+    losses[1] = {"loss": "logits", "teacher": "big"}
+    message = rf"the student's vocabulary of {size} is not that of the teacher 'big': take SharedVocabulary; "
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(tmp_path, teacher=teachers, losses=losses)
+    losses[1] = {"loss": "logits", "teacher": "other"}
+    message = rf"the student has {size} and the teacher 'other' {len(tiny.other_tokenizer())}: take Shared"
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(tmp_path, teacher=teachers, losses=losses)
+
+
 def test_faults_of_one_of_two_teachers_name_it(tmp_path: Path) -> None:
     teachers = tiny.two_teachers()
     teachers["other"] = tiny.llama(len(tiny.other_tokenizer()) - 1, 20)

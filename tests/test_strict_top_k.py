@@ -137,7 +137,7 @@ def test_it_is_its_definition_from_all_logits(specials: bool, heads: str) -> Non
     mine = student.head.logits(student.hidden)[teacher.paired][:, of_student]
     top, kept = mine.topk(4)
     target = teacher.model.head.logits(teacher.hidden)[:, of_teacher].gather(1, kept)
-    items = divergence("js", target, top, temperature=2.0)
+    items = divergence("js", top, target, temperature=2.0)
     expected = items[teacher.kinds != SPACE].sum() / len(items)
     loss = StrictTopK(top_k=4, specials=specials, divergence="js", temperature=2.0)
     found, gradients = made.run([loss])

@@ -56,7 +56,7 @@ def test_the_divergence_that_they_are_for_is_the_formula_of_the_module(
     )
     total = (head.reachable(head.logits(states)).detach() / temperature).logsumexp(-1)
     said = head.scale / temperature * ((states * found.mean_row).sum(-1) + found.mean_bias)
-    torch.testing.assert_close(found.negative_entropy - said + total, kl(log_p, z), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(found.negative_entropy - said + total, kl(z, log_p), rtol=1e-11, atol=1e-12)
 
 
 def test_one_state_worked_out_by_hand() -> None:

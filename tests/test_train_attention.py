@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-MATCHINGS = ["none", "adversarial", "transport"]
-NETWORKS = {"none": [], "adversarial": ["discriminator"], "transport": ["critic", "forth", "back"]}
+MATCHINGS = ["none", "adversarial", "transport", "frozen"]
+NETWORKS = {
+    "none": [],
+    "adversarial": ["discriminator"],
+    "transport": ["critic", "forth", "back"],
+    "frozen": ["discriminator"],
+}
 PROJECTORS = {
     "projectors.query.weight": (48, 32),
     "projectors.query.bias": (48,),
@@ -115,11 +120,16 @@ def test_one_step_is_the_definition_over_whole_models(given: dict[str, Any], tmp
     assert_same(gradients, {name: one.grad for name, one in made.model.named_parameters()}, 1e-7)
 
 
-@pytest.mark.parametrize("given", [*({"matching": one} for one in MATCHINGS), {"preset": "dskd_v1"}], ids=str)
+@pytest.mark.parametrize(
+    "given", [*({"matching": one} for one in MATCHINGS if one != "frozen"), {"preset": "dskd_v1"}], ids=str
+)
 def test_four_micro_batches_of_a_row_are_one_of_four_rows(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the same scales, which are of a micro-batch; transport compares all of one, so equal rows."""
+    """With the same scales, which are of a micro-batch; transport compares all of one, so equal rows.
+
+    What is frozen has a mean of the micro-batch, as published.
+    """
     monkeypatch.setattr("dskd.nn.losses.attention._spread", lambda _: torch.tensor(0.7))
     made = without_dropout(attending(tmp_path, **given))
     rows = [ROWS[5]] * 4 if given.get("matching") == "transport" else ROWS[:4]
@@ -161,12 +171,13 @@ def test_a_row_of_one_side_only_is_there_for_the_cross_entropy(tmp_path: Path) -
     [*({"matching": one} for one in MATCHINGS), {"preset": "dskd_v1"}, {"preset": "dskd_v2"}],
     ids=str,
 )
-def test_a_run_trains_every_part(given: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_trains_every_part_but_a_frozen_discriminator(given: dict[str, Any], tmp_path: Path) -> None:
     made = attending(tmp_path, optim="adamw_torch", learning_rate=0.01, **given)
     before = {name: one.detach().clone() for name, one in made.model.named_parameters()}
     made.train()
     still = {name for name, one in made.model.named_parameters() if torch.equal(one.detach(), before[name])}
-    assert still == set()
+    assert still == {name for name, one in made.model.named_parameters() if not one.requires_grad}
+    assert bool(still) is (given.get("matching") == "frozen")
     matching = built_by(made).matching
     assert list({} if matching is None else matching.networks) == NETWORKS[given.get("matching", "none")]
     assert not any(one.requires_grad for one in teacher_of(made).parameters())
@@ -286,8 +297,10 @@ def test_what_is_beside_the_student_has_its_own_rate_and_the_adversaries_their_o
     assert made.create_optimizer() is optimizer
     held = [id(one) for group in optimizer.param_groups for one in group["params"]]
     assert len(held) == len(set(held))
-    assert set(held) == {id(one) for one in made.model.parameters()}
-    for name, parameter in made.model.named_parameters():
+    trained = {name: one for name, one in made.model.named_parameters() if one.requires_grad}
+    assert set(held) == {id(one) for one in trained.values()}
+    assert any("discriminator" in name for name in trained) is (matching == "adversarial")
+    for name, parameter in trained.items():
         (group,) = (
             group for group in optimizer.param_groups if any(one is parameter for one in group["params"])
         )
@@ -335,6 +348,7 @@ def test_every_term_is_logged_per_item_of_its_own_space(matching: str, tmp_path:
         "none": ([], []),
         "adversarial": (["kq_queries", "kq_right_queries"], ["kq_keys", "kq_right_keys"]),
         "transport": (["kq_forward"], ["kq_backward"]),
+        "frozen": (["kq_queries"], ["kq_keys"]),
     }
     assert len(parts) == 4
     found = {name for part in parts for name in (*part.sums, *part.counts)}

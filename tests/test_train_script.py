@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tiny
 from dskd.nn import LOSSES, CrossEntropy, CrossModelAttention, DualSpace, SharedVocabulary, Weighted
 from dskd.nn.losses.options import options_of
+from dskd.train import DistillationConfig
 from dskd.train.script import main, parse
 from tiny import ROWS
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dskd.nn import Loss
-    from dskd.train import DistillationConfig
     from dskd.train.config import ScriptArguments
 
 LINES = "teacher: T\nstudent: S\ntrain_data: x.jsonl\nuse_cpu: true\noutput_dir: out\n"
@@ -280,13 +280,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"losses": [{**DUAL, "weight": -1}]},
         r"losses, entry 0 \(from 0\): weight=-1; it is a number from 0 on",
     ),
-    ({"losses": [{**DUAL, "temperature": "hot"}]}, "dual_space: temperature='hot'; it is one of float"),
+    ({"losses": [{**DUAL, "temperature": "hot"}]}, "dual_space: temperature='hot'; it is a number$"),
     ({"losses": [{**DUAL, "temperature": None}]}, "dual_space: temperature is not given; leave it out"),
     ({"objective": "dual"}, "there is no loss 'dual'; there is .*dual_space"),
-    ({"temperature": "hot"}, "dual_space: temperature='hot'; it is one of float"),
-    ({"refresh_every": 1.5}, "dual_space: refresh_every=1.5; it is one of int"),
-    ({"refresh_every": True}, "dual_space: refresh_every=True; it is one of int"),
-    ({"bias": 1}, "dual_space: bias=1; it is one of bool"),
+    ({"temperature": "hot"}, "dual_space: temperature='hot'; it is a number$"),
+    ({"refresh_every": 1.5}, "dual_space: refresh_every=1.5; it is a whole number$"),
+    ({"refresh_every": True}, "dual_space: refresh_every=True; it is a whole number$"),
+    ({"bias": 1}, "dual_space: bias=1; it is true or false$"),
+    ({"mix": "half"}, "dual_space: mix='half'; it is a number, or none$"),
+    ({"objective": "uld", "largest": 2.5}, r"uld: largest=2\.5; it is a whole number, or none$"),
     ({"gate": "open"}, "dual_space: gate='open'; it is one of (prediction, gold|gold, prediction), none"),
     ({"preset": "dskd_v3"}, "preset='dskd_v3' is none of dual_space; it has dskd_ungated, dskd_v1"),
     ({"matching": "transport"}, "dual_space has no option matching; it has divergence"),
@@ -316,7 +318,7 @@ def test_what_a_file_says_wrong_of_losses_is_refused(
         (["--loss_options", "mix: 1"], "loss_options='mix: 1' is no JSON: "),
         (["--loss_options", "mix: 1", "--temperature", "2"], "loss_options='mix: 1' is no JSON: "),
         (["--loss_options", "[1]", "--temperature", "2"], r"loss_options='\[1\]' is no table of options"),
-        (["--temperature", "hot"], "dual_space: temperature='hot'; it is one of float"),
+        (["--temperature", "hot"], "dual_space: temperature='hot'; it is a number$"),
         (["--matching", "transport"], "dual_space has no option matching"),
     ],
     ids=str,
@@ -331,11 +333,20 @@ def test_the_help_has_every_option_of_every_loss(capsys: pytest.CaptureFixture[s
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     for name, kind in LOSSES.items():
-        assert name in said or name == "cross_entropy"
+        assert name in said
         for option in options_of(kind):
             assert f"--{option} " in said, option
         for preset in kind.presets:
             assert preset in said, preset
+
+
+def test_the_help_of_objective_says_how_losses_call_the_cross_entropy() -> None:
+    """And that of losses names all that an entry may be."""
+    said = {
+        name: one.metadata.get("help", "") for name, one in DistillationConfig.__dataclass_fields__.items()
+    }
+    assert "cross-entropy is cross_entropy" in said["objective"]
+    assert f"loss (one of {', '.join(LOSSES)})" in said["losses"]
 
 
 # ---- Files and lines -------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_statistics_of_a_teacher_leave_them_out(unreachable: Tensor) -> None:
     read = Read(states, teacher.detached(), Over("pairs", ROWS))
     statistics = teacher_statistics(teacher, hidden)
     target = teacher.reachable(teacher.logits(hidden))
-    expected = divergence("kl", target, teacher.reachable(teacher.logits(states)))
+    expected = divergence("kl", teacher.reachable(teacher.logits(states)), target)
     (slopes,) = torch.autograd.grad(expected.sum(), states)
     for chunk_memory in (3 * 8, 1 << 20):
         found = known_kl(read, statistics, chunk_memory=chunk_memory)

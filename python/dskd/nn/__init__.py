@@ -41,6 +41,7 @@ from dskd.nn.losses.key_query_matching import (
     Discriminator,
     KeyQueryMatching,
     adversarial_matching,
+    frozen_matching,
     transport_matching,
 )
 from dskd.nn.losses.options import loss_of
@@ -91,6 +92,7 @@ __all__ = [
     "adversarial_matching",
     "divergence",
     "divergence_and_gradient",
+    "frozen_matching",
     "gram_inverse",
     "js",
     "kl",

@@ -27,12 +27,14 @@ from dskd.nn.term import Over, Read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from torch import Tensor
 
     from dskd.alignment import Aligner
     from dskd.nn.losses.attention import AttentionScales
     from dskd.nn.teacher_statistics import TeacherStatistics
+    from dskd.vocabulary import Vocabulary
 
 __all__ = ["Batch", "Chunks", "States", "Teacher", "TeacherModel", "VocabularyMaps"]
 
@@ -49,6 +51,7 @@ class VocabularyMaps:
         overlap: int64 `[overlap, 2]`, the ids (teacher, student) of the shared tokens O, each at most once;
             needed where an option speaks of O.
         is_text: bool `[overlap]`, which of O are text and no specials; None: all.
+        is_same: whether the two are one vocabulary: an id is the same token on both sides.
 
     Raises:
         ValueError: one has another shape or dtype, or an id is in O twice.
@@ -57,6 +60,7 @@ class VocabularyMaps:
     to_student: Tensor
     overlap: Tensor | None = None
     is_text: Tensor | None = None
+    is_same: bool = False
     _most: int = field(init=False, repr=False, default=-1)
 
     def __post_init__(self) -> None:
@@ -81,13 +85,14 @@ class VocabularyMaps:
             to_student=torch.tensor(mapped.teacher_to_student, device=device),
             overlap=torch.tensor(mapped.overlap, device=device),
             is_text=torch.tensor(is_text, device=device),
+            is_same=_are_one(aligner.teacher, aligner.student),
         )
 
     @classmethod
     def same(cls, size: int, device: torch.device | str | None = None) -> VocabularyMaps:
         """Those of one vocabulary of so many ids."""
         ids = torch.arange(size, device=device)
-        return cls(to_student=ids, overlap=torch.stack([ids, ids], dim=1))
+        return cls(to_student=ids, overlap=torch.stack([ids, ids], dim=1), is_same=True)
 
     def shared(self, *, specials: bool = True) -> tuple[Tensor, Tensor]:
         """The ids of the teacher in O, and of the student.
@@ -112,6 +117,29 @@ class VocabularyMaps:
     def _text(self) -> Tensor | None:
         """O without specials."""
         return self.overlap if self.overlap is None or self.is_text is None else self.overlap[self.is_text]
+
+
+def _are_one(one: Vocabulary, other: Vocabulary) -> bool:
+    """Whether no id is known to be two different tokens.
+
+    Of one family of models some define an id that others leave open, or end a turn with another special.
+    """
+    if one.size != other.size:
+        return False
+    return one == other or all(_may_be_one(_names(one, i), _names(other, i)) for i in range(one.size))
+
+
+def _may_be_one(names: AbstractSet[bytes], others: AbstractSet[bytes]) -> bool:
+    return not (names and others) or not names.isdisjoint(others)
+
+
+_USES = frozenset({"bos", "eos", "pad", "unk"})
+
+
+def _names(vocabulary: Vocabulary, token_id: int) -> AbstractSet[bytes]:
+    """The bytes of a token, or the literal of a special; nothing where neither is known."""
+    text = vocabulary.token_bytes(token_id)
+    return {text} if text else {name.encode() for name in vocabulary.roles.get(token_id, _USES) - _USES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -330,7 +358,7 @@ class Batch:
         """See the class."""
         refuse_name("student", self.student, "labels")
         for name, teacher in self.teachers.items():
-            refuse_teacher(name, teacher, self.student)
+            refuse_teacher(name, self.student, teacher)
 
     def counts(self) -> dict[str, int]:
         """How many there are of all that a term may run over, by name (see `named`)."""

@@ -23,6 +23,7 @@ __all__ = [
     "refuse_states",
     "refuse_statistics",
     "refuse_teacher",
+    "refuse_two_vocabularies",
 ]
 
 
@@ -95,7 +96,7 @@ def refuse_maps(to_student: Tensor, overlap: Tensor | None) -> None:
             )
 
 
-def refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
+def refuse_teacher(name: str, student: States, teacher: Teacher) -> None:
     """What is wrong with a teacher beside this student."""
     is_silent = teacher.hidden is None and teacher.logits is None and teacher.top is None
     if is_silent != (teacher.paired is None):
@@ -117,6 +118,21 @@ def refuse_teacher(name: str, teacher: Teacher, student: States) -> None:
         refuse_kinds(name, teacher.kinds, teacher.paired)
     if teacher.chunks is not None:
         refuse_chunks(name, teacher.chunks, len(student.labels))
+
+
+def refuse_two_vocabularies(loss: str, student: Head, teacher: TeacherModel, who: str) -> None:
+    """What is wrong with a teacher whose ids a loss takes for the student's."""
+    said = f"{loss} compares what two models say of the same ids, and "
+    if teacher.head.size != student.size:
+        raise ValueError(
+            f"{said}the student has {student.size} and {who} {teacher.head.size}: take SharedVocabulary"
+        )
+    if not teacher.maps.is_same:
+        raise ValueError(
+            f"{said}the student's vocabulary of {student.size} is not that of {who}: take SharedVocabulary; "
+            "where every id is the same token on both sides, give the teacher "
+            f"VocabularyMaps.same({student.size})"
+        )
 
 
 def refuse_pairs(name: str, hidden: Tensor, paired: Tensor, model: TeacherModel, labels: int) -> None:

@@ -4,6 +4,9 @@ Each is here twice: as a definition, of which autograd finds the gradient, and i
 closed form, for a loss that never holds all logits (`divergence_and_gradient`). The tests hold the second
 against the first. p is the teacher's distribution, q the student's.
 
+The student is the first argument, as the input of `torch.nn.functional.kl_div`; the formulas have p first, as
+the papers do. The other way round KL is silently the reverse one: give them by name where that may happen.
+
 Both are computed in float32 or wider, whatever they are given: in bfloat16 13 to 28 % of a gradient were lost
 (by hand).
 
@@ -55,18 +58,18 @@ _NEXT_TO_NOTHING = -1e30
 """A finite logarithm of no probability."""
 
 
-def kl(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
+def kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
     """`KL(p, q) = sum of p (log p - log q)`: `[..., V] -> [...]`."""
-    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    log_q, log_p = _wide(student_log_probs, teacher_log_probs)
     return _expected(log_p.exp(), log_p - log_q)
 
 
-def reverse_kl(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
+def reverse_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
     """`KL(q, p) = sum of q (log q - log p)`: `[..., V] -> [...]`."""
-    return kl(student_log_probs, teacher_log_probs)
+    return kl(teacher_log_probs, student_log_probs)
 
 
-def js(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
+def js(student_log_probs: Tensor, teacher_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
     """`beta KL(p, m) + (1 - beta) KL(q, m)`, `m = beta p + (1 - beta) q`: `[..., V] -> [...]`.
 
     The generalised Jensen-Shannon divergence (arXiv 2306.13649).
@@ -75,12 +78,12 @@ def js(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | Non
         ValueError: `mix`, which is beta, 0.5 unless given, is not between 0 and 1.
     """
     beta = _checked("js", mix)
-    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    log_q, log_p = _wide(student_log_probs, teacher_log_probs)
     middle = _log_mixture(log_p, log_q, beta)
-    return beta * kl(log_p, middle) + (1 - beta) * kl(log_q, middle)
+    return beta * kl(middle, log_p) + (1 - beta) * kl(middle, log_q)
 
 
-def skew_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
+def skew_kl(student_log_probs: Tensor, teacher_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
     """`KL(p, lambda p + (1 - lambda) q)`: `[..., V] -> [...]`.
 
     Of DistiLLM (arXiv 2402.03898).
@@ -89,12 +92,12 @@ def skew_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float 
         ValueError: `mix`, which is lambda, 0.1 unless given, is not between 0 and 1.
     """
     skew = _checked("skew_kl", mix)
-    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
-    return kl(log_p, _log_mixture(log_p, log_q, skew))
+    log_q, log_p = _wide(student_log_probs, teacher_log_probs)
+    return kl(_log_mixture(log_p, log_q, skew), log_p)
 
 
 def skew_reverse_kl(
-    teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None
+    student_log_probs: Tensor, teacher_log_probs: Tensor, *, mix: float | None = None
 ) -> Tensor:
     """`KL(q, (1 - lambda) p + lambda q)`: `[..., V] -> [...]`.
 
@@ -104,11 +107,11 @@ def skew_reverse_kl(
         ValueError: `mix`, which is lambda, 0.1 unless given, is not between 0 and 1.
     """
     skew = _checked("skew_reverse_kl", mix)
-    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
-    return kl(log_q, _log_mixture(log_q, log_p, skew))
+    log_q, log_p = _wide(student_log_probs, teacher_log_probs)
+    return kl(_log_mixture(log_q, log_p, skew), log_q)
 
 
-def adaptive_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
+def adaptive_kl(student_log_probs: Tensor, teacher_log_probs: Tensor, *, mix: float | None = None) -> Tensor:
     """`a KL(p, q) + (1 - a) KL(q, p)`, a by where p and q are apart: `[..., V] -> [...]`.
 
     AKL (arXiv 2404.02657). Tokens are sorted by p, the least first, equal ones by their ids. The tail is
@@ -119,7 +122,7 @@ def adaptive_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: fl
         ValueError: `mix`, 0.5 unless given, is not between 0 and 1.
     """
     threshold = _checked("adaptive_kl", mix)
-    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    log_q, log_p = _wide(student_log_probs, teacher_log_probs)
     p, q = log_p.exp(), log_q.exp()
     with torch.no_grad():
         gaps = (p - q).abs()
@@ -128,12 +131,12 @@ def adaptive_kl(teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: fl
     return items.masked_fill(items.isinf(), math.inf)  # where either is, neither has a slope
 
 
-def tvd(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
+def tvd(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
     """`sum of |p - q| / 2`, the total variation distance: `[..., V] -> [...]`.
 
     The gradient of `abs` at 0 is taken as 0. (f-DISTILL, arXiv 2307.15190.)
     """
-    log_p, log_q = _wide(teacher_log_probs, student_log_probs)
+    log_q, log_p = _wide(student_log_probs, teacher_log_probs)
     return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
 
 
@@ -150,8 +153,8 @@ DIVERGENCES: Mapping[Divergence, Callable[..., Tensor]] = {
 
 def divergence(
     name: Divergence,
-    teacher_logits: Tensor,
     student_logits: Tensor,
+    teacher_logits: Tensor,
     *,
     temperature: float = 1.0,
     mix: float | None = None,
@@ -160,8 +163,8 @@ def divergence(
 
     Args:
         name: one of `DIVERGENCES`.
-        teacher_logits: `[..., V]`; minus infinity where there is no probability.
-        student_logits: the same shape.
+        student_logits: `[..., V]`; minus infinity where there is no probability.
+        teacher_logits: the same shape.
         temperature: of both softmaxes, positive.
         mix: beta of `js`, lambda of `skew_kl` and `skew_reverse_kl`, the threshold of `adaptive_kl`; between
             0 and 1, None for the default of each. The others have none.
@@ -178,21 +181,21 @@ def divergence(
         raise ValueError(
             f"temperature={temperature}; it is a number above 0, and 1 for the logits as they are"
         )
-    _refuse_other_shapes(teacher_logits, student_logits)
-    logits = _wide(teacher_logits, student_logits)
-    teacher, student = ((each / temperature).log_softmax(-1) for each in logits)
-    return DIVERGENCES[name](teacher, student, **options)
+    _refuse_other_shapes(student_logits, teacher_logits)
+    logits = _wide(student_logits, teacher_logits)
+    student, teacher = ((each / temperature).log_softmax(-1) for each in logits)
+    return DIVERGENCES[name](student, teacher, **options)
 
 
 @torch.no_grad()
 def divergence_and_gradient(
-    name: Divergence, teacher_log_probs: Tensor, student_log_probs: Tensor, *, mix: float | None = None
+    name: Divergence, student_log_probs: Tensor, teacher_log_probs: Tensor, *, mix: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """The divergences of tokens, and the gradient of each with respect to the student's logits.
 
     It equals, at a fraction of the passes over memory:
 
-        items = DIVERGENCES[name](teacher_log_probs, student_logits.log_softmax(-1))
+        items = DIVERGENCES[name](student_logits.log_softmax(-1), teacher_log_probs)
         (gradient,) = torch.autograd.grad(items.sum(), student_logits)
 
     With a temperature, log probabilities are of logits divided by it; divide the gradient by it once more.
@@ -204,8 +207,8 @@ def divergence_and_gradient(
 
     Args:
         name: one of `DIVERGENCES`.
-        teacher_log_probs: `[n, V]`, of a softmax.
-        student_log_probs: the same shape.
+        student_log_probs: `[n, V]`, of a softmax.
+        teacher_log_probs: the same shape.
         mix: see `divergence`.
 
     Returns:
@@ -215,9 +218,9 @@ def divergence_and_gradient(
         ValueError: see `divergence`.
     """
     options = checked_divergence(name, mix).values()
-    _refuse_other_shapes(teacher_log_probs, student_log_probs)
-    teacher, student = _wide(teacher_log_probs.detach(), student_log_probs.detach())
-    blocks = [_IN_PLACE[name](teacher[rows], student[rows], *options) for rows in row_blocks(student)]
+    _refuse_other_shapes(student_log_probs, teacher_log_probs)
+    student, teacher = _wide(student_log_probs.detach(), teacher_log_probs.detach())
+    blocks = [_IN_PLACE[name](student[rows], teacher[rows], *options) for rows in row_blocks(student)]
     items = torch.cat(blocks)
     if not _are_finite(items):
         student.masked_fill_(items.isinf()[:, None], 0)
@@ -227,8 +230,8 @@ def divergence_and_gradient(
 @torch.no_grad()
 def gradient_by_logits(
     name: Divergence,
-    teacher_logits: Tensor,
     student_logits: Tensor,
+    teacher_logits: Tensor,
     *,
     temperature: float = 1.0,
     mix: float | None = None,
@@ -238,8 +241,8 @@ def gradient_by_logits(
 
     Args:
         name: of the divergence.
-        teacher_logits: `[n, V]`, float32 or float64.
-        student_logits: the same shape and dtype.
+        student_logits: `[n, V]`, float32 or float64.
+        teacher_logits: the same shape and dtype.
         temperature: of both, positive.
         mix: see `divergence`.
         overwrite: whether the student's logits may be written on.
@@ -248,15 +251,15 @@ def gradient_by_logits(
         `[n]` and `[n, V]`, the gradient by the quotient: divide it by the temperature once more.
     """
     weight = checked_divergence(name, mix).get("mix")
-    if name in kernels.DIVERGENCES and kernels.takes(teacher_logits, student_logits):
+    if name in kernels.DIVERGENCES and kernels.takes(student_logits, teacher_logits):
         out = student_logits if overwrite else None
         return kernels.divergence_and_gradient(
-            name, teacher_logits, student_logits, temperature=temperature, mix=weight, out=out
+            name, student_logits, teacher_logits, temperature=temperature, mix=weight, out=out
         )
     if temperature != 1:
-        teacher_logits, student_logits = teacher_logits / temperature, student_logits / temperature
+        student_logits, teacher_logits = student_logits / temperature, teacher_logits / temperature
     return divergence_and_gradient(
-        name, teacher_logits.log_softmax(-1), student_logits.log_softmax(-1), mix=mix
+        name, student_logits.log_softmax(-1), teacher_logits.log_softmax(-1), mix=mix
     )
 
 
@@ -285,10 +288,10 @@ def _checked(name: str, mix: float | None) -> float:
     return mix
 
 
-def _refuse_other_shapes(teacher: Tensor, student: Tensor) -> None:
+def _refuse_other_shapes(student: Tensor, teacher: Tensor) -> None:
     if teacher.shape != student.shape:
         raise ValueError(
-            f"the teacher's are {list(teacher.shape)} and the student's {list(student.shape)}; both are "
+            f"the student's are {list(student.shape)} and the teacher's {list(teacher.shape)}; both are "
             "[..., V], rows of the same tokens over the same V ids"
         )
 
@@ -381,15 +384,15 @@ def _drop_ties(head: Tensor, probs: Tensor, least: Tensor, size: Tensor) -> None
 # lost 4e-5 of its 1 in float32.
 
 
-def _kl(teacher: Tensor, student: Tensor) -> Tensor:
+def _kl(student: Tensor, teacher: Tensor) -> Tensor:
     """`q - p`."""
     terms = teacher - student
-    p, q = _probabilities_(teacher), _probabilities_(student)
+    q, p = _probabilities_(student), _probabilities_(teacher)
     q.sub_(p)
     return _summed_(terms.mul_(p), p)
 
 
-def _reverse_kl(teacher: Tensor, student: Tensor) -> Tensor:
+def _reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """`q (log q - log p - KL(q, p))`."""
     terms = torch.sub(student, teacher, out=teacher)
     q = _probabilities_(student)
@@ -398,7 +401,7 @@ def _reverse_kl(teacher: Tensor, student: Tensor) -> Tensor:
     return items
 
 
-def _js(teacher: Tensor, student: Tensor, beta: float) -> Tensor:
+def _js(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     """`(1 - beta) q (log q - log m - KL(q, m))`.
 
     What all logarithms of a row are off, a softmax of them would leave out of m: by exp it cancels.
@@ -411,18 +414,18 @@ def _js(teacher: Tensor, student: Tensor, beta: float) -> Tensor:
     return torch.lerp(of_q, of_p, beta)
 
 
-def _skew_kl(teacher: Tensor, student: Tensor, skew: float) -> Tensor:
+def _skew_kl(student: Tensor, teacher: Tensor, skew: float) -> Tensor:
     """`(1 - lambda) q (sum of (q p / m) - p / m)`."""
-    p, q = _probabilities_(teacher), _probabilities_(student)
+    q, p = _probabilities_(student), _probabilities_(teacher)
     ratio = _over_mixture(p, q, skew)
     products = q * ratio
     q.mul_(products.sum(-1, keepdim=True)).sub_(products).mul_(1 - skew)
     return _log_(ratio).mul_(p).sum(-1)
 
 
-def _skew_reverse_kl(teacher: Tensor, student: Tensor, skew: float) -> Tensor:
+def _skew_reverse_kl(student: Tensor, teacher: Tensor, skew: float) -> Tensor:
     """`q (h - sum of (q h))`, `h = log(q / m) - lambda (q / m - 1)`, in which a rounded ratio cancels."""
-    p, q = _probabilities_(teacher), _probabilities_(student)
+    q, p = _probabilities_(student), _probabilities_(teacher)
     ratio = _over_mixture(q, p, skew)
     excess = (ratio - 1).mul_(q)
     terms = _log_(ratio).mul_(q)
@@ -432,10 +435,10 @@ def _skew_reverse_kl(teacher: Tensor, student: Tensor, skew: float) -> Tensor:
     return items
 
 
-def _adaptive_kl(teacher: Tensor, student: Tensor, threshold: float) -> Tensor:
+def _adaptive_kl(student: Tensor, teacher: Tensor, threshold: float) -> Tensor:
     """`a (q - p) + (1 - a) q (log q - log p - KL(q, p))`."""
     terms = student - teacher
-    p, q = _probabilities_(teacher), _probabilities_(student)
+    q, p = _probabilities_(student), _probabilities_(teacher)
     head = _head_by_largest(p, threshold)
     forward = _summed_(p * terms, p)[:, None].neg_()
     reverse = _summed_(terms.mul_(q), q)[:, None]
@@ -451,9 +454,9 @@ def _adaptive_kl(teacher: Tensor, student: Tensor, threshold: float) -> Tensor:
     return (share * forward + (1 - share) * reverse).squeeze(-1)
 
 
-def _tvd(teacher: Tensor, student: Tensor) -> Tensor:
+def _tvd(student: Tensor, teacher: Tensor) -> Tensor:
     """`q (s - sum of (q s)) / 2`, s the sign of `q - p`."""
-    p, q = _probabilities_(teacher), _probabilities_(student)
+    q, p = _probabilities_(student), _probabilities_(teacher)
     difference = torch.sub(q, p, out=p)
     items = difference.abs().sum(-1).div_(2)
     terms = difference.sign_().mul_(q).div_(2)

@@ -262,10 +262,10 @@ class _View:
         if columns is not None:
             logits = logits.index_select(-1, columns)
         if self._closed is None:
-            return divergence(name, target, logits, temperature=temperature, mix=mix)
+            return divergence(name, logits, target, temperature=temperature, mix=mix)
         is_copy = columns is not None or self.head.unreachable is not None
         items, of_items = gradient_by_logits(
-            name, target, logits, temperature=temperature, mix=mix, overwrite=is_copy
+            name, logits, target, temperature=temperature, mix=mix, overwrite=is_copy
         )
 
         def gradient(outer: Tensor) -> _Gradient:
@@ -502,7 +502,8 @@ class _Reading:
     def __init__(self, read: Read, rows: int, chunk_memory: int) -> None:
         states, head = read.states, read.head
         if read.projector is not None:
-            if _saves(read, chunk_memory):
+            size = read.head.size * read.projector.shape[0] * multiplied_in(head).itemsize
+            if size <= chunk_memory and read.is_cheaper_in_head():
                 head = head.through(read.projector, multiplied_in(head))
             else:
                 states = carried(states, read.projector)
@@ -529,18 +530,6 @@ class _Reading:
     def made(self) -> list[Made]:
         """States and head, each with its gradient."""
         return [(self._states, self._gradient), *self._head.made()] if self._trains else []
-
-
-def _saves(read: Read, budget: int) -> bool:
-    """Whether products are saved by a head into which the projector is multiplied, and that head fits.
-
-    It takes `d D` a token to make, and saves `D - d` twice a row: in the forward and the backward.
-    """
-    if read.projector is None:
-        return False
-    narrow, wide = read.projector.shape
-    fits = read.head.size * narrow * multiplied_in(read.head).itemsize <= budget
-    return fits and narrow * wide < 2 * len(read.states) * (wide - narrow)
 
 
 class _Block:

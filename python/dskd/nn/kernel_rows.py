@@ -5,7 +5,8 @@ of exponentials beside that; once for the sums of a divergence; and once for the
 row stands minus infinity, which has no probability, as an id that no tokenizer can emit has none.
 
 Of what has no probability nothing is summed: 0 log 0 is 0. Where one side has probability and the other none,
-a KL is infinite; such a row gets gradient 0.
+a KL is infinite; such a row gets gradient 0. A row with a logit that is no number has a divergence that is
+none, on whichever side it is.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _TINY = tl.constexpr(1.1754943508222875e-38)
 
 @triton.jit
 def divergence_rows(
-    teacher,
     student,
+    teacher,
     gradient,
     items,
-    teacher_stride,
     student_stride,
+    teacher_stride,
     gradient_stride,
     columns,
     factor,
@@ -39,18 +40,18 @@ def divergence_rows(
 ):
     """`items[row]`, and `gradient[row]`, which may lie where the student's logits are."""
     row = tl.program_id(0).to(tl.int64)
-    teacher += row * teacher_stride
     student += row * student_stride
+    teacher += row * teacher_stride
     gradient += row * gradient_stride
-    teacher_largest, teacher_log_sum = _normaliser(teacher, columns, factor, BLOCK)
     student_largest, student_log_sum = _normaliser(student, columns, factor, BLOCK)
+    teacher_largest, teacher_log_sum = _normaliser(teacher, columns, factor, BLOCK)
 
     terms = tl.zeros([BLOCK], tl.float32)
     slopes = tl.zeros([BLOCK], tl.float32)
     for start in range(0, columns, BLOCK):
-        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
         log_q = _quotients(student, start, columns, factor, BLOCK) - student_largest - student_log_sum
-        term, slope = _of_token(log_p, log_q, mix, NAME)
+        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
+        term, slope = _of_token(log_q, log_p, mix, NAME)
         terms += term
         slopes += slope
     item = tl.sum(terms)
@@ -59,9 +60,9 @@ def divergence_rows(
 
     is_endless = item == float("inf")
     for start in range(0, columns, BLOCK):
-        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
         log_q = _quotients(student, start, columns, factor, BLOCK) - student_largest - student_log_sum
-        term, slope = _of_token(log_p, log_q, mix, NAME)
+        log_p = _quotients(teacher, start, columns, factor, BLOCK) - teacher_largest - teacher_log_sum
+        term, slope = _of_token(log_q, log_p, mix, NAME)
         made = tl.where(is_endless, 0.0, slope - tl.exp(log_q) * slope_sum)
         at = start + tl.arange(0, BLOCK)
         tl.store(gradient + at, made, mask=at < columns)
@@ -103,31 +104,37 @@ def _normaliser(row, columns, factor, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _of_token(log_p, log_q, mix, NAME: tl.constexpr):
+def _at_least_tiny(values):
+    """What has a logarithm, and may be divided by; a plain maximum would make it of what is no number too."""
+    return tl.maximum(values, _TINY, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _of_token(log_q, log_p, mix, NAME: tl.constexpr):
     """What a token adds to the divergence, and `q dD/dq`, up to a multiple of q.
 
     With the sum of these slopes the gradient is `slope - q sum`, from which a multiple of q is gone.
     """
-    p = tl.exp(log_p)
     q = tl.exp(log_q)
+    p = tl.exp(log_p)
     if NAME == "kl":
-        term = tl.where(p > 0, p * (log_p - log_q), 0.0)
+        term = tl.where(p == 0, 0.0, p * (log_p - log_q))
         slope = -p
     elif NAME == "reverse_kl":
-        term = tl.where(q > 0, q * (log_q - log_p), 0.0)
+        term = tl.where(q == 0, 0.0, q * (log_q - log_p))
         slope = term
     elif NAME == "js":
-        log_m = tl.log(tl.maximum(mix * p + (1 - mix) * q, _TINY))
-        of_q = tl.where(q > 0, q * (log_q - log_m), 0.0)
-        term = mix * tl.where(p > 0, p * (log_p - log_m), 0.0) + (1 - mix) * of_q
+        log_m = tl.log(_at_least_tiny(mix * p + (1 - mix) * q))
+        of_q = tl.where(q == 0, 0.0, q * (log_q - log_m))
+        term = mix * tl.where(p == 0, 0.0, p * (log_p - log_m)) + (1 - mix) * of_q
         slope = (1 - mix) * of_q
     elif NAME == "skew_kl":
-        ratio = p / tl.maximum(mix * p + (1 - mix) * q, _TINY)
-        term = p * tl.log(tl.maximum(ratio, _TINY))
+        ratio = p / _at_least_tiny(mix * p + (1 - mix) * q)
+        term = p * tl.log(_at_least_tiny(ratio))
         slope = -(1 - mix) * q * ratio
     elif NAME == "skew_reverse_kl":
-        ratio = q / tl.maximum(mix * q + (1 - mix) * p, _TINY)
-        term = q * tl.log(tl.maximum(ratio, _TINY))
+        ratio = q / _at_least_tiny(mix * q + (1 - mix) * p)
+        term = q * tl.log(_at_least_tiny(ratio))
         slope = term - mix * q * (ratio - 1)
     else:
         tl.static_assert(NAME == "tvd")

@@ -65,8 +65,8 @@ def takes(*matrices: Tensor) -> bool:
 @torch.no_grad()
 def divergence_and_gradient(
     name: str,
-    teacher_logits: Tensor,
     student_logits: Tensor,
+    teacher_logits: Tensor,
     *,
     temperature: float = 1.0,
     mix: float | None = None,
@@ -78,8 +78,8 @@ def divergence_and_gradient(
 
     Args:
         name: of `DIVERGENCES`.
-        teacher_logits: `[n, V]`, see `takes`; minus infinity where there is no probability.
-        student_logits: the same.
+        student_logits: `[n, V]`, see `takes`; minus infinity where there is no probability.
+        teacher_logits: the same.
         temperature: of both.
         mix: of those that have one, settled.
         out: `[n, V]`, where the gradient is written; it may be the student's logits. None: new memory.
@@ -92,12 +92,12 @@ def divergence_and_gradient(
     items = student_logits.new_empty(rows)
     with _on(student_logits):
         _rows().divergence_rows[(rows,)](
-            teacher_logits,
             student_logits,
+            teacher_logits,
             gradient,
             items,
-            teacher_logits.stride(0),
             student_logits.stride(0),
+            teacher_logits.stride(0),
             gradient.stride(0),
             columns,
             1 / temperature,

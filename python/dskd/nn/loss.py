@@ -27,12 +27,14 @@ class Needs:
         chunks: what the teacher says of the tokens of each chunk.
         positions: the teacher's states at all its supervised positions, and the embeddings of both models.
         overlap: that the vocabularies have tokens in common.
+        same_vocabulary: that they are one: an id is the same token on both sides.
     """
 
     pairs: bool = False
     chunks: bool = False
     positions: bool = False
     overlap: bool = False
+    same_vocabulary: bool = False
 
     @property
     def teacher(self) -> bool:

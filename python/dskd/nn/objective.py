@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from dskd.nn.batch import ONLY_TEACHER, Batch, named
+from dskd.nn.checks import refuse_two_vocabularies
 from dskd.nn.fused import Part, by_position, fused, whole
 from dskd.nn.loss import Begun, Needs
 from dskd.nn.reduction import LossParts, Reduction
@@ -56,7 +57,8 @@ class Objective(nn.Module):
         built: what the losses have built, by the number of the loss from 0, as `Loss.build` made it.
 
     Raises:
-        ValueError: there is no loss, or a teacher is not there or has no token in common with the student.
+        ValueError: there is no loss, or a teacher is not there, has no token in common with the student, or
+            another vocabulary than a loss takes.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Objective(nn.Module):
         super().__init__()
         self.losses = tuple(one if isinstance(one, Weighted) else Weighted(one) for one in losses)
         models = _by_name(teachers)
-        self._refuse(models)
+        self._refuse(student, models)
         self.fused = fused
         self.chunk_memory = chunk_memory
         self.built = nn.ModuleDict()
@@ -81,7 +83,7 @@ class Objective(nn.Module):
             if made is not None:
                 self.built[str(index)] = made
 
-    def _refuse(self, models: Mapping[str, TeacherModel]) -> None:
+    def _refuse(self, student: Head, models: Mapping[str, TeacherModel]) -> None:
         if not self.losses:
             raise ValueError("there is no loss: give at least one, CrossEntropy() say")
         for one in self.losses:
@@ -92,6 +94,9 @@ class Objective(nn.Module):
                 )
             if one.of is not None and one.loss.needs.overlap:
                 models[one.of].maps.shared()
+            if one.of is not None and one.loss.needs.same_vocabulary:
+                who = f"the teacher {one.of!r}"
+                refuse_two_vocabularies(type(one.loss).__name__, student, models[one.of], who)
 
     @property
     def needs(self) -> Mapping[str, Needs]:

@@ -14,29 +14,29 @@ __all__ = ["load_projectors", "save_projectors"]
 
 
 def save_projectors(
-    path: Path | str, state: Mapping[str, Tensor], *, teacher_hash: str, student_hash: str
+    path: Path | str, state: Mapping[str, Tensor], *, student_hash: str, teacher_hash: str
 ) -> None:
     """Writes `Projectors.state_dict()` as safetensors.
 
     Args:
         path: of the file; its folder is there.
         state: what is written.
-        teacher_hash: `Vocabulary.content_hash` of the teacher's vocabulary.
-        student_hash: of the student's.
+        student_hash: `Vocabulary.content_hash` of the student's vocabulary.
+        teacher_hash: of the teacher's.
     """
     from safetensors.torch import save_file  # noqa: PLC0415 - dskd[train] has it, dskd[torch] need not
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(tensors, path, metadata=_about(teacher_hash, student_hash))
+    save_file(tensors, path, metadata=_about(student_hash, teacher_hash))
 
 
-def load_projectors(path: Path | str, *, teacher_hash: str, student_hash: str) -> dict[str, Tensor]:
+def load_projectors(path: Path | str, *, student_hash: str, teacher_hash: str) -> dict[str, Tensor]:
     """The state that was saved, for `Projectors.load_state_dict`, on the CPU.
 
     Args:
         path: of the file.
-        teacher_hash: see `save_projectors`.
-        student_hash: likewise.
+        student_hash: see `save_projectors`.
+        teacher_hash: likewise.
 
     Raises:
         FileNotFoundError: the file is not there.
@@ -50,7 +50,7 @@ def load_projectors(path: Path | str, *, teacher_hash: str, student_hash: str) -
         )
     try:
         with safe_open(path, "pt") as file:
-            _refuse_others(path, file.metadata() or {}, _about(teacher_hash, student_hash))
+            _refuse_others(path, file.metadata() or {}, _about(student_hash, teacher_hash))
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
     except SafetensorError as error:
         raise ValueError(
@@ -58,7 +58,7 @@ def load_projectors(path: Path | str, *, teacher_hash: str, student_hash: str) -
         ) from error
 
 
-def _about(teacher_hash: str, student_hash: str) -> dict[str, str]:
+def _about(student_hash: str, teacher_hash: str) -> dict[str, str]:
     return {"teacher_vocabulary": teacher_hash, "student_vocabulary": student_hash}
 
 

@@ -166,8 +166,8 @@ class Projectors(nn.Module):
     (arXiv 2406.17328) are `student_to_teacher="trained", initial="random", bias=True`.
 
     Args:
-        teacher_weight: `[V_t, D]`, the teacher's head.
         student_weight: `[V_s, d]`, the student's head.
+        teacher_weight: `[V_t, D]`, the teacher's head.
         overlap: int64 `[overlap, 2]`, the ids (teacher, student) of the tokens that both have:
             `aligner.vocabulary_map.overlap`.
         student_to_teacher: `solved` (arXiv 2504.11426) or `trained`.
@@ -201,10 +201,10 @@ class Projectors(nn.Module):
 
     def __init__(  # noqa: PLR0913 - what the papers and the public code do differently
         self,
-        teacher_weight: Tensor,
-        student_weight: Tensor,
-        overlap: Tensor,
         *,
+        student_weight: Tensor,
+        teacher_weight: Tensor,
+        overlap: Tensor,
         student_to_teacher: StudentToTeacher = "solved",
         teacher_to_student: TeacherToStudent = "trained",
         initial: Initial = "solved",
@@ -233,13 +233,13 @@ class Projectors(nn.Module):
             raise ValueError(
                 f"{given} is for projectors that are trained, and both are solved; leave it out, or train one"
             )
-        _refuse_overlap(overlap, teacher_weight, student_weight)
+        _refuse_overlap(overlap, student_weight, teacher_weight)
         self._centre = centre
         self._teacher_size = len(teacher_weight)
         self._is_settled = False
         self._keep_rows(overlap.to(student_weight.device), weights, top_k)
         with torch.no_grad():
-            begun = self._begun(teacher_weight, student_weight, initial, generator)
+            begun = self._begun(student_weight, teacher_weight, initial, generator)
         for name, beginning in begun.items():
             has_bias = bias and not self._is_solved[name]
             zeros = torch.zeros(beginning.shape[1], device=beginning.device)
@@ -270,20 +270,20 @@ class Projectors(nn.Module):
 
     def _begun(
         self,
-        teacher_weight: Tensor,
         student_weight: Tensor,
+        teacher_weight: Tensor,
         initial: Initial,
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
         """Both as they begin, float32; keeps what the solutions need of the teacher's head alone."""
         at_random = initial == "random"
         solved = {name for name, is_solved in self._is_solved.items() if is_solved or not at_random}
-        teacher, student = self._on_overlap(teacher_weight, student_weight)
+        student, teacher = self._on_overlap(student_weight, teacher_weight)
         inverse = None
         if "student_to_teacher" in solved:
             inverse = gram_inverse(teacher, weights=self._weights, centre=self._centre)
         self.register_buffer("_teacher_inverse", inverse, persistent=False)
-        found = self._solutions(teacher, student, solved)
+        found = self._solutions(student, teacher, solved)
         sizes = teacher.shape[1], student.shape[1]
         for name, (columns_in, columns_out) in zip(_NAMES, (sizes, sizes[::-1]), strict=True):
             if name not in solved:
@@ -300,7 +300,7 @@ class Projectors(nn.Module):
     # ---- Solutions ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def refresh(self, teacher_weight: Tensor, student_weight: Tensor) -> None:
+    def refresh(self, *, student_weight: Tensor, teacher_weight: Tensor) -> None:
         """Solves again what is solved, for the student's head as it is now; nothing where both are trained.
 
         A head that is frozen (`student_weight.requires_grad` is False) is solved for once: give the parameter
@@ -308,14 +308,14 @@ class Projectors(nn.Module):
         of a solution is kept.
 
         Args:
-            teacher_weight: `[V_t, D]`.
             student_weight: `[V_s, d]`.
+            teacher_weight: `[V_t, D]`.
         """
         is_frozen = not student_weight.requires_grad
         names = {name for name, is_solved in self._is_solved.items() if is_solved}
         if not names or (is_frozen and self._is_settled):
             return
-        found = self._solutions(*self._on_overlap(teacher_weight, student_weight), names)
+        found = self._solutions(*self._on_overlap(student_weight, teacher_weight), names)
         for name, solution in found.items():
             getattr(self, name).copy_(solution)
         self._is_settled = is_frozen
@@ -359,12 +359,12 @@ class Projectors(nn.Module):
         mean = self.teacher_probability_sums.double() / self.teacher_probability_count.double()
         return mean.clamp(min=_LEAST_FREQUENCY)
 
-    def _on_overlap(self, teacher_weight: Tensor, student_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _on_overlap(self, student_weight: Tensor, teacher_weight: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of both heads for the tokens that are solved on, on the student's device."""
         teacher = teacher_weight.index_select(0, self._overlap[:, 0].to(teacher_weight.device))
-        return teacher.to(student_weight.device), student_weight.index_select(0, self._overlap[:, 1])
+        return student_weight.index_select(0, self._overlap[:, 1]), teacher.to(student_weight.device)
 
-    def _solutions(self, teacher: Tensor, student: Tensor, names: set[str]) -> dict[str, Tensor]:
+    def _solutions(self, student: Tensor, teacher: Tensor, names: set[str]) -> dict[str, Tensor]:
         """Those of both heads' rows that are named, float64."""
         found, frequencies = {}, self._frequencies()
         cross = None
@@ -426,7 +426,7 @@ def _refuse_rows(source: Tensor, target: Tensor) -> None:
         )
 
 
-def _refuse_overlap(overlap: Tensor, teacher_weight: Tensor, student_weight: Tensor) -> None:
+def _refuse_overlap(overlap: Tensor, student_weight: Tensor, teacher_weight: Tensor) -> None:
     if not len(overlap):
         raise ValueError("the vocabularies have no token in common; there is nothing to solve on")
     if overlap.ndim != 2 or overlap.shape[1] != 2 or overlap.dtype != torch.int64:  # noqa: PLR2004

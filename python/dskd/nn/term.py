@@ -65,6 +65,16 @@ class Read:
         bias = self.head.bias is not None and self.head.bias.requires_grad
         return self.states.requires_grad or self.head.weight.requires_grad or bias
 
+    def is_cheaper_in_head(self, times: int = 1) -> bool:
+        """Whether products are saved by multiplying the projector into the head, so many times.
+
+        That takes `d D` a token of the head, and saves `D - d` twice a row: in the forward and the backward.
+        """
+        if self.projector is None:
+            return False
+        narrow, wide = self.projector.shape
+        return times * narrow * wide < 2 * len(self.states) * (wide - narrow)
+
 
 class View(Protocol):
     """Rows of the logits of a Read, as a term sees them: to read, never to write on."""

@@ -48,7 +48,8 @@ class DistillationConfig(TrainingArguments):
     objective: str = _option(
         "dual_space",
         f"A loss beside the cross-entropy: {', '.join(name for name in LOSSES if name != 'cross_entropy')}; "
-        f"or {CROSS_ENTROPY_ALONE}, cross-entropy alone. Of several losses, or several teachers: losses.",
+        f"or {CROSS_ENTROPY_ALONE}, cross-entropy alone. Several, or several teachers, are losses, where the "
+        "cross-entropy is cross_entropy.",
     )
     alpha: float = _option(0.5, "The objective's share; 1 - alpha is the share of the cross-entropy.")
     loss_options: dict[str, Any] | str | None = _option(  # noqa: RUF009 - a field
@@ -57,8 +58,9 @@ class DistillationConfig(TrainingArguments):
     )
     losses: list[dict[str, Any]] | str | None = _option(  # noqa: RUF009
         None,
-        "In place of an objective a weighted sum, a list as JSON or in a file: each has loss, weight (1), "
-        "teacher (where there are several), preset, and options of its own.",
+        "In place of an objective a weighted sum, a list as JSON or in a file: each has "
+        f"loss (one of {', '.join(LOSSES)}), weight (1), teacher (where there are several), preset, and "
+        "options of its own.",
     )
     projector_learning_rate: float = _option(
         5e-4, "Of the projectors, and of all that is trained beside the student, without weight decay."

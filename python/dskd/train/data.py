@@ -80,7 +80,7 @@ def check_rows(given: Any, *, name: str = "train_dataset") -> Any:
     if isinstance(given, datasets.IterableDataset):
         return _streamed(tables(name, given), _AS_IT_IS, skip_bad_rows=False)
     if isinstance(given, datasets.Dataset) and _has_structs(given):
-        found = Source("train", None, [RowsTable(name, given)])
+        found = Source("train", None, [RowsTable(name, given.with_format(None))])
         return _sound(_stored(found, _AS_IT_IS, name), name, skip_bad_rows=False)
     if isinstance(given, Sized) and hasattr(given, "__getitem__"):
         each = given if isinstance(given, datasets.Dataset) else (given[index] for index in range(len(given)))

@@ -12,7 +12,9 @@ Many templates do not put the content straight behind the generation prompt: wha
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
@@ -135,22 +137,30 @@ class Template:
         """
         tools = None if conversation is None else conversation.tools
         variables = {**self._kwargs, **({} if conversation is None else conversation.template_kwargs)}
+        said = [{**message, "content": message.get("content") or ""} for message in messages]
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                [{**message, "content": message.get("content") or ""} for message in messages],
-                chat_template=self._own,
-                tools=tools,
-                tokenize=False,
-                add_generation_prompt=asking,
-                **variables,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"the chat template refuses it: {error}{_way_out(messages, error)}") from error
+            return self._write(said, tools, asking=asking, **variables)
+        except _REFUSALS as error:
+            refused = ValueError(f"the chat template refuses it: {error}{_way_out(messages, error)}")
+        with contextlib.suppress(*_REFUSALS):  # some templates join the arguments of a call as text
+            return self._write(_with_text_arguments(said), tools, asking=asking, **variables)
+        raise refused
+
+    def _write(self, messages: Sequence[Message], tools: Any, *, asking: bool, **variables: Any) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            messages,
+            chat_template=self._own,
+            tools=tools,
+            tokenize=False,
+            add_generation_prompt=asking,
+            **variables,
+        )
         return text
 
-    def begins_with(self, literal: str) -> bool:
-        """Whether a conversation begins so."""
-        return self.write([{"role": "user", "content": _ASKED}]).startswith(literal)
+    @property
+    def writes_bos(self) -> bool:
+        """Whether it puts the tokenizer's beginning of sequence somewhere, which is in front."""
+        return "bos_token" in self._variables
 
     # ---- Rows -------------------------------------------------------------------------------------------
 
@@ -241,15 +251,16 @@ class Template:
 
         for number, message in enumerate(messages):
             content = (message.get("content") or "").strip()
-            write = functools.partial(otherwise, number)
             if any(self.markers_in(content)):
+                write = functools.partial(otherwise, number)
                 at = _find(content, asked, place, message, ("content",), write)
             else:
                 at = asked.find(content, place)
+            place = at + len(content) if at >= 0 else place
+            at = asked.find(content) if at < 0 else at  # some templates move the system message
             if content and at >= 0:
-                place = at + len(content)
-                spans.append((at, place))
-        return spans
+                spans.append((at, at + len(content)))
+        return sorted(spans)
 
     def _marked(self, asked: str, text: str, conversation: Conversation, index: int) -> int:
         """Where the turn begins by the template's own `{% generation %}` markers.
@@ -269,7 +280,19 @@ class Template:
             (written,), (spans,) = rendered
             if written == text and spans and spans[-1][0] >= len(_shared(asked, text)):
                 return int(spans[-1][0])
-        raise ValueError(_torn(asked, text, index))
+        raise ValueError(_torn(asked, text, index) + self._that_fit(conversation, index))
+
+    def _that_fit(self, conversation: Conversation, index: int) -> str:
+        """Which variables of the template would make a turn go on from what the model is asked by."""
+        messages, found = conversation.messages, []
+        for name in sorted(_THINKING & self._variables - conversation.template_kwargs.keys()):
+            for value in (False, True):
+                told = replace(conversation, template_kwargs={**conversation.template_kwargs, name: value})
+                with contextlib.suppress(ValueError):
+                    asked = self.write(messages[:index], told, asking=True)
+                    _continued(asked, self.write(messages[: index + 1], told), messages[index], index)
+                    found.append(json.dumps({name: value}))
+        return f"; it fits with chat_template_kwargs {' or '.join(found)}" if found else ""
 
     def _ended(self, text: str, behind: int, conversation: Conversation, index: int) -> tuple[str, int, bool]:
         """The text, where its last turn ends, and whether by a marker: a template may leave it open."""
@@ -278,6 +301,9 @@ class Template:
                 return text, behind + length, True
             kept = text[:behind] + text[behind:].rstrip()
             return kept, len(kept), False
+        known = {*self.stops, self._closing.stop}
+        if found := next((one for one in self.markers_in(text[behind:]) if one[0] in known), None):
+            return text, behind + found.end(), True
         kept = text[:behind] + text[behind:].rstrip()
         kept += self._written_later(kept[max(behind - _ANCHOR, 0) :], self._next(conversation, index))
         return kept, len(kept), True
@@ -332,6 +358,9 @@ class _Closing:
     left_open: bool
 
 
+_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError)
+"""What rendering may raise: a template says no, or meets what it did not expect."""
+
 _SAID = "a7f3 said"
 _ASKED = "b9c1 asked"
 
@@ -345,7 +374,8 @@ def _closing(template: Template) -> _Closing:
         inner = _behind(more[: more.rindex(_ASKED)])
     except ValueError:
         inner = ""
-    opening = template.write([asked], asking=True).removeprefix(template.write([asked]))
+    opening = template.write([asked], asking=True)
+    opening = opening[len(_shared(template.write([asked]), opening)) :]
     of_next = {one[0] for one in template.markers_in(opening)}
     if stop := _stop_of(template, _shared(last, inner), of_next) or _stop_of(template, last, of_next):
         return _Closing(stop, left_open=False)
@@ -457,6 +487,9 @@ _TAG = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
 _OPEN_TAG = re.compile(r"<[^<>\s]*$")
 _BOTH_ENDS = 2
 _SHOWN = 40
+_THINKING = frozenset({"enable_thinking", "thinking"})
+"""Variables by which templates are told whether the model thinks."""
+
 _ANCHOR = 20
 _OTHER = "c3d8 other"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -499,13 +532,13 @@ def _parts(
         first, place = at, at + len(content)
         said.append((at, place))
     for name in _called(message):
-        at = text.find(name, place)
+        at = text.find(name, place) if name in text[place:] else text.find(name, start)
         if at < 0:
             raise ValueError(
                 f"message {index} (from 0): the chat template does not write its call of {name!r}"
             )
-        first = at if first is None else first
-        place = at + len(name)
+        first = at if first is None else min(first, at)
+        place = max(place, at + len(name))
     if first is None:
         first = place if opened is None else opened
     return _Parts(opened, first, place, said)
@@ -587,6 +620,22 @@ def _variables(source: str) -> set[str]:
         return meta.find_undeclared_variables(environment.parse(plain))
     except jinja2.TemplateError:
         return set(re.findall(r"\w+", source))
+
+
+def _with_text_arguments(messages: Sequence[Message]) -> list[Message]:
+    """The same with the arguments of tool calls as JSON text."""
+    return [
+        {**message, "tool_calls": [_with_text(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def _with_text(call: Message) -> Message:
+    if "function" in call:
+        return {**call, "function": _with_text(call["function"])}
+    return {**call, "arguments": json.dumps(call.get("arguments"), ensure_ascii=False)}
 
 
 def _way_out(messages: Sequence[Message], error: Exception) -> str:

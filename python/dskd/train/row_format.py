@@ -56,7 +56,7 @@ class RowFormat:
             name for column, name in names.items() if column in kept and name in kept.keys() - names
         ):
             raise ValueError(
-                f"row_columns gives the name {', '.join(taken)} to a column, and another has it already; leave "
+                f"row_columns gives the name {', '.join(taken)} to a column, and another has it; leave "
                 "that out with ignore_columns"
             )
         return {names.get(name, name): value for name, value in kept.items()}

@@ -108,9 +108,9 @@ def find_rows(source: str, split: str | None, *, streaming: bool) -> Source:
 
 def tables(name: str, rows: Rows) -> list[RowsTable]:
     """The rows, streamed ones in their own shards: workers share them out."""
-    if isinstance(rows, datasets.Dataset) or rows.num_shards == 1:
+    if isinstance(rows, datasets.Dataset) or rows.n_shards == 1:
         return [RowsTable(name, rows)]
-    count = rows.num_shards
+    count = rows.n_shards
     return [
         RowsTable(f"{name}, shard {index}", rows.shard(num_shards=count, index=index))
         for index in range(count)

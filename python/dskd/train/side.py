@@ -298,7 +298,7 @@ class Side:
         if bos in self.tokenizer("")["input_ids"]:
             return True
         try:
-            return self.template.begins_with(self.tokenizer.bos_token)
+            return self.template.writes_bos
         except ValueError:
             return False
 

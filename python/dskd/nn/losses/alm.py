@@ -64,14 +64,14 @@ class ALM(Comparing):
             here, local = torch.unique_consecutive(chunks.chunk[rows], return_inverse=True)
             of_student = of_me.gold.new_zeros(len(here)).index_add(0, local, of_me.gold)
             of_teacher = chunks.teacher_log_probs[here].to(of_student)
-            return self._between(of_teacher.clamp(min=UNREACHABLE), of_student)
+            return self._between(of_student, of_teacher.clamp(min=UNREACHABLE))
 
         return [Term("alm", chunks.over, [student.read], losses)]
 
-    def _between(self, of_teacher: Tensor, of_student: Tensor) -> Tensor:
+    def _between(self, of_student: Tensor, of_teacher: Tensor) -> Tensor:
         """The divergence of two log-likelihoods: `[m], [m] -> [m]`."""
         options = checked_divergence(self.divergence, self.mix)
-        outcomes = (_outcomes(one, self.temperature) for one in (of_teacher, of_student))
+        outcomes = (_outcomes(one, self.temperature) for one in (of_student, of_teacher))
         return DIVERGENCES[self.divergence](*outcomes, **options)
 
 

@@ -52,8 +52,8 @@ class AttentionProjectors(nn.Module):
     """The three linear maps of cross-model attention, float32, with bias, random at first (as published).
 
     Args:
-        teacher_width: D.
         student_width: d.
+        teacher_width: D.
 
     Attributes:
         query: `[2d] -> [2D]`, from the student's embeddings to what the teacher's are compared with.
@@ -61,7 +61,7 @@ class AttentionProjectors(nn.Module):
         student_to_teacher: P_st, `[d] -> [D]`.
     """
 
-    def __init__(self, teacher_width: int, student_width: int) -> None:
+    def __init__(self, *, student_width: int, teacher_width: int) -> None:
         """See the class."""
         super().__init__()
         self.query = nn.Linear(2 * student_width, 2 * teacher_width)
@@ -129,8 +129,8 @@ def _spread(numbers: Tensor) -> Tensor:
 def attend(
     queries: Tensor,
     keys: Tensor,
-    teacher_values: Tensor,
     student_values: Tensor,
+    teacher_values: Tensor,
     student_row: Tensor,
     teacher_row: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -142,8 +142,8 @@ def attend(
     Args:
         queries: `[n, 2D]`, of the student's positions.
         keys: `[m, 2D]`, of the teacher's.
-        teacher_values: `[m, d]`.
         student_values: `[n, D]`.
+        teacher_values: `[m, d]`.
         student_row: int64 `[n]`, the row of each position.
         teacher_row: int64 `[m]`. Every row has positions of both sides, or of none.
 
@@ -220,8 +220,8 @@ def attended(
         return attend(
             projectors.queries(student),
             projectors.keys(teacher, scales.keys),
-            projectors.teacher_to_student(hidden / scales.hidden + added / scales.added),
             projectors.student_to_teacher(student.hidden.to(dtype)),
+            projectors.teacher_to_student(hidden / scales.hidden + added / scales.added),
             rows_of(student),
             rows_of(teacher),
         )

@@ -64,13 +64,17 @@ _CHOICES: Mapping[str, tuple[str | None, ...]] = {
 }
 
 
+_FIRST_PAPER = {"s2t_divergence": "kl", "normaliser": "labels"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrossModelAttention(Comparing):
     """How two models that attend to each other are compared; the defaults are as in arXiv 2406.17328.
 
     Presets: `dskd_v1`, arXiv 2406.17328, different vocabularies: every term over the student's tokens;
     `dskd_v2`, the same with the change of arXiv 2504.11426, the teacher's prediction in place of the gold
-    token in v_t. The variant of KDFlow is `added` and `gate` none, head rows for embeddings, and scales of 1.
+    token in v_t; `key_query_matching`, the first and what the public code of arXiv 2603.22056 adds to it. The
+    variant of KDFlow is `added` and `gate` none, head rows for embeddings, and scales of 1.
 
     Attributes:
         s2t_divergence: D of s2t_kd; None: the same (arXiv 2406.17328: always kl).
@@ -82,8 +86,9 @@ class CrossModelAttention(Comparing):
         normaliser: what the terms are divided by: the `positions` of the whole step that each runs over, the
             student's or the teacher's, or all by the student's, its `labels`.
         matching: bring queries near keys (arXiv 2603.22056), against a discriminator (`adversarial`) or by
-            what it costs to carry one to the other (`transport`); None: not.
-        kq_rate: the weight of matching (published: 0.01).
+            what it costs to carry one to the other (`transport`); `frozen`, as in the public code, against a
+            discriminator that is not trained; None: not.
+        kq_rate: the weight of matching (published: 0.01, and in the script 1).
     """
 
     s2t_divergence: Divergence | None = None
@@ -95,8 +100,9 @@ class CrossModelAttention(Comparing):
     kq_rate: float = 0.01
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "dskd_v1": {"s2t_divergence": "kl", "normaliser": "labels"},
+        "dskd_v1": _FIRST_PAPER,
         "dskd_v2": {"added": "prediction", "normaliser": "labels"},
+        "key_query_matching": {**_FIRST_PAPER, "matching": "frozen", "kq_rate": 1.0},
     }
 
     def __post_init__(self) -> None:
@@ -119,7 +125,6 @@ class CrossModelAttention(Comparing):
 
     def build(self, student: Head, teacher: TeacherModel) -> Attending:
         """The projectors, and what matches keys and queries."""
-        widths = teacher.head.width, student.width
         if teacher.embeddings is not None and teacher.embeddings.shape[1] != teacher.head.width:
             raise ValueError(
                 f"the teacher's input embeddings are {teacher.embeddings.shape[1]} wide and its states "
@@ -128,8 +133,9 @@ class CrossModelAttention(Comparing):
             )
         matching = None
         if self.matching is not None:
-            matching = KeyQueryMatching(2 * widths[0], variant=self.matching, rate=self.kq_rate)
-        return Attending(AttentionProjectors(*widths), matching).to(student.weight.device)
+            matching = KeyQueryMatching(2 * teacher.head.width, variant=self.matching, rate=self.kq_rate)
+        projectors = AttentionProjectors(student_width=student.width, teacher_width=teacher.head.width)
+        return Attending(projectors, matching).to(student.weight.device)
 
     def terms(
         self, student: States, teacher: Teacher | None, built: nn.Module | None

@@ -2,13 +2,14 @@
 
 Queries come of the student's embeddings through a trained map, keys are the teacher's embeddings. Where the
 two lie apart attention finds little; here the query map is trained to bring them together, against a
-discriminator (`adversarial`), or by what it costs to carry one to the other (`transport`).
+discriminator (`adversarial`), or by what it costs to carry one to the other (`transport`). What the public
+code does in place of the first is `frozen`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -25,11 +26,12 @@ __all__ = [
     "Matched",
     "MatchingVariant",
     "adversarial_matching",
+    "frozen_matching",
     "reverse_gradient",
     "transport_matching",
 ]
 
-MatchingVariant: TypeAlias = Literal["adversarial", "transport"]
+MatchingVariant: TypeAlias = Literal["adversarial", "transport", "frozen"]
 
 
 # ---- networks --------------------------------------------------------------------------------------------
@@ -128,7 +130,7 @@ def adversarial_matching(
         kq_queries = rate * sum over queries of BCE(D(GRL(q)), 0)
 
     GRL is the identity whose gradient is reversed: one backward moves the discriminator down the loss and the
-    queries up. In the published code the discriminator is in no optimizer; it is meant to be in one here.
+    queries up. The discriminator is meant to be in an optimizer; `frozen_matching` is the public code's.
 
     The paper has means over the positions: `kq_keys` is to be divided by the number of teacher positions,
     `kq_queries` by that of student positions.
@@ -153,6 +155,37 @@ def adversarial_matching(
             rate * functional.softplus(of_queries).sum(),
             {"kq_right_queries": right_queries},
         ),
+    ]
+
+
+def frozen_matching(
+    queries: Tensor, keys: Tensor, discriminator: Callable[[Tensor], Tensor], *, rate: float = 1.0
+) -> list[Matched]:
+    """What the public code of GA comes to, in which the discriminator learns nothing.
+
+        kq_queries = rate * mean over queries of BCE(D(q), 1)
+        kq_keys    = rate * mean over keys    of BCE(D(k), 0)
+
+    There keys and queries change places at one call: D is to take queries for keys and keys for none, and the
+    reversed gradient goes to the keys, which nothing moves. And D is in no optimizer: it stays as it was
+    drawn. So queries go where a random discriminator says "key", and `kq_keys` moves nothing.
+
+    These are means of the micro-batch already. The code divides them once more, by the labels of the step.
+
+    Args:
+        queries: `[n, 2D]`.
+        keys: `[m, 2D]`; no gradient flows to them.
+        discriminator: `[.., 2D] -> [.., 1]`, of which nothing is trained.
+        rate: the weight of both terms (`kq_rate`; the script has 1).
+
+    Returns:
+        Two terms.
+    """
+    of_keys, of_queries = discriminator(keys.detach()), discriminator(queries)
+    queries_, keys_ = functional.softplus(-of_queries), functional.softplus(of_keys)
+    return [
+        Matched("keys", "keys", rate * keys_.sum() / max(len(keys), 1), {}),
+        Matched("queries", "queries", rate * queries_.sum() / max(len(queries), 1), {}),
     ]
 
 
@@ -212,11 +245,11 @@ def _closeness(left: Tensor, right: Tensor) -> Tensor:
 
 
 class KeyQueryMatching(nn.Module):
-    """Keeps the networks and the rate of `adversarial_matching` or `transport_matching`.
+    """Keeps the networks and the rate of `adversarial_matching`, `transport_matching` or `frozen_matching`.
 
     Args:
         width: 2D, of keys and queries.
-        variant: which of the two.
+        variant: which of them; what `frozen` keeps is not trained.
         rate: the weight of the terms (`kq_rate`).
         inner: the width inside every network, and of what critic and navigators give.
         dropout: inside every network.
@@ -236,22 +269,25 @@ class KeyQueryMatching(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
-        if variant not in ("adversarial", "transport"):
-            raise ValueError(f"variant={variant!r} is none of ('adversarial', 'transport')")
+        if variant not in get_args(MatchingVariant):
+            raise ValueError(f"variant={variant!r} is none of {get_args(MatchingVariant)}")
         if not 0 <= rate < math.inf:
             raise ValueError(f"rate={rate} is not a number from 0 on; 0.01 is the published one")
         self.variant = variant
         self.rate = rate
-        names = ["discriminator"] if variant == "adversarial" else ["critic", "forth", "back"]
-        outputs = 1 if variant == "adversarial" else inner
+        names = ["critic", "forth", "back"] if variant == "transport" else ["discriminator"]
+        outputs = inner if variant == "transport" else 1
         self.networks = nn.ModuleDict(
             {name: Discriminator(width, outputs, inner=inner, dropout=dropout) for name in names}
         )
+        self.networks.requires_grad_(variant != "frozen")
 
     def forward(self, queries: Tensor, keys: Tensor) -> list[Matched]:
         """The terms of queries `[n, 2D]` and keys `[m, 2D]`."""
         of = self.networks
         if self.variant == "adversarial":
             return adversarial_matching(queries, keys, of["discriminator"], rate=self.rate)
+        if self.variant == "frozen":
+            return frozen_matching(queries, keys, of["discriminator"], rate=self.rate)
         navigators = of["forth"], of["back"]
         return transport_matching(queries, keys, of["critic"], navigators, rate=self.rate)

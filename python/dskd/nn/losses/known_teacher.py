@@ -54,20 +54,13 @@ def known_kl(read: Read, statistics: TeacherStatistics, *, chunk_memory: int = C
     """
     refuse_sharded(read.head)
     states, projector = read.states, read.projector
-    if projector is not None and not _saves(read, chunk_memory):
-        states, projector = carried(states, projector), None
+    if projector is not None:
+        # Multiplied into each block, of which so many rows share one.
+        times = -(-len(states) // _sizes(len(states), read.head, chunk_memory)[0])
+        if not read.is_cheaper_in_head(times):
+            states, projector = carried(states, projector), None
     found: Tensor = _Known.apply(states, _Blocks(read.head.detached(), statistics, projector, chunk_memory))
     return found
-
-
-def _saves(read: Read, chunk_memory: int) -> bool:
-    """Whether products are saved by multiplying the projector into each block, of which rows share one."""
-    if read.projector is None:
-        return False
-    narrow, wide = read.projector.shape
-    count = len(read.states)
-    times = -(-count // _sizes(count, read.head, chunk_memory)[0])
-    return times * narrow * wide < 2 * count * (wide - narrow)
 
 
 def _sizes(count: int, head: Head, chunk_memory: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dskd.nn.checks import refuse_two_vocabularies
 from dskd.nn.divergences import DIVERGENCES, checked_divergence
 from dskd.nn.heads import UNREACHABLE
 from dskd.nn.loss import Needs
@@ -48,18 +49,14 @@ class Logits(Comparing):
 
     @property
     def needs(self) -> Needs:
-        """What the teacher says at the pairs."""
-        return Needs(pairs=True)
+        """What the teacher says at the pairs, of the student's own ids."""
+        return Needs(pairs=True, same_vocabulary=True)
 
     def terms(self, student: States, teacher: Teacher | None, built: nn.Module | None) -> Sequence[Term]:  # noqa: ARG002
         """See `Loss`."""
         if teacher is None:
             raise ValueError("Logits needs a teacher")
-        if teacher.model.head.size != student.head.size:
-            raise ValueError(
-                f"the teacher's vocabulary has {teacher.model.head.size} ids and the student's "
-                f"{student.head.size}, and Logits compares one: take SharedVocabulary"
-            )
+        refuse_two_vocabularies("Logits", student.head, teacher.model, "the batch's teacher")
         if teacher.top is not None:
             return [Term("logits_kd", teacher.pairs, [student.read], self._of_top(*teacher.top))]
         if teacher.logits is not None:
@@ -111,7 +108,7 @@ class Logits(Comparing):
         log_q = of_me.log_probs_at(ids, self.temperature)
         # What the student cannot emit is one of the others, on both sides.
         emitted = log_q.detach() > UNREACHABLE
-        sides = (_and_rest(torch.where(emitted, side, UNREACHABLE)) for side in (log_p, log_q))
+        sides = (_and_rest(torch.where(emitted, side, UNREACHABLE)) for side in (log_q, log_p))
         return DIVERGENCES[self.divergence](*sides, **checked_divergence(self.divergence, self.mix))
 
 

@@ -84,16 +84,20 @@ def _fits(value: Any, choice: Any) -> bool:
     return bool(value == choice)
 
 
+_KINDS: Mapping[Any, str] = {
+    bool: "true or false",
+    float: "a number",
+    int: "a whole number",
+    str: "a text",
+}
+
+
 def _said(choices: tuple[Any, ...]) -> str:
-    names: list[str] = []
-    for choice in choices:
-        if typing.get_origin(choice) is typing.Literal:
-            names += map(str, typing.get_args(choice))
-        elif choice is type(None):
-            names.append("none")
-        else:
-            names.append(choice.__name__ if isinstance(choice, type) else str(choice))
-    return f"one of {', '.join(names)}"
+    """What one of these is, in words: `a number, or none`, `one of gold, none`."""
+    none = ["none"] if type(None) in choices else []
+    named = [str(one) for choice in choices for one in typing.get_args(choice)]
+    kinds = [said for kind, said in _KINDS.items() if kind in choices]
+    return ", or ".join([*kinds, f"one of {', '.join(named + none)}"] if named else kinds + none)
 
 
 def help_of(kind: type[Loss]) -> Mapping[str, str]:

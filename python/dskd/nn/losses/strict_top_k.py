@@ -89,7 +89,7 @@ class StrictTopK(Comparing):
             # Of all logits, since the gradient is then a scatter, and of those of the shared no matrix more.
             mine = of_me.logits.gather(-1, of_student[few])
             target = head.logits_at(states[rows], of_teacher[few]).to(mine)
-            items = divergence(self.divergence, target, mine, temperature=self.temperature, mix=self.mix)
+            items = divergence(self.divergence, mine, target, temperature=self.temperature, mix=self.mix)
             return self._counted(items, teacher, rows)
 
         return losses
