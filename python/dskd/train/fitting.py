@@ -7,7 +7,7 @@ have one in common. What is cut is counted.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -24,6 +24,8 @@ __all__ = ["Fitted", "fit"]
 
 Sides: TypeAlias = "Mapping[str, Side]"
 EncodedSides: TypeAlias = "dict[str, Encoded]"
+
+_SYSTEM = ("system", "developer")
 
 _LEAST = 16
 """Characters of a text below which it is not cut any more."""
@@ -91,16 +93,27 @@ def _up_to(row: Conversation, index: int) -> Conversation:
 
 def _fitted(row: Conversation | Plain, sides: Sides) -> Fitted:
     """A row with one turn, cut until it fits."""
-    is_plain, shortened = isinstance(row, Plain), False
-    while True:
-        found = {
-            name: side.encode(_rendered(name, side, row)[0], is_plain=is_plain)
-            for name, side in sides.items()
-        }
-        share = _share_that_fits(found, sides)
-        if share >= 1 or row == Plain("", getattr(row, "completion", "")):
-            return Fitted(_cut(found, sides), shortened)
+    found, shortened = _encoded(row, sides), False
+    if _share_that_fits(found, sides) < 1 and isinstance(row, Conversation):
+        kept = _without_exchanges(row, sides)
+        row, shortened = kept, len(kept.messages) < len(row.messages)
+        found = _encoded(row, sides)
+    while (share := _share_that_fits(found, sides)) < 1 and _has_prompt(row):
         row, shortened = _shorter(row, share), True
+        found = _encoded(row, sides)
+    return Fitted(_cut(found, sides), shortened)
+
+
+def _encoded(row: Conversation | Plain, sides: Sides) -> EncodedSides:
+    is_plain = isinstance(row, Plain)
+    return {
+        name: side.encode(_rendered(name, side, row)[0], is_plain=is_plain) for name, side in sides.items()
+    }
+
+
+def _has_prompt(row: Conversation | Plain) -> bool:
+    """Whether there is something before its turn."""
+    return bool(row.prompt) if isinstance(row, Plain) else len(row.messages) > 1
 
 
 def _too_long(found: EncodedSides, sides: Sides) -> str | None:
@@ -126,21 +139,34 @@ def _share_that_fits(found: EncodedSides, sides: Sides) -> float:
 # ---- Prompts ---------------------------------------------------------------------------------------------
 
 
+def _without_exchanges(row: Conversation, sides: Sides) -> Conversation:
+    """Without as many of its first exchanges as must go; with its last question, whether it fits or not."""
+    questions = [index for index, message in enumerate(row.messages) if message["role"] == "user"]
+
+    def without(count: int) -> Conversation:
+        kept = [*row.messages[: questions[0]], *row.messages[questions[count] :]]
+        return replace(row, messages=kept, prompt_messages=len(kept) - 1)
+
+    def fits(count: int) -> bool:
+        return _share_that_fits(_encoded(without(count), sides), sides) >= 1
+
+    last = max(len(questions) - 1, 0)
+    count = bisect_left(range(1, last), True, key=fits) + 1
+    return without(min(count, last)) if last else row
+
+
 def _shorter(row: Conversation | Plain, share: float) -> Conversation | Plain:
-    """The same with less before its turn."""
+    """The same with less before its turn: of a conversation the longest text but for the system's."""
     if isinstance(row, Plain):
         return replace(row, prompt=row.prompt[len(row.prompt) - _length(row.prompt, share) :])
     messages = row.messages
-    questions = [index for index, message in enumerate(messages) if message["role"] == "user"]
-    if len(questions) > 1:  # the first exchange goes
-        kept = [*messages[: questions[0]], *messages[questions[1] :]]
-        return replace(row, messages=kept, prompt_messages=len(kept) - 1)
-    before = range(len(messages) - 1)
-    longest = max(before, key=lambda index: len(messages[index].get("content") or ""), default=None)
-    if longest is None:
-        raise ValueError("there is nothing before the turn that could be cut")
-    message = messages[longest]
-    cut = {**message, "content": _end_of(message.get("content") or "", share)}
+    texts = {
+        index: message.get("content") or ""
+        for index, message in enumerate(messages[:-1])
+        if message["role"] not in _SYSTEM
+    }
+    longest = max(texts, key=lambda index: len(texts[index]), default=0)
+    cut = {**messages[longest], "content": _end_of(texts.get(longest, ""), share)}
     return replace(row, messages=[*messages[:longest], cut, *messages[longest + 1 :]])
 
 
@@ -158,7 +184,8 @@ def _end_of(text: str, share: float) -> str:
     if len(text) <= _LEAST:
         raise ValueError(
             f"the prompt does not fit into max_prompt_length: {text!r} is left of its longest text, and what "
-            "the template writes around it, or its other messages, are too long; raise max_prompt_length"
+            "the template writes around it, the system message or the tools are too long; raise "
+            "max_prompt_length"
         )
     return text[-max(_length(text, share), _LEAST) :]
 
@@ -181,9 +208,8 @@ def _shared_byte(found: EncodedSides, most: Mapping[str, int]) -> int | None:
     for name, one in found.items():
         if one.places is None:
             return None
-        begins = one.turns[-1].content
-        base = one.places[begins - 1] if begins else 0
-        ends = {place - base for place in one.places[begins : most[name]]}
+        turn = one.turns[-1]
+        ends = {place - turn.place for place in one.places[turn.content : most[name]] if place > turn.place}
         common = ends if common is None else common & ends
     return max(common, default=None) if common else None
 
@@ -192,8 +218,7 @@ def _cut_one(one: Encoded, most: int, shared: int | None) -> Encoded:
     turn = one.turns[-1]
     end = min(most, turn.end)
     if shared is not None and one.places is not None:
-        base = one.places[turn.content - 1] if turn.content else 0
-        end = min(end, bisect_right(one.places, base + shared, lo=turn.content))
+        end = min(end, bisect_right(one.places, turn.place + shared, lo=turn.content))
     ends = turn.ends and end == turn.end
     return replace(
         one,

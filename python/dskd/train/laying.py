@@ -6,7 +6,7 @@ Offsets of a tokenizer are not asked: normalisers shift them, and slow tokenizer
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -33,7 +33,7 @@ class Laid:
     Attributes:
         ids: of the tokens.
         starts: where each begins.
-        ends: where each ends; not descending.
+        ends: where each ends; neither descends.
         is_exact: whether places are those of each token, or of the piece of text that it lies in.
     """
 
@@ -43,8 +43,12 @@ class Laid:
     is_exact: bool = True
 
     def index(self, place: int) -> int:
-        """The first id that does not begin before a place."""
-        return bisect_right(self.ends, place)
+        """The id that lies across a place, or else the first that begins there or behind it.
+
+        A space that the tokenizer adds by itself has no width: it belongs to what follows.
+        """
+        index = bisect_left(self.starts, place)
+        return index - 1 if index and self.ends[index - 1] > place else index
 
     def parts(self, place: int) -> bool:
         """Whether no token lies across it."""

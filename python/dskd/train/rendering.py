@@ -24,7 +24,7 @@ from jinja2 import meta
 from transformers.utils.chat_template_utils import render_jinja_template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from dskd.train.rows import Conversation
 
@@ -211,22 +211,56 @@ class Template:
         """One assistant turn and all before it, as the model is asked and has to answer."""
         messages = conversation.messages
         message = messages[index]
+        if not index:
+            raise ValueError(
+                "message 0 (from 0) is the assistant's, and no generation prompt asks for it: begin with "
+                "what it answers, or learn only later ones (train_on: last)"
+            )
         asked = self.write(messages[:index], conversation, asking=True)
         text = self.write(messages[: index + 1], conversation)
         try:
             text, start = _continued(asked, text, message, index), len(asked)
         except ValueError:
             start = self._marked(asked, text, conversation, index)
-        parts = _parts(message, text, start, index)
+        parts = _parts(message, text, start, index, functools.partial(self._otherwise, conversation, index))
         text, end, has_stop = self._ended(text, parts.end, conversation, index)
         turn = Turn(start, parts.reasoning, parts.content, end, has_stop)
         dropped = parts.reasoning is None and _reasoning(message)
         return Rendering(
             text,
             (turn,),
-            _contents(messages[:index], text[:start], parts),
+            (*self._contents(conversation, index, text[:start]), *parts.said),
             frozenset({f"the reasoning of message {index} (from 0)"} if dropped else ()),
         )
+
+    def _otherwise(self, conversation: Conversation, index: int, changed: Message) -> str:
+        """The rendering of the messages up to this one, which is another one."""
+        return self.write([*conversation.messages[:index], changed], conversation)
+
+    def _contents(self, conversation: Conversation, index: int, asked: str) -> list[tuple[int, int]]:
+        """The spans of what was said before a message, in what it is asked by.
+
+        Those with markers exactly: they may be taken for the template's own.
+        """
+        messages, spans, place = conversation.messages[:index], list[tuple[int, int]](), 0
+
+        def otherwise(number: int, changed: Message) -> str:
+            return self.write(
+                [*messages[:number], changed, *messages[number + 1 :]], conversation, asking=True
+            )
+
+        for number, message in enumerate(messages):
+            content = (message.get("content") or "").strip()
+            if any(self.markers_in(content)):
+                write = functools.partial(otherwise, number)
+                at = _find(content, asked, place, message, ("content",), write)
+            else:
+                at = asked.find(content, place)
+            place = at + len(content) if at >= 0 else place
+            at = asked.find(content) if at < 0 else at  # some templates move the system message
+            if content and at >= 0:
+                spans.append((at, at + len(content)))
+        return sorted(spans)
 
     def _marked(self, asked: str, text: str, conversation: Conversation, index: int) -> int:
         """Where the turn begins by the template's own `{% generation %}` markers.
@@ -457,6 +491,7 @@ _THINKING = frozenset({"enable_thinking", "thinking"})
 """Variables by which templates are told whether the model thinks."""
 
 _ANCHOR = 20
+_OTHER = "c3d8 other"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -469,31 +504,33 @@ _CLOSED = "</think>"
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Where the parts of a turn lie in its text."""
+    """Where the parts of a turn lie in its text; `said`: the spans of its reasoning and its content."""
 
     reasoning: int | None
     content: int
     end: int
-    said: tuple[int, int] | None
+    said: list[tuple[int, int]]
 
 
-def _parts(message: Message, text: str, start: int, index: int) -> _Parts:
+def _parts(
+    message: Message, text: str, start: int, index: int, otherwise: Callable[[Message], str]
+) -> _Parts:
     """The places of a message's reasoning, content and tool calls, behind `start`."""
     reasoning, content = _split(message, text, start)
-    place, opened = start, None
-    if reasoning and (at := text.find(reasoning, start)) >= 0:
+    place, opened, first = start, None, None
+    said = []
+    if reasoning and (at := _find(reasoning, text, start, message, _REASONING, otherwise)) >= 0:
         opened, place = at, at + len(reasoning)
-    said = None
+        said.append((at, place))
     if content:
-        at = text.find(content, place)
+        at = _find(content, text, place, message, ("content",), otherwise)
         if at < 0:
             raise ValueError(
                 f"message {index} (from 0): the chat template does not write its content as it stands, "
                 f"{content[:_SHOWN]!r}; it cannot be found in {text[start : start + 2 * _SHOWN]!r}"
             )
-        said = at, at + len(content)
-        place = said[1]
-    first = None if said is None else said[0]
+        first, place = at, at + len(content)
+        said.append((at, place))
     for name in _called(message):
         at = text.find(name, place) if name in text[place:] else text.find(name, start)
         if at < 0:
@@ -505,6 +542,32 @@ def _parts(message: Message, text: str, start: int, index: int) -> _Parts:
     if first is None:
         first = place if opened is None else opened
     return _Parts(opened, first, place, said)
+
+
+def _find(
+    words: str,
+    text: str,
+    place: int,
+    message: Message,
+    names: Iterable[str],
+    otherwise: Callable[[Message], str],
+) -> int:
+    """Where words of a message begin in its rendering; -1: nowhere.
+
+    Where they stand more than once, the template may have written some (`final` of `<|channel|>final`): their
+    place is then that at which other words stand, had the message those.
+    """
+    at = text.find(words, place)
+    if at < 0 or text.find(words, at + 1) < 0:
+        return at
+    for name in names:
+        before, found, behind = str(message.get(name) or "").rpartition(words)
+        if found:
+            tail = otherwise({**message, name: f"{before}{_OTHER}{behind}"}).rpartition(_OTHER)[2]
+            exact = len(text) - len(tail) - len(words)
+            if exact >= place and text[exact:] == words + tail:
+                return exact
+    return at
 
 
 def _split(message: Message, text: str, start: int) -> tuple[str, str]:
@@ -532,18 +595,6 @@ def _first_part(message: Message, text: str) -> str:
     """What of the message comes first in its rendering; empty where that is a tool call."""
     reasoning, content = _split(message, text, 0)
     return reasoning if reasoning in text and reasoning else content
-
-
-def _contents(before: Sequence[Message], prompt: str, parts: _Parts) -> tuple[tuple[int, int], ...]:
-    """The spans of what people and models said."""
-    spans, place = [] if parts.said is None else [parts.said], 0
-    for message in before:
-        content = (message.get("content") or "").strip()
-        at = prompt.find(content, place) if content else -1
-        place = at + len(content) if at >= 0 else place
-        if at < 0 <= (at := prompt.find(content) if content else -1) or at >= 0:
-            spans.append((at, at + len(content)))
-    return tuple(sorted(spans))
 
 
 # ---- Of the tokenizer --------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class EncodedTurn:
         content: where what follows that begins; what stands before is this side's alone.
         end: behind its last id.
         ends: whether that ends the turn; not where the response was cut.
+        place: where in the text of the row its content begins, in bytes.
     """
 
     start: int
@@ -53,15 +54,17 @@ class EncodedTurn:
     content: int
     end: int
     ends: bool
+    place: int = 0
 
     def opens(self, *, with_reasoning: bool) -> int:
         """Where what two models may share begins."""
         return self.reasoning if with_reasoning and self.reasoning is not None else self.content
 
     def moved(self, by: int) -> EncodedTurn:
-        """The same so many ids further on."""
-        reasoning = None if self.reasoning is None else self.reasoning + by
-        return EncodedTurn(self.start + by, reasoning, self.content + by, self.end + by, self.ends)
+        """The same so many ids further on; not before the first."""
+        start, content, end = (max(index + by, 0) for index in (self.start, self.content, self.end))
+        reasoning = None if self.reasoning is None else max(self.reasoning + by, 0)
+        return replace(self, start=start, reasoning=reasoning, content=content, end=end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,15 @@ class Side:
         added = self.tokenizer.added_tokens_decoder
         return tuple(added[token].content for token in known if token in added)
 
+    @functools.cached_property
+    def _ends(self) -> tuple[str, ...]:
+        """The same with what its template writes behind a turn."""
+        try:
+            written = self.template.stop
+        except ValueError:
+            written = None
+        return self._stops if written is None else (*self._stops, written)
+
     # ---- Text --------------------------------------------------------------------------------------------
 
     def render(self, row: Conversation | Plain, *, apart: bool = False) -> list[Rendering]:
@@ -201,10 +213,10 @@ class Side:
         """Text as it stands; a marker at its end that ends a turn is that end."""
         start, text = len(row.prompt), row.prompt + row.completion
         kept = text.rstrip()
-        stop = next((one for one in self._stops if kept.endswith(one)), "") if self.parse_markers else ""
-        text = kept if stop and len(kept) - len(stop) >= start else text
-        said = len(text) - len(stop)
-        turn = Turn(start, None, start, len(text), bool(stop))
+        said = next((len(kept) - len(stop) for stop in self._ends if kept.endswith(stop)), -1)
+        has_stop = self.parse_markers and said >= start
+        text, said = (kept, said) if has_stop else (text, len(text))
+        turn = Turn(start, None, start, len(text), has_stop)
         return Rendering(text, (turn,), ((0, start), (start, said)))
 
     # ---- Ids ---------------------------------------------------------------------------------------------
@@ -220,8 +232,8 @@ class Side:
         if marked and self.parse_markers:
             _warn_of(rendering.text, marked[0])
         laid, straddled = self._laid(rendering, [] if self.parse_markers else marked)
-        place = functools.partial(_index, laid, rendering.text)
-        turns = tuple(_turn(turn, place) for turn in rendering.turns)
+        index = functools.partial(_index, laid, rendering.text)
+        turns = tuple(_turn(turn, index, _bytes(rendering.text, turn.content)) for turn in rendering.turns)
         found = Encoded(laid.ids, turns, laid.ends if laid.is_exact else None, straddled)
         found = self._begun(self._ended(found), is_plain=is_plain)
         _refuse_ids_beyond(self.vocabulary.size, found.ids, rendering.text)
@@ -329,10 +341,10 @@ def _warn_of(text: str, span: tuple[int, int]) -> None:
         )
 
 
-def _turn(turn: Turn, index: Callable[[int], int]) -> EncodedTurn:
+def _turn(turn: Turn, index: Callable[[int], int], place: int) -> EncodedTurn:
     start, content = index(turn.start), index(turn.content)
     reasoning = None if turn.reasoning is None else index(turn.reasoning)
-    return EncodedTurn(start, reasoning, content, index(turn.end), turn.has_stop)
+    return EncodedTurn(start, reasoning, content, index(turn.end), turn.has_stop, place)
 
 
 def _index(laid: Laid, text: str, place: int) -> int:
