@@ -303,7 +303,8 @@ def test_an_id_that_no_row_has_changes_nothing(side: str, objective: str, tmp_pa
 @pytest.mark.parametrize("side", ["teacher", "student"])
 def test_a_row_that_has_it_is_refused_with_the_id(side: str, tmp_path: Path) -> None:
     size = len(getattr(tiny, f"{side}_tokenizer")())
-    rows = [{"prompt": [{"role": "user", "content": f"See {IMAGE}"}], "completion": " Paris"}]
+    asked, said = f"See {IMAGE}", {"role": "assistant", "content": "Paris"}
+    rows = [{"prompt": [{"role": "user", "content": asked}], "completion": [said]}]
     made = of_more(tmp_path, side, rows)
     message = (
         rf"the row .*See {IMAGE}.* has the id {size} at position \d+, and the model has ids 0 to {size - 1}"

@@ -172,6 +172,16 @@ class Side:
         )
 
     @functools.cached_property
+    def stop_id(self) -> int:
+        """The id that ends a turn: as its template writes it, or else the end of sequence."""
+        end: int = self.tokenizer.eos_token_id
+        if self.chat_template is None and not self.tokenizer.chat_template:
+            return end
+        stop = self.template.stop
+        found = end if stop is None else self.tokenizer.convert_tokens_to_ids(stop)
+        return end if found is None else int(found)
+
+    @functools.cached_property
     def _stops(self) -> tuple[str, ...]:
         """The markers that are known to end a turn."""
         known = dict.fromkeys((*self.stop_ids, self.tokenizer.eos_token_id))

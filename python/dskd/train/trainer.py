@@ -30,6 +30,7 @@ from dskd.train.model import DistillationModel, head_of, hidden_states
 from dskd.train.prediction import likeliest
 from dskd.train.rendering import Template
 from dskd.train.side import Side, stops_of
+from dskd.train.stops import with_stops
 from dskd.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class DistillationTrainer(Trainer):
         aligners = {name: Aligner(one.vocabulary, side.vocabulary) for name, one in sides.items()}
         head = head_of(model, side.vocabulary)
         self._models = {
-            name: _teacher_model(one, sides[name].vocabulary, aligners[name], args.device)
+            name: _teacher_model(one, sides[name], side, aligners[name], args.device)
             for name, one in self.teachers.items()
         }
         objective = Objective(args.weighted(), head, self._models)
@@ -511,15 +512,13 @@ def _rows(who: str, model: Any) -> int:
         raise ValueError(f"{who}: {error}") from error
 
 
-def _teacher_model(
-    model: Any, vocabulary: Vocabulary, aligner: Aligner, device: torch.device
-) -> TeacherModel:
+def _teacher_model(model: Any, teacher: Side, student: Side, aligner: Aligner, device: Any) -> TeacherModel:
     """What losses read of a teacher, on the student's device, wherever the teacher itself is."""
-    head, embeddings = head_of(model, vocabulary), weight_of(model.get_input_embeddings())
+    head, embeddings = head_of(model, teacher.vocabulary), weight_of(model.get_input_embeddings())
     moved = head.to(device)
     if embeddings is not None:
         embeddings = moved.weight if embeddings is head.weight else embeddings.to(device)
-    return TeacherModel(moved, VocabularyMaps.of(aligner, device), embeddings)
+    return TeacherModel(moved, with_stops(VocabularyMaps.of(aligner, device), teacher, student), embeddings)
 
 
 def _refuse_narrow_embeddings(objective: Objective, student: Any, head: Head) -> None:
