@@ -1,8 +1,8 @@
 """A row on all sides at once, cut where it is too long.
 
-A conversation loses whole exchanges from its front, though not its system message; a question that is too
-long by itself loses the front of its text; a response loses its end, on all sides at the same byte where they
-have one in common. What is cut is counted.
+A conversation loses whole exchanges from its front, though not its system message, then calls of its last
+one with their results; a text that is too long by itself loses its front; a response loses its end, on all
+sides at the same byte where they have one in common. What is cut is counted.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def _up_to(row: Conversation, index: int) -> Conversation:
 
 def _fitted(row: Conversation | Plain, sides: Sides) -> Fitted:
     """A row with one turn, cut until it fits."""
-    found, shortened = _encoded(row, sides), False
-    if _share_that_fits(found, sides) < 1 and isinstance(row, Conversation):
-        kept = _without_exchanges(row, sides)
-        row, shortened = kept, len(kept.messages) < len(row.messages)
-        found = _encoded(row, sides)
+    whole = row
+    if isinstance(row, Conversation):
+        row = _without_turns(row, sides, _questions(row))
+        row = _without_turns(row, sides, _answers(row))
+    found, shortened = _encoded(row, sides), row is not whole
     while (share := _share_that_fits(found, sides)) < 1 and _has_prompt(row):
         row, shortened = _shorter(row, share), True
         found = _encoded(row, sides)
@@ -139,20 +139,32 @@ def _share_that_fits(found: EncodedSides, sides: Sides) -> float:
 # ---- Prompts ---------------------------------------------------------------------------------------------
 
 
-def _without_exchanges(row: Conversation, sides: Sides) -> Conversation:
-    """Without as many of its first exchanges as must go; with its last question, whether it fits or not."""
-    questions = [index for index, message in enumerate(row.messages) if message["role"] == "user"]
+def _questions(row: Conversation) -> list[int]:
+    """The messages with which an exchange begins."""
+    return [index for index, message in enumerate(row.messages) if message["role"] == "user"]
+
+
+def _answers(row: Conversation) -> list[int]:
+    """Those of the assistant behind the last question: calls, each with its results, and what is learnt."""
+    behind = max(_questions(row), default=0)
+    messages = enumerate(row.messages)
+    return [index for index, message in messages if index > behind and message["role"] == "assistant"]
+
+
+def _without_turns(row: Conversation, sides: Sides, starts: Sequence[int]) -> Conversation:
+    """Without as many as must go of the turns that begin at these messages, the first ones; not the last."""
 
     def without(count: int) -> Conversation:
-        kept = [*row.messages[: questions[0]], *row.messages[questions[count] :]]
-        return replace(row, messages=kept, prompt_messages=len(kept) - 1)
+        kept = [*row.messages[: starts[0]], *row.messages[starts[count] :]]
+        return replace(row, messages=kept, prompt_messages=len(kept) - 1) if count else row
 
     def fits(count: int) -> bool:
         return _share_that_fits(_encoded(without(count), sides), sides) >= 1
 
-    last = max(len(questions) - 1, 0)
-    count = bisect_left(range(1, last), True, key=fits) + 1
-    return without(min(count, last)) if last else row
+    last = len(starts) - 1
+    if last < 1 or fits(0):
+        return row
+    return without(bisect_left(range(1, last), True, key=fits) + 1)
 
 
 def _shorter(row: Conversation | Plain, share: float) -> Conversation | Plain:
