@@ -305,12 +305,9 @@ def test_a_row_that_has_it_is_refused_with_the_id(side: str, tmp_path: Path) -> 
     size = len(getattr(tiny, f"{side}_tokenizer")())
     asked, said = f"See {IMAGE}", {"role": "assistant", "content": "Paris"}
     rows = [{"prompt": [{"role": "user", "content": asked}], "completion": [said]}]
-    made = of_more(tmp_path, side, rows)
-    message = (
-        rf"the row .*See {IMAGE}.* has the id {size} at position \d+, and the model has ids 0 to {size - 1}"
-    )
+    message = rf"it has the id {size} at position \d+, and the model has ids 0 to {size - 1}: .*See {IMAGE}"
     with pytest.raises(ValueError, match=message):
-        made.train()
+        of_more(tmp_path, side, rows)
 
 
 def test_a_vocabulary_is_cut_where_that_is_asked_for() -> None:

@@ -127,10 +127,26 @@ class DistillationCollator:
             ValueError: what is wrong with the row, or on which side it cannot be told what is to be learnt.
         """
         sides = {STUDENT: self.student, **{name: one.side for name, one in self.teachers.items()}}
+        try:
+            fitted = fit(read_row(row), sides)
+        except ValueError as error:
+            raise ValueError(f"{error}; the row is {shown(row)}") from error
         return [
             EncodedRow(one.sides[STUDENT], {name: one.sides[name] for name in self.teachers}, one.shortened)
-            for one in fit(read_row(row), sides)
+            for one in fitted
         ]
+
+    def refuse(self, rows: Any, name: str) -> None:
+        """Looks at the first rows of a data set that is no stream: what is wrong with them is said early.
+
+        Raises:
+            ValueError: see `encode`; with the data set and the row.
+        """
+        for index in range(min(len(rows), _LOOKED_AT) if hasattr(rows, "__len__") else 0):
+            try:
+                self.encode(rows[index])
+            except ValueError as error:
+                raise ValueError(f"{name}, row {index} (from 0): {error}") from error
 
     def collate(self, rows: Sequence[EncodedRow]) -> Collated:
         """A batch of rows of ids: encoded texts, or what a model sampled."""
@@ -149,6 +165,19 @@ class DistillationCollator:
             {name: _counted(total) for name, total in totals.items()},
             _cuts(rows, student, teachers),
         )
+
+
+def shown(row: Mapping[str, Any]) -> str:
+    """A row as an error names it."""
+    said = str(dict(row))
+    return said if len(said) <= _SAID else f"{said[:_SAID]} ..."
+
+
+_SAID = 200
+"""Characters of a row in an error."""
+
+_LOOKED_AT = 32
+"""Rows of a data set that are looked at before a run."""
 
 
 def _alignment(aligner: Aligner, teacher: Sequence[Encoded], student: Sequence[Encoded]) -> Alignment:

@@ -246,7 +246,7 @@ class Side:
         turns = tuple(_turn(turn, index, _bytes(rendering.text, turn.content)) for turn in rendering.turns)
         found = Encoded(laid.ids, turns, laid.ends if laid.is_exact else None, straddled)
         found = self._begun(self._ended(found), is_plain=is_plain)
-        _refuse_ids_beyond(self.vocabulary.size, found.ids, rendering.text)
+        _refuse_ids_beyond(self.vocabulary.size, found.ids)
         return found
 
     def _laid(self, rendering: Rendering, as_text: Sequence[tuple[int, int]]) -> tuple[Laid, int]:
@@ -323,18 +323,18 @@ def stops_of(model: Any) -> tuple[int, ...]:
     return (given,) if isinstance(given, int) else tuple(given)
 
 
-def _refuse_ids_beyond(size: int, ids: Sequence[int], text: str) -> None:
+def _refuse_ids_beyond(size: int, ids: Sequence[int]) -> None:
     """Refuses what its tokenizer has an id for and its model no row."""
     if max(ids, default=-1) >= size:
         column = next(index for index, one in enumerate(ids) if one >= size)
         raise ValueError(
-            f"the row {text[:_SAID]!r} has the id {ids[column]} at position {column}, and the model has ids "
-            f"0 to {size - 1}: leave the row out, or that token's text"
+            f"it has the id {ids[column]} at position {column}, and the model has ids 0 to {size - 1}: leave "
+            "the row out, or that token's text"
         )
 
 
 _SAID = 120
-"""Characters of a row in an error."""
+"""Characters of a text in a warning."""
 
 _WARNED: set[str] = set()
 

@@ -57,7 +57,7 @@ class DistillationTrainer(Trainer):
             and it is loaded with `model_init_kwargs`.
         teacher: the same; it is frozen and put in eval mode. Several by name, as the losses call them.
         args: see `DistillationConfig`.
-        train_dataset: rows with `prompt` and `completion`, see `dskd.train.data`.
+        train_dataset: rows of text, see docs/data.md; the first ones are looked at here.
         eval_dataset: the same; `evaluate` says its bits per byte.
         processing_class: the student's tokenizer of transformers, fast; of a model by name, that of its name.
         teacher_processing_class: the teacher's; of several by name.
@@ -129,6 +129,8 @@ class DistillationTrainer(Trainer):
             side,
             {name: TeacherSide(one, aligners[name], self._needs[name]) for name, one in sides.items()},
         )
+        for name, rows in _data_sets(train_dataset, eval_dataset):
+            collator.refuse(rows, name)
         super().__init__(
             model=DistillationModel(model, head, objective),
             args=args,
@@ -404,6 +406,15 @@ With the usual ones they go around each other. On two normal distributions, step
 0.01, the discriminator is right about 44 to 81 % with the usual ones, 49 to 78 % with these for it alone, and
 47 to 56 % with these for both; the distributions then come three times nearer.
 """
+
+
+def _data_sets(train: Any, evaluated: Any) -> Iterator[tuple[str, Any]]:
+    """Those that are given, with the names that errors call them."""
+    yield "train_dataset", train
+    if isinstance(evaluated, Mapping):
+        yield from ((f"eval_dataset {name!r}", rows) for name, rows in evaluated.items())
+    else:
+        yield "eval_dataset", evaluated
 
 
 def _by_name(given: Any) -> Mapping[str, Any]:
