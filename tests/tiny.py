@@ -39,9 +39,11 @@ __all__ = [
     "ONE_VOCABULARY",
     "ROWS",
     "TOKENIZERS",
+    "TURNS",
     "UNGATED",
     "Reading",
     "assert_same",
+    "assistant",
     "batch_of",
     "built_by",
     "collator",
@@ -58,17 +60,45 @@ __all__ = [
     "step",
     "steps_logged",
     "student_tokenizer",
+    "system",
     "teacher_of",
     "teacher_tokenizer",
     "token_pairs",
     "trainer",
     "two_teachers",
+    "user",
 ]
 
 CHAT = (
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+
+_ROLES = "{{ bos_token }}{% for m in messages %}"
+_BRACKETED = _ROLES + "[{{ m['role'] }}] {{ THOUGHT }}{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+_ASKED = "{% if add_generation_prompt %}[assistant] {% endif %}"
+_THOUGHT = "{% if m['reasoning_content'] %}<think>{{ m['reasoning_content'] }}</think>{% endif %}"
+
+TURNS = {
+    "marked": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "bracketed": _BRACKETED.replace("{{ THOUGHT }}", "") + _ASKED,
+    "thinking": _BRACKETED.replace("{{ THOUGHT }}", _THOUGHT) + _ASKED,
+}
+"""Templates that end every turn: with a marker, or with the end of sequence; one writes reasoning."""
+
+
+def system(content: str) -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
+def user(content: str) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
 
 # Words that both have, that only one has, and letters that the student spells in bytes; lengths differ a lot.
 ROWS = [
