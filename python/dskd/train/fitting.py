@@ -81,8 +81,8 @@ def _refuse_unseen(rendered: Mapping[str, Sequence[Rendering]]) -> None:
     unseen = [frozenset[str]().union(*(row.unseen for row in rows)) for rows in rendered.values()]
     if nobody := sorted(frozenset.intersection(*unseen)):
         raise ValueError(
-            f"no chat template looks at {', '.join(nobody)}; leave it out of the row (ignore_columns, "
-            "ignore_fields), or give a chat_template that does"
+            f"no chat template looks at {', '.join(nobody)}; leave it out of the row, or give a "
+            "chat_template that does"
         )
 
 
