@@ -1,4 +1,4 @@
-"""A thousand real rows, byte-level BPE to SentencePiece, or back: all pairs and chunks equal the reference."""
+"""A thousand real rows, byte-level BPE to SentencePiece or back: all pairs and chunks equal the reference."""
 
 from __future__ import annotations
 
