@@ -32,8 +32,9 @@ BIN := .venv/$(VENV_BIN)
 CORE_BIN := .venv-core/$(VENV_BIN)
 DEBUG_BIN := .venv-debug/$(VENV_BIN)
 WHEEL = $$(ls build/wheels/dskd-*.whl)
-# The tests of a file stay in one process, whose fixtures they share.
-PYTEST := -m pytest -q --numprocesses $(WORKERS) --dist loadfile
+# The tests of a file stay in one process, whose fixtures they share. Files go by their names: by the number of
+# their tests, those with few long ones would be last, and the other processes wait for them.
+PYTEST := -m pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 TESTING := pytest pytest-timeout pytest-xdist hypothesis
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find rust -name '*.rs') \
