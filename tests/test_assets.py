@@ -239,6 +239,13 @@ def test_an_unknown_name_is_refused_with_the_known_ones(call: Callable[[str], ob
         call("gpt-2")
 
 
+def test_the_chat_templates_are_many_and_each_goes_through_the_messages() -> None:
+    templates = needs_assets(assets.chat_templates)
+    assert list(templates) == list(assets.CHAT_TEMPLATES)
+    assert len(set(templates.values())) == 68  # two models share theirs with another
+    assert [name for name, text in templates.items() if "messages" not in text] == []
+
+
 def test_a_tokenizer_without_golden_strings_says_which_have_them() -> None:
     with pytest.raises(
         ValueError, match=r"'smollm2' has no golden strings; these have: gpt2, qwen2, .*, bert$"

@@ -19,7 +19,16 @@ import tiny
 from conftest import needs_assets
 from dskd import Aligner, Counts, PairKind, Vocabulary
 from dskd.nn import Needs
-from dskd.train import Collated, DistillationCollator, Encoded, EncodedRow, Side, TeacherSide
+from dskd.train import (
+    Collated,
+    DistillationCollator,
+    Encoded,
+    EncodedRow,
+    EncodedTurn,
+    Plain,
+    Side,
+    TeacherSide,
+)
 from tiny import ROWS
 
 if TYPE_CHECKING:
@@ -111,6 +120,12 @@ def cut_of(batch: Collated) -> dict[str, int]:
     return {name: int(count) for name, count in batch.cut.items()}
 
 
+def encoded_by(side: Side, prompt: str, completion: str) -> Encoded:
+    """A row of two strings on one side."""
+    (rendering,) = side.render(Plain(prompt, completion))
+    return side.encode(rendering, is_plain=True)
+
+
 ALIKE = "llama2 to phi3"
 """Two tokenizers that part ordinary text alike."""
 
@@ -144,7 +159,8 @@ def test_a_batch_is_what_a_loop_over_tokens_and_bytes_finds(case: str) -> None:
     ]
     assert pairs(batch) == expected
     assert len(expected) > 2 * len(rows) - 2
-    assert cut_of(batch) == {"teacher": 0, "student": 0}
+    straddled = sum(reading.straddles for both in readings for reading in both)
+    assert cut_of(batch) == {"teacher": 0, "student": 0, "shortened": 0, "straddled": straddled}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -208,14 +224,20 @@ def test_a_space_that_the_tokenizer_adds_by_itself_is_not_there_twice(student: s
     assert (counts["teacher_bytes"], counts["student_bytes"]) == (6, 6)
 
 
-def test_a_text_without_a_space_is_a_pair_but_for_it() -> None:
+def test_a_text_without_a_space_gets_none() -> None:
+    """Llama-2 has no token for `Paris` without a space before it."""
     batch = of_real("gpt2", "llama2")([{"prompt": "Name it:\n", "completion": "Paris"}])
-    assert real("llama2").convert_ids_to_tokens(labels_of(batch)) == [
-        "▁Paris",
-        "</s>",
-    ]
+    assert real("llama2").convert_ids_to_tokens(labels_of(batch)) == ["Par", "is", "</s>"]
     counts = counts_of(batch)
-    assert (counts["exact"], counts["space"], counts["role"]) == (0, 1, 1)
+    assert (counts["exact"], counts["space"], counts["role"]) == (0, 0, 1)
+    assert counts["chunk_bytes"] == 5
+
+
+def test_a_text_with_nothing_before_it_is_a_pair_but_for_the_space_that_a_tokenizer_adds() -> None:
+    batch = of_real("gpt2", "llama2")([{"prompt": "", "completion": "Is Paris"}])
+    counts = counts_of(batch)
+    assert real("llama2").convert_ids_to_tokens(labels_of(batch)) == ["▁Is", "▁Paris", "</s>"]
+    assert (counts["exact"], counts["space"], counts["role"]) == (1, 1, 1)
 
 
 def test_more_than_one_space_loses_only_that_which_is_added() -> None:
@@ -225,7 +247,7 @@ def test_more_than_one_space_loses_only_that_which_is_added() -> None:
     assert b"".join(vocabulary.token_bytes(label) or b"" for label in labels) == b"  Paris"
 
 
-def test_prompt_and_response_are_tokenised_apart() -> None:
+def test_prompt_and_response_are_tokenised_apart_where_a_token_lies_across_them() -> None:
     """Together ` Paris` would be one token; the prompt's part of it is no label."""
     collator = tiny.collator(tiny.teacher_tokenizer(), tiny.teacher_tokenizer())
     tokenizer = tiny.teacher_tokenizer()
@@ -240,50 +262,68 @@ def test_prompt_and_response_are_tokenised_apart() -> None:
         "s",
         "</s>",
     ]
+    assert cut_of(batch)["straddled"] == 2  # on both sides
 
 
 # ---- What is cut -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 9])
-def test_a_long_prompt_loses_its_beginning_on_each_side_by_its_own_tokens(limit: int) -> None:
+def test_a_long_prompt_loses_the_same_beginning_on_all_sides(limit: int) -> None:
+    """What is left fits into the limit on each side, and the batch is that of rows with such prompts."""
     collator = tiny.collator(tiny.teacher_tokenizer(), tiny.student_tokenizer(), max_prompt_length=limit)
-    batch, whole = collator(ROWS), of_tiny()(ROWS)
-    for name, side in zip(SIDES, sides_of(collator), strict=True):
-        readings = [tiny.read(side, row) for row in ROWS]
-        opening = [side.tokenizer.bos_token_id] if name == "student" else []
-        room = max(limit - len(opening), 0)
-        assert ids_of(batch, name) == [
-            one.ids
-            if one.first <= limit
-            else [*opening, *one.ids[one.first - room : one.first], *one.ids[one.first :]]
-            for one in readings
-        ]
-    assert labels_of(batch) == labels_of(whole)
-    assert places_of(batch).paired.tolist() == places_of(whole).paired.tolist()
-    assert cut_of(batch) == {"teacher": 0, "student": 0}
+    batch, shortened, straddled = collator(ROWS), 0, 0
+    for index, row in enumerate(ROWS):
+        prompt = row["prompt"]
+        suffixes = [{**row, "prompt": prompt[start:]} for start in range(len(prompt) + 1)]
+        readings = [[tiny.read(side, suffix) for side in sides_of(collator)] for suffix in suffixes]
+        found = [ids_of(batch, name)[index] for name in SIDES]
+        (left,) = (start for start, both in enumerate(readings) if found == [one.ids for one in both])
+        assert left == len(prompt) or all(one.first <= limit for one in readings[left])
+        assert left == 0 or any(one.first > limit for one in readings[0])
+        shortened += left > 0
+        straddled += sum(one.straddles for one in readings[left])
+    assert cut_of(batch) == {"teacher": 0, "student": 0, "shortened": shortened, "straddled": straddled}
+    assert shortened > 0
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 12])
-def test_a_long_response_loses_its_end_and_is_counted(limit: int) -> None:
+def test_a_long_response_loses_its_end_at_a_byte_that_all_sides_have_and_is_counted(limit: int) -> None:
     collator = tiny.collator(tiny.teacher_tokenizer(), tiny.student_tokenizer(), max_response_length=limit)
-    batch, cut = collator(ROWS), {}
-    for name, side in zip(SIDES, sides_of(collator), strict=True):
-        readings = [tiny.read(side, row) for row in ROWS]
-        assert ids_of(batch, name) == [one.ids[: one.first + limit] for one in readings]
-        cut[name] = sum(len(one.ids) - one.first > limit for one in readings)
-    assert cut_of(batch) == cut
-    assert cut["student"] > 0
-    found = {(row, student) for row, _, student in pairs(batch)}
-    for index, row in enumerate(ROWS):
-        sides = sides_of(collator)
-        both = tiny.read(sides[0], row), tiny.read(sides[1], row)
-        expected = {
-            (index, student)
-            for teacher, student in tiny.token_pairs(sides, both, row["completion"])
-            if 0 < teacher < both[0].first + limit and 0 < student < both[1].first + limit
-        }
-        assert {pair for pair in found if pair[0] == index} == expected, row
+    batch, sides = collator(ROWS), sides_of(collator)
+    readings = [(tiny.read(sides[0], row), tiny.read(sides[1], row)) for row in ROWS]
+    ends = [cuts(sides, both, row["completion"], limit) for both, row in zip(readings, ROWS, strict=True)]
+    for which, name in enumerate(SIDES):
+        expected = [both[which].ids[: end[which]] for both, end in zip(readings, ends, strict=True)]
+        assert ids_of(batch, name) == expected
+        cut = [len(ids) < len(both[which].ids) for ids, both in zip(expected, readings, strict=True)]
+        assert cut_of(batch)[name] == sum(cut) > 0
+    expected_pairs = [
+        (index, *pair)
+        for index, (both, end, row) in enumerate(zip(readings, ends, ROWS, strict=True))
+        for pair in tiny.token_pairs(sides, both, row["completion"])
+        if 0 < pair[0] < end[0] and 0 < pair[1] < end[1]
+    ]
+    assert pairs(batch) == expected_pairs
+
+
+def cuts(
+    sides: tuple[Side, Side], readings: tuple[tiny.Reading, tiny.Reading], completion: str, limit: int
+) -> tuple[int, int]:
+    """Where each side ends: behind the last byte that both can end at, else at its own limit."""
+    most = [one.first + limit for one in readings]
+    if all(len(one.ids) <= end for one, end in zip(readings, most, strict=True)):
+        return len(readings[0].ids), len(readings[1].ids)
+    text = completion.encode()
+    spans = [tiny.spans_of(side, one, text) for side, one in zip(sides, readings, strict=True)]
+    kept = [
+        {column: span[1] for column, span in of.items() if column < end}
+        for of, end in zip(spans, most, strict=True)
+    ]
+    if not (common := set(kept[0].values()) & set(kept[1].values())):
+        return most[0], most[1]
+    last = [max(column for column, end in of.items() if end <= max(common)) + 1 for of in kept]
+    return last[0], last[1]
 
 
 def test_a_response_that_just_fits_has_its_end_and_one_more_token_costs_it() -> None:
@@ -293,7 +333,7 @@ def test_a_response_that_just_fits_has_its_end_and_one_more_token_costs_it() -> 
     batch = collator(rows)
     ends = [ids[-1] == tokenizer.eos_token_id for ids in ids_of(batch, "student")]
     assert ends == [True, False]
-    assert cut_of(batch) == {"teacher": 1, "student": 1}
+    assert cut_of(batch) == {"teacher": 1, "student": 1, "shortened": 0, "straddled": 0}
     assert len(labels_of(batch)) == 8
 
 
@@ -302,7 +342,7 @@ def test_a_response_that_just_fits_has_its_end_and_one_more_token_costs_it() -> 
 
 def test_behind_nothing_the_first_token_is_no_label_and_no_pair() -> None:
     """The teacher has no beginning of sequence, the student has; then the other way."""
-    row = {"prompt": "", "completion": " Paris is"}
+    row = {"prompt": "", "completion": "Paris is"}
     batch = of_tiny()([row])
     assert len(labels_of(batch)) == 3
     assert [column for _, column, _ in supervised(batch, "teacher")] == [0, 1]
@@ -328,15 +368,13 @@ def test_a_single_token_behind_nothing_has_no_label_at_all() -> None:
 
 def test_messages_go_through_the_chat_template_of_each_side() -> None:
     prompt = [{"role": "system", "content": "Be short"}, {"role": "user", "content": "Where?"}]
-    batch = of_tiny()([{"prompt": prompt, "completion": [{"role": "assistant", "content": " Paris"}]}])
+    batch = of_tiny()([{"prompt": prompt, "completion": [{"role": "assistant", "content": "Paris"}]}])
     text = "[system] Be short\n[user] Where?\n[assistant]"
     for name, tokenizer in {"teacher": tiny.teacher_tokenizer(), "student": tiny.student_tokenizer()}.items():
-        expected = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        last = [
-            tokenizer.backend_tokenizer.token_to_id(one)
-            for one in ("ĠParis" if name == "teacher" else "▁Paris", "</s>")
-        ]
-        assert ids_of(batch, name)[0] == [*expected, *last]
+        expected = tokenizer.backend_tokenizer.encode(f"{text} Paris", add_special_tokens=False)
+        assert expected.tokens[-1] == ("ĠParis" if name == "teacher" else "▁Paris")
+        assert ids_of(batch, name)[0] == [*expected.ids, tokenizer.eos_token_id]
+    assert labels_of(batch) == ids_of(batch, "student")[0][-2:]
     assert len(pairs(batch)) == 2
 
 
@@ -350,11 +388,18 @@ def test_templates_of_their_own_keep_their_specials() -> None:
         assert any(token in real(side).added_tokens_decoder for token in ids)
 
 
+def of_literals(student: str, *, parse_markers: bool) -> tuple[DistillationCollator, str]:
+    """A collator, and a text with the literal of its student's end of sequence."""
+    names = {"teacher": real("gpt2"), "student": real(student)} if student != "tiny" else {}
+    teacher = names.get("teacher", tiny.teacher_tokenizer())
+    tokenizer = names.get("student", tiny.student_tokenizer())
+    collator = tiny.collator(teacher, tokenizer, parse_markers=parse_markers)
+    return collator, f"It ends with {tokenizer.eos_token} here"
+
+
 @pytest.mark.parametrize("student", ["tiny", "llama2", "gpt2"])
-def test_the_literal_of_a_special_in_the_text_stays_text(student: str) -> None:
-    collator = of_tiny() if student == "tiny" else of_real("gpt2", student)
-    tokenizer = collator.student.tokenizer
-    literal = f"It ends with {tokenizer.eos_token} here"
+def test_the_literal_of_a_special_in_a_text_that_is_not_trusted_stays_text(student: str) -> None:
+    collator, literal = of_literals(student, parse_markers=False)
     batch = collator([{"prompt": literal, "completion": " " + literal}])
     for name, side in zip(SIDES, sides_of(collator), strict=True):
         ids = ids_of(batch, name)[0]
@@ -363,6 +408,24 @@ def test_the_literal_of_a_special_in_the_text_stays_text(student: str) -> None:
     labels = labels_of(batch)[:-1]
     known = b"".join(collator.student.vocabulary.token_bytes(label) or b"" for label in labels)
     assert known.decode() == " " + literal
+
+
+@pytest.mark.parametrize("student", ["tiny", "llama2", "gpt2"])
+def test_the_literal_of_a_special_in_a_text_is_that_special(student: str) -> None:
+    collator, literal = of_literals(student, parse_markers=True)
+    batch = collator([{"prompt": literal, "completion": " " + literal}])
+    eos = collator.student.tokenizer.eos_token_id
+    assert ids_of(batch, "student")[0].count(eos) == 3
+    assert labels_of(batch).count(eos) == 2
+
+
+def test_a_completion_that_ends_with_the_literal_of_the_end_has_one_end() -> None:
+    rows = [{"prompt": "Is it", "completion": text} for text in (" Paris", " Paris</s>", " Paris</s>\n")]
+    plain, *others = (of_tiny()([row]) for row in rows)
+    for other in others:
+        for name in SIDES:
+            assert ids_of(other, name) == ids_of(plain, name)
+        assert pairs(other) == pairs(plain)
 
 
 # ---- Chunks ----------------------------------------------------------------------------------------------
@@ -464,13 +527,15 @@ def test_a_chunk_that_encloses_a_token_without_bytes_is_left_out() -> None:
     """` answer` is two tokens of the student, between which a special stands."""
     collator = of_tiny()
     teacher, student = sides_of(collator)
-    of_teacher = teacher.encode({"prompt": "is", "completion": " the answer is"})
-    of_student = student.encode({"prompt": "is", "completion": " the answer is"})
+    of_teacher = encoded_by(teacher, "is", " the answer is")
+    of_student = encoded_by(student, "is", " the answer is")
     names = student.tokenizer.convert_ids_to_tokens(of_student.ids)
     assert names[-5:] == ["▁the", "▁ans", "wer", "▁is", "</s>"]
     inside = len(names) - 3
     ids = [*of_student.ids[:inside], student.tokenizer.bos_token_id, *of_student.ids[inside:]]
-    batch = collator.collate([EncodedRow(Encoded(ids, 6, ends=True), {"teacher": of_teacher})])
+    first = of_student.turns[0].start
+    with_it = Encoded(ids, (EncodedTurn(first, None, first, len(ids), ends=True),))
+    batch = collator.collate([EncodedRow(with_it, {"teacher": of_teacher})])
     said = [teacher.tokenizer.convert_ids_to_tokens(of_teacher.ids)[runs[0][0]] for _, runs in chunks(batch)]
     assert said == ["Ġthe", "Ġis"]
 
@@ -481,14 +546,16 @@ def test_a_chunk_that_encloses_a_token_without_bytes_is_left_out() -> None:
 @pytest.mark.parametrize("case", ["tiny", "gpt2 to llama2"])
 def test_a_batch_is_its_encoded_rows_collated(case: str) -> None:
     collator, rows = CASES[case][0](), CASES[case][1]()
-    encoded = [collator.encode(row) for row in rows]
+    encoded = [one for row in rows for one in collator.encode(row)]
+    assert len(encoded) == len(rows)
     assert_same(collator.collate(encoded), collator(rows))
     for name, side in zip(SIDES, sides_of(collator), strict=True):
         for row, one in zip(rows, encoded, strict=True):
             mine = one.student if name == "student" else one.teachers[name]
             reading = tiny.read(side, row)
-            assert (mine.ids, mine.ends) == (reading.ids, True)
-            assert mine.response == len(reading.ids) - reading.first
+            assert (mine.ids, mine.is_whole) == (reading.ids, True)
+            (turn,) = mine.turns
+            assert (turn.start, turn.content, turn.end) == (reading.first, reading.first, len(reading.ids))
             assert mine.labels() == [-100] * reading.first + reading.ids[reading.first :]
 
 
@@ -496,17 +563,19 @@ def test_sampled_ids_enter_as_they_are_however_the_tokenizer_would_spell_their_t
     """The student sampled ` the` letter by letter, and was stopped before its end of turn."""
     collator = of_tiny()
     teacher, student = sides_of(collator)
-    prompt = student.encode({"prompt": "Say:", "completion": " the"})
+    prompt = encoded_by(student, "Say:", " the")
     letters = student.tokenizer.convert_tokens_to_ids(["▁", "t", "h", "e"])
-    ids = [*prompt.ids[: -prompt.response], *letters]
-    of_teacher = teacher.encode({"prompt": "Say:", "completion": " the"})
-    batch = collator.collate([EncodedRow(Encoded(ids, 4, ends=False), {"teacher": of_teacher})])
+    begins = prompt.turns[0].start
+    ids = [*prompt.ids[:begins], *letters]
+    of_teacher = encoded_by(teacher, "Say:", " the")
+    sampled = Encoded(ids, (EncodedTurn(begins, None, begins, len(ids), ends=False),))
+    batch = collator.collate([EncodedRow(sampled, {"teacher": of_teacher})])
     assert ids_of(batch, "student") == [ids]
     assert labels_of(batch) == letters
     assert pairs(batch) == []
     first = len(ids) - 4, len(of_teacher.ids) - 2
     assert chunks(batch) == [(0, ((first[1],), tuple(range(first[0], first[0] + 4))))]
-    assert cut_of(batch) == {"teacher": 0, "student": 1}
+    assert cut_of(batch) == {"teacher": 0, "student": 1, "shortened": 0, "straddled": 0}
 
 
 # ---- Several teachers ------------------------------------------------------------------------------------
@@ -537,7 +606,7 @@ def test_each_of_two_teachers_speaks_as_it_does_alone() -> None:
         assert counts_of(two, name) == counts_of(single)
         assert int(two.cut[name]) == int(single.cut["teacher"])
     assert sorted(supervised(two)) == sorted(supervised(one))
-    assert set(two.cut) == {"student", "big", "near"}
+    assert set(two.cut) == {"student", "big", "near", "shortened", "straddled"}
 
 
 def test_positions_that_both_teachers_speak_to_come_before_those_of_one() -> None:

@@ -105,7 +105,7 @@ INSTRUCTIVE: dict[str, list[Loss]] = {
         ),
     ],
     "cross_model_attention": [
-        CrossModelAttention(divergence="reverse_kl", s2t_divergence="js", temperature=0.8),
+        CrossModelAttention(divergence="js", mix=0.2, s2t_divergence="reverse_kl", temperature=0.8),
         CrossModelAttention(teacher_temperature=2.5, gate=None),
         CrossModelAttention(added=None),
         CrossModelAttention(matching="adversarial", kq_rate=0.5),

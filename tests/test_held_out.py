@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-def side_of(tokenizer: Any, **limits: int) -> Side:
+def side_of(tokenizer: Any, **limits: Any) -> Side:
     return Side(tokenizer, Vocabulary.from_tokenizer(tokenizer), **limits)
 
 
@@ -29,8 +30,9 @@ def model_for(name: str) -> Any:
 
 
 def slowly(model: Any, side: Side, rows: Sequence[Mapping[str, Any]]) -> HeldOut:
-    """A row at a time, a token at a time, but for a first token that nothing precedes."""
+    """A row at a time, a token at a time, but for a first token that nothing precedes: no bit, no byte."""
     text = end = 0.0
+    size = 0
     model.eval()
     for row in rows:
         reading = tiny.read(side, row)
@@ -38,7 +40,9 @@ def slowly(model: Any, side: Side, rows: Sequence[Mapping[str, Any]]) -> HeldOut
             said = model(torch.tensor([reading.ids])).logits[0].log_softmax(-1)
         bits = [-float(said[column - 1, reading.ids[column]]) / math.log(2) for column in reading.columns]
         text, end = text + sum(bits[:-1]), end + bits[-1]
-    size = sum(len(row["completion"].encode()) for row in rows)
+        size += len(row["completion"].encode())
+        if reading.first == 0:
+            size -= len(side.vocabulary.token_bytes(reading.ids[0]) or b"")
     return HeldOut(text / size, end / len(rows), len(rows), size)
 
 
@@ -50,7 +54,8 @@ def test_it_is_the_slow_loop_whatever_the_batch_size(name: str, size: int) -> No
     assert found.bits_per_byte == pytest.approx(expected.bits_per_byte, rel=1e-9)
     assert found.end_of_turn_bits == pytest.approx(expected.end_of_turn_bits, rel=1e-9)
     assert (found.rows, found.bytes) == (expected.rows, expected.bytes)
-    assert found.bytes > sum(len(row["completion"]) for row in ROWS)
+    left_out = sum(len(row["completion"].encode()) for row in ROWS) - found.bytes
+    assert left_out == (len("Paris") if name == "teacher" else 0)  # what nothing precedes
 
 
 def test_a_model_that_knows_nothing_needs_the_same_bits_for_every_token() -> None:
@@ -79,6 +84,43 @@ def test_the_end_of_turn_is_apart_from_the_text() -> None:
     after = held_out(model, side, rows)
     assert after.end_of_turn_bits == pytest.approx(before.end_of_turn_bits + 40 / math.log(2), abs=0.5)
     assert abs(after.bits_per_byte - before.bits_per_byte) < 0.2
+
+
+def test_a_text_that_is_one_token_behind_nothing_has_no_bits_and_no_bytes() -> None:
+    side, model = side_of(tiny.teacher_tokenizer()), model_for("teacher")
+    found = held_out(model, side, [{"text": "Paris"}])
+    assert (found.bits_per_byte, found.bytes, found.rows) == (0.0, 0, 1)
+    assert found.end_of_turn_bits > 0
+
+
+def test_every_turn_of_a_conversation_counts() -> None:
+    """One row of several turns is what they cost as rows of their own, which the same stands before."""
+    side, model = side_of(with_ends()), tiny.llama(len(with_ends()), 16)
+    messages = [
+        {"role": role, "content": text}
+        for role, text in (
+            ("user", "Is it"),
+            ("assistant", "Paris"),
+            ("user", "What"),
+            ("assistant", "world is"),
+        )
+    ]
+    found = held_out(model, side, [{"messages": messages}])
+    alone = [
+        held_out(model, side, [{"prompt": messages[:place], "completion": messages[place : place + 1]}])
+        for place in (1, 3)
+    ]
+    size = sum(one.bytes for one in alone)
+    assert (found.rows, found.bytes) == (2, size)
+    assert found.bits_per_byte * size == pytest.approx(sum(one.bits_per_byte * one.bytes for one in alone))
+    assert found.end_of_turn_bits == pytest.approx(sum(one.end_of_turn_bits for one in alone) / 2)
+
+
+def with_ends() -> Any:
+    """A tokenizer whose template ends every turn."""
+    tokenizer = copy.deepcopy(tiny.teacher_tokenizer())
+    tokenizer.chat_template = tiny.CHAT.replace("\n{% endfor %}", "</s>\n{% endfor %}")
+    return tokenizer
 
 
 def test_cut_responses_are_left_out() -> None:

@@ -1,4 +1,4 @@
-"""A thousand real rows, byte-level BPE to SentencePiece: every pair and chunk equals the reference."""
+"""A thousand real rows, byte-level BPE to SentencePiece or back: all pairs and chunks equal the reference."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ def aligner(teacher: str) -> Aligner:
     ("teacher", "student"), [("byte-level", "sentencepiece"), ("sentencepiece", "byte-level")]
 )
 def test_core_equals_reference_on_real_rows(teacher: str, student: str) -> None:
-    teacher_ids, student_ids = tokenized(teacher), tokenized(student)
+    """Each row one way: every other one goes there, the rest back."""
+    those = slice(teacher == "sentencepiece", None, 2)
+    teacher_ids, student_ids = tokenized(teacher)[those], tokenized(student)[those]
     core = aligner(teacher)
     found = core.align(teacher_ids, student_ids)
-    assert len(found) == 2 * ROWS
+    assert len(found) == ROWS
     for index, row in enumerate(found):
         sides = Side(core.teacher, teacher_ids[index]), Side(core.student, student_ids[index])
         assert in_lists(row) == by_reference(*sides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,11 @@ __all__ = [
     "ONE_VOCABULARY",
     "ROWS",
     "TOKENIZERS",
+    "TURNS",
     "UNGATED",
     "Reading",
     "assert_same",
+    "assistant",
     "batch_of",
     "built_by",
     "collator",
@@ -57,17 +60,45 @@ __all__ = [
     "step",
     "steps_logged",
     "student_tokenizer",
+    "system",
     "teacher_of",
     "teacher_tokenizer",
     "token_pairs",
     "trainer",
     "two_teachers",
+    "user",
 ]
 
 CHAT = (
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+
+_ROLES = "{{ bos_token }}{% for m in messages %}"
+_BRACKETED = _ROLES + "[{{ m['role'] }}] {{ THOUGHT }}{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+_ASKED = "{% if add_generation_prompt %}[assistant] {% endif %}"
+_THOUGHT = "{% if m['reasoning_content'] %}<think>{{ m['reasoning_content'] }}</think>{% endif %}"
+
+TURNS = {
+    "marked": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "bracketed": _BRACKETED.replace("{{ THOUGHT }}", "") + _ASKED,
+    "thinking": _BRACKETED.replace("{{ THOUGHT }}", _THOUGHT) + _ASKED,
+}
+"""Templates that end every turn: with a marker, or with the end of sequence; one writes reasoning."""
+
+
+def system(content: str) -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
+def user(content: str) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
 
 # Words that both have, that only one has, and letters that the student spells in bytes; lengths differ a lot.
 ROWS = [
@@ -162,7 +193,7 @@ ONE_VOCABULARY = ("logits",)
 """Losses whose teacher has the student's tokenizer."""
 
 
-def collator(teacher: Any, student: Any, **limits: int) -> DistillationCollator:
+def collator(teacher: Any, student: Any, **limits: Any) -> DistillationCollator:
     """A collator of two tokenizers of transformers."""
     sides = [Side(one, Vocabulary.from_tokenizer(one), **limits) for one in (teacher, student)]
     return collator_of(*sides)
@@ -316,11 +347,15 @@ def assert_same(
 
 @dataclass(frozen=True)
 class Reading:
-    """One side of a row, by hand: its ids, and where in them the response's tokens are, the end included."""
+    """One side of a row, by hand: its ids, and where in them the response's tokens are, the end included.
+
+    `straddles`: whether a token of the whole text lies across its beginning.
+    """
 
     ids: list[int]
     first: int
     ends: bool
+    straddles: bool = False
 
     @property
     def columns(self) -> list[int]:
@@ -329,15 +364,36 @@ class Reading:
 
 
 def read(side: Side, row: Mapping[str, Any]) -> Reading:
-    """A row of two strings, tokenised by the library of tokenizers itself, nothing cut."""
+    """A row of two strings, tokenised by the library of tokenizers itself, nothing cut.
+
+    At once; where a token lies across the two, apart, the second without a space that the tokenizer adds.
+    """
     backend, tokenizer = side.tokenizer.backend_tokenizer, side.tokenizer
     opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id in tokenizer("")["input_ids"] else []
-    texts = [row["prompt"], row["completion"]]
-    if side.vocabulary.dummy_prefix:
-        texts = [text.removeprefix(" ") for text in texts]
-    prompt, response = (backend.encode(text, add_special_tokens=False).ids for text in texts)
-    first = len(opening) + len(prompt)
-    return Reading([*opening, *prompt, *response, tokenizer.eos_token_id], first, ends=True)
+    prompt, completion = row["prompt"], row["completion"]
+    ids = backend.encode(prompt + completion, add_special_tokens=False).ids
+    added = side.vocabulary.dummy_prefix and bool(ids)
+    ends = list(itertools.accumulate(len(side.vocabulary.token_bytes(token) or b"") for token in ids))
+    behind = len(prompt.encode()) + added
+    first = 0 if not prompt else next((index + 1 for index, end in enumerate(ends) if end == behind), None)
+    straddles = first is None
+    if first is None:
+        before = backend.encode(prompt, add_special_tokens=False).ids
+        ids, first = [*before, *_apart(side, completion)], len(before)
+    first += len(opening)
+    return Reading([*opening, *ids, tokenizer.eos_token_id], first, ends=True, straddles=straddles)
+
+
+def _apart(side: Side, text: str) -> list[int]:
+    """The ids that have the bytes of a text and no more."""
+    backend = side.tokenizer.backend_tokenizer
+    for before in ("", "\n"):
+        ids: list[int] = backend.encode(before + text, add_special_tokens=False).ids
+        for start in range(len(ids)):
+            said = b"".join(side.vocabulary.token_bytes(token) or b"" for token in ids[start:])
+            if said == text.encode():
+                return ids[start:]
+    return _apart(side, text[1:]) if text.startswith(" ") else ids
 
 
 def token_pairs(
@@ -354,7 +410,7 @@ def token_pairs(
 def spans_of(side: Side, reading: Reading, text: bytes) -> dict[int, tuple[int, int]]:
     """For the columns of a response the bytes of its text that they are; what is none of it is left out."""
     tokens = [side.vocabulary.token_bytes(token) or b"" for token in reading.ids[reading.first :]]
-    added = side.vocabulary.dummy_prefix and not text.startswith(b" ")
+    added = b"".join(tokens)[:1] == b" " != text[:1]
     start, spans = -int(added), {}
     for column, token in enumerate(tokens, start=reading.first):
         span = (max(start, 0), start + len(token))

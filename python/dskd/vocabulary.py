@@ -11,6 +11,7 @@ import json
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -56,6 +57,7 @@ class Vocabulary:
         *,
         size: int | None = None,
         roles: RolesLike | None = None,
+        cut: bool = False,
     ) -> Vocabulary:
         """The vocabulary of a tokenizer.
 
@@ -68,13 +70,17 @@ class Vocabulary:
             size: how many slots the model has (`model.config.vocab_size`), where those are more than the
                 tokenizer defines; the surplus is opaque.
             roles: roles to add to those that the tokenizer names; an id named here is special.
+            cut: whether `size` may be smaller than the tokenizer (Gemma 3's defines an id for which its text
+                models have no row); the ids from there on are not in the vocabulary, and a row that has one
+                is refused when it comes.
 
         Raises:
             TypeError: it is no tokenizer of a known kind.
             ValueError: it cannot be read exactly, and the message says why; `size` is too small; `roles`
                 names no token.
         """
-        return _vocabulary(read_tokenizer(tokenizer), size, roles)
+        pieces = read_tokenizer(tokenizer)
+        return _vocabulary(pieces if size is None or not cut else _cut(pieces, size), size, roles)
 
     @classmethod
     def from_file(
@@ -277,6 +283,12 @@ def _vocabulary(pieces: Pieces, size: int | None, roles: RolesLike | None) -> Vo
         token_id: _roles_of(named.get(token_id, set()), spellings[token_id]) for token_id in sorted(specials)
     }
     return Vocabulary(_core_vocabulary(spellings, numbers, all_roles, pieces))
+
+
+def _cut(pieces: Pieces, size: int) -> Pieces:
+    """Without the ids from `size` on."""
+    named = {token_id: names for token_id, names in pieces.named.items() if token_id < size}
+    return replace(pieces, spellings=pieces.spellings[:size], kinds=pieces.kinds[:size], named=named)
 
 
 def _with_size(pieces: Pieces, size: int | None) -> tuple[list[Any], list[Kind]]:

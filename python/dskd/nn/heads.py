@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from dskd.nn.adapted import weight_of
 from dskd.nn.products import linear
 
 if TYPE_CHECKING:
@@ -53,19 +54,26 @@ class Head:
         in another way is not noticed here; `dskd.train` compares once and refuses it.
 
         Args:
-            model: the model; its parameters are used, not copied.
+            model: the model, or a `PeftModel` around it; its parameters are used, not copied. Of a head with
+                adapters the weight is what they make of it, see `dskd.nn.adapted`.
             unreachable: see the class.
 
         Raises:
             ValueError: the model has no linear head.
         """
         output = model.get_output_embeddings()
-        if getattr(output, "weight", None) is None:
+        weight = weight_of(output)
+        if weight is None:
             raise ValueError(f"{type(model).__name__} has no linear head; give a causal language model")
+        if not weight.is_floating_point():
+            raise ValueError(
+                f"the head of {type(model).__name__} is quantised ({weight.dtype}): leave it out, with "
+                "llm_int8_skip_modules=['lm_head'] in a quantization_config of bitsandbytes"
+            )
         config = model.config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
         return cls(
-            output.weight,
+            weight,
             getattr(output, "bias", None),
             float(scale),
             getattr(config, "final_logit_softcapping", None),
@@ -133,6 +141,12 @@ class Head:
                 block = slice(start, start + step)
                 weight[block] = linear(self.weight[block].to(wide), rows)
         return replace(self, weight=weight)
+
+    def to(self, device: torch.device | str) -> Head:
+        """The same on a device."""
+        bias = None if self.bias is None else self.bias.to(device)
+        unreachable = None if self.unreachable is None else self.unreachable.to(device)
+        return replace(self, weight=self.weight.to(device), bias=bias, unreachable=unreachable)
 
     def detached(self) -> Head:
         """The same head, to which no gradient flows."""

@@ -1,9 +1,7 @@
 """From rows of text to a batch: both tokenizations, what is supervised, and which tokens are the same.
 
-Runs in the workers of a `DataLoader`. Prompt and response are tokenised apart on each side, so that no token
-straddles them, and the response ends with each side's end-of-sequence token: the two are a pair.
-
-`encode` makes ids of a row, `collate` makes a batch of ids: those that a model sampled enter there.
+Runs in the workers of a `DataLoader`. `encode` makes ids of a row (see `fitting`, `side`, `rendering`),
+`collate` makes a batch of ids: those that a model sampled enter there.
 """
 
 from __future__ import annotations
@@ -16,54 +14,24 @@ import torch
 
 from dskd.columns import Counts
 from dskd.nn.loss import Needs
-from dskd.nn.places import IGNORED, Moved, Places
+from dskd.nn.places import Moved, Places
+from dskd.train.fitting import fit
+from dskd.train.rows import read_row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-    from dskd.alignment import Aligner
-    from dskd.vocabulary import Vocabulary
+    from dskd.alignment import Aligner, Alignment
+    from dskd.train.side import Encoded, Side
 
-__all__ = [
-    "Collated",
-    "DistillationCollator",
-    "Encoded",
-    "EncodedRow",
-    "Side",
-    "TeacherSide",
-    "Tokens",
-    "content",
-]
+__all__ = ["Collated", "DistillationCollator", "EncodedRow", "TeacherSide", "Tokens"]
+
+STUDENT = "student"
 
 
 # ---- Rows ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One row on one side.
-
-    Attributes:
-        ids: prompt, response, end of turn.
-        response: how many of the ids, at the end, are the response and its end.
-        ends: whether the last id is the end of turn; not where the response was cut.
-    """
-
-    ids: list[int]
-    response: int
-    ends: bool
-
-    @property
-    def predicted(self) -> int:
-        """How many of the response's ids a position predicts: all but one that nothing precedes."""
-        return min(self.response, len(self.ids) - 1)
-
-    def labels(self) -> list[int]:
-        """The id at each position of the response and its end, -100 before it."""
-        first = len(self.ids) - self.response
-        return [*[IGNORED] * first, *self.ids[first:]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,58 +40,13 @@ class EncodedRow:
 
     Attributes:
         student: on the student's.
-        teachers: on each teacher's, by its name.
+        teachers: on each teacher's, by its name; as many turns.
+        shortened: whether its prompt lost something.
     """
 
     student: Encoded
     teachers: Mapping[str, Encoded]
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """How rows become ids for one of the models.
-
-    Attributes:
-        tokenizer: of transformers, fast.
-        vocabulary: what the aligner knows of it.
-        max_prompt_length: in tokens; a longer prompt loses its beginning, though not its `bos`.
-        max_response_length: in tokens; a longer response loses its end, and so has no end of turn.
-    """
-
-    tokenizer: Any
-    vocabulary: Vocabulary
-    max_prompt_length: int = 512
-    max_response_length: int = 512
-
-    def encode(self, row: Mapping[str, Any]) -> Encoded:
-        """A row with a `prompt` and a `completion`, see `dskd.train.data`."""
-        prompt = self._prompt(row["prompt"])
-        response = self._text(content(row["completion"]))
-        ends = len(response) < self.max_response_length
-        response = [*response, self.tokenizer.eos_token_id] if ends else response[: self.max_response_length]
-        return Encoded([*prompt, *response], len(response), ends)
-
-    def _prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
-        if isinstance(prompt, str):
-            opening = self._opening()
-            return [*opening, *_last(self._text(prompt), self.max_prompt_length - len(opening))]
-        text = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        return _last(self.tokenizer(text, add_special_tokens=False)["input_ids"], self.max_prompt_length)
-
-    def _opening(self) -> list[int]:
-        """What the tokenizer puts before a text by itself: its beginning of sequence, or nothing."""
-        ids: list[int] = self.tokenizer("")["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        return [bos] if bos in ids else []
-
-    def _text(self, text: str) -> list[int]:
-        """The ids with the text's bytes: a space that the tokenizer adds by itself is not given to it."""
-        if self.vocabulary.dummy_prefix and text.startswith(" "):
-            text = text[1:]
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
-        return ids
+    shortened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +62,6 @@ class TeacherSide:
     side: Side
     aligner: Aligner
     needs: Needs = Needs(pairs=True)  # noqa: RUF009 - it is frozen
-
-
-def _last(ids: list[int], count: int) -> list[int]:
-    return ids[max(len(ids) - max(count, 0), 0) :]
-
-
-def content(completion: str | list[dict[str, str]]) -> str:
-    """The text of a completion."""
-    return completion if isinstance(completion, str) else completion[0]["content"]
 
 
 # ---- Batches ---------------------------------------------------------------------------------------------
@@ -175,7 +89,8 @@ class Collated(Moved):
         teachers: those of each teacher, by its name.
         places: where it is supervised, and where its teachers speak to it.
         alignment_counts: int64 `[fields of Counts]` of each teacher, summed over the batch.
-        cut: int64, responses that lost their end, of the `student` and of each teacher.
+        cut: int64 each, by name: responses that lost their end, of the `student` and of each teacher;
+            `shortened` prompts; `straddled` beginnings of turns, of all sides, see `Encoded`.
     """
 
     student: Tokens
@@ -202,42 +117,96 @@ class DistillationCollator:
     teachers: Mapping[str, TeacherSide]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Collated:
-        """A batch of rows of text, see `dskd.train.data`."""
-        return self.collate([self.encode(row) for row in rows])
+        """A batch of rows of text, see `dskd.train.rows`."""
+        return self.collate([encoded for row in rows for encoded in self.encode(row)])
 
-    def encode(self, row: Mapping[str, Any]) -> EncodedRow:
-        """A row of text in the ids of all sides."""
-        return EncodedRow(
-            self.student.encode(row), {name: one.side.encode(row) for name, one in self.teachers.items()}
-        )
+    def encode(self, row: Mapping[str, Any]) -> list[EncodedRow]:
+        """A row of text in the ids of all sides; several where one cannot show all turns.
+
+        Raises:
+            ValueError: what is wrong with the row, or on which side it cannot be told what is to be learnt.
+        """
+        sides = {STUDENT: self.student, **{name: one.side for name, one in self.teachers.items()}}
+        try:
+            fitted = fit(read_row(row), sides)
+        except ValueError as error:
+            raise ValueError(f"{error}; the row is {shown(row)}") from error
+        return [
+            EncodedRow(one.sides[STUDENT], {name: one.sides[name] for name in self.teachers}, one.shortened)
+            for one in fitted
+        ]
+
+    def refuse(self, rows: Any, name: str) -> None:
+        """Looks at the first rows of a data set that is no stream: what is wrong with them is said early.
+
+        Raises:
+            ValueError: see `encode`; with the data set and the row.
+        """
+        for index in range(min(len(rows), _LOOKED_AT) if hasattr(rows, "__len__") else 0):
+            try:
+                self.encode(rows[index])
+            except ValueError as error:
+                raise ValueError(f"{name}, row {index} (from 0): {error}") from error
 
     def collate(self, rows: Sequence[EncodedRow]) -> Collated:
         """A batch of rows of ids: encoded texts, or what a model sampled."""
         student = [row.student for row in rows]
         teachers = {name: [row.teachers[name] for row in rows] for name in self.teachers}
-        student_labels = [row.labels() for row in student]
-        teacher_labels = {name: [row.labels() for row in side] for name, side in teachers.items()}
         alignments = {
-            name: one.aligner.align(teacher_labels=teacher_labels[name], student_labels=student_labels)
-            for name, one in self.teachers.items()
+            name: _alignment(one.aligner, teachers[name], student) for name, one in self.teachers.items()
         }
         needs = {name: one.needs for name, one in self.teachers.items()}
         totals = {name: alignment.counts.total() for name, alignment in alignments.items()}
+        teacher_labels = {name: [row.labels() for row in side] for name, side in teachers.items()}
         return Collated(
             _padded(student),
             {name: _padded(side) for name, side in teachers.items()},
-            Places.of(alignments, student_labels, teacher_labels, needs=needs),
+            Places.of(alignments, [row.labels() for row in student], teacher_labels, needs=needs),
             {name: _counted(total) for name, total in totals.items()},
-            {name: _cut(side) for name, side in {"student": student, **teachers}.items()},
+            _cuts(rows, student, teachers),
         )
+
+
+def shown(row: Mapping[str, Any]) -> str:
+    """A row as an error names it."""
+    said = str(dict(row))
+    return said if len(said) <= _SAID else f"{said[:_SAID]} ..."
+
+
+_SAID = 200
+"""Characters of a row in an error."""
+
+_LOOKED_AT = 32
+"""Rows of a data set that are looked at before a run."""
+
+
+def _alignment(aligner: Aligner, teacher: Sequence[Encoded], student: Sequence[Encoded]) -> Alignment:
+    """Of what both sides may share of each turn: reasoning too where both have it."""
+    flags = [list(_both_reason(*row)) for row in zip(teacher, student, strict=True)]
+    return aligner.align(
+        teacher_labels=[row.shared_labels(both) for row, both in zip(teacher, flags, strict=True)],
+        student_labels=[row.shared_labels(both) for row, both in zip(student, flags, strict=True)],
+    )
+
+
+def _both_reason(teacher: Encoded, student: Encoded) -> Iterator[bool]:
+    for one, other in zip(teacher.turns, student.turns, strict=True):
+        yield one.reasoning is not None and other.reasoning is not None
+
+
+def _cuts(
+    rows: Sequence[EncodedRow], student: Sequence[Encoded], teachers: Mapping[str, Sequence[Encoded]]
+) -> dict[str, Tensor]:
+    """What was cut: see `Collated`."""
+    sides = {STUDENT: student, **teachers}
+    found = {name: sum(not one.is_whole for one in side) for name, side in sides.items()}
+    found["shortened"] = sum(row.shortened for row in rows)
+    found["straddled"] = sum(one.straddled for side in sides.values() for one in side)
+    return {name: torch.tensor(value) for name, value in found.items()}
 
 
 def _counted(total: Counts) -> Tensor:
     return torch.tensor([int(getattr(total, item.name)[0]) for item in fields(Counts)])
-
-
-def _cut(rows: Sequence[Encoded]) -> Tensor:
-    return torch.tensor(sum(not one.ends for one in rows))
 
 
 def _padded(rows: Sequence[Encoded]) -> Tokens:

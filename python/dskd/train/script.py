@@ -15,12 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
+from transformers import HfArgumentParser, set_seed
 
 from dskd.nn.losses import LOSSES
 from dskd.nn.losses.options import help_of
+from dskd.train import loading
+from dskd.train.adapters import lora_config
 from dskd.train.config import DistillationConfig, ScriptArguments, table_of
 from dskd.train.data import load_rows
 from dskd.train.reporting import MetricsFile, draw_curve
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command `dskd-train`; an error that the user can mend is one line."""
     try:
         train(*parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"dskd-train: {error}")
 
 
@@ -143,28 +144,36 @@ def train(script: ScriptArguments, config: DistillationConfig) -> DistillationTr
     _refuse_to_overwrite(folder, resuming=bool(config.resume_from_checkpoint))
     set_seed(config.seed)
 
-    train_rows = load_rows(script.train_data)
-    eval_rows = None if script.eval_data is None else load_rows(script.eval_data)
+    train_rows = load_rows(script.train_data, split=script.train_split, **script.reading)
+    eval_rows = None
+    if script.eval_data is not None:
+        eval_rows = load_rows(script.eval_data, split=script.eval_split, **script.reading)
     names = script.models_of_teachers
-    tokenizers = {name: AutoTokenizer.from_pretrained(model) for name, model in names.items()}
-    teachers = {name: load_teacher(model, config) for name, model in names.items()}
-    student, tokenizer = load_student(script)
+    tokenizers = {name: loading.load_tokenizer(model) for name, model in names.items()}
+    student, tokenizer = load_student(script, config)
+    config.model_init_kwargs = None  # used up: the trainer refuses them beside a model
 
     trainer = DistillationTrainer(
         student,
-        teachers,
+        names,
         config,
         processing_class=tokenizer,
         teacher_processing_class=tokenizers,
+        peft_config=None if script.lora is None else lora_config(table_of("lora", script.lora)),
         roles=script.roles_of_student,
         teacher_roles=script.roles_of_teachers,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         callbacks=[MetricsFile(folder / "metrics.jsonl")],
     )
+    if script.merge:
+        trainer.refuse_merging()
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     if eval_rows is not None and not _was_evaluated(trainer):
         trainer.evaluate()
+    if script.merge:
+        trainer.save_model(str(folder / "adapters"))
+        trainer.merge_adapters()
     trainer.save_model()
     if trainer.is_world_process_zero():
         draw_curve(folder / "metrics.jsonl", folder / "loss.png", trainer.terms)
@@ -179,22 +188,14 @@ def _was_evaluated(trainer: DistillationTrainer) -> bool:
     return any("eval_loss" in line and line["step"] == state.global_step for line in state.log_history)
 
 
-def load_teacher(name: str, config: DistillationConfig) -> Any:
-    """The teacher; in float32 on a CPU, where half precision is slow."""
-    dtype = torch.float32 if config.device.type == "cpu" else "auto"
-    return AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-
-
-def load_student(script: ScriptArguments) -> tuple[Any, Any]:
-    """The student in float32 and its tokenizer, cut and carried over as told."""
-    student: Any = AutoModelForCausalLM.from_pretrained(script.student, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(
-        script.student if script.student_tokenizer is None else script.student_tokenizer
-    )
+def load_student(script: ScriptArguments, config: DistillationConfig) -> tuple[Any, Any]:
+    """The student and its tokenizer, cut and carried over as told."""
+    student = loading.load_student(script.student, table_of("model_init_kwargs", config.model_init_kwargs))
+    tokenizer = loading.load_tokenizer(script.student_tokenizer or script.student)
     if script.student_layers is not None:
         student = cut_layers(student, script.student_layers)
     if script.student_tokenizer is not None:
-        old = AutoTokenizer.from_pretrained(script.student)
+        old = loading.load_tokenizer(script.student)
         size = student.get_output_embeddings().weight.shape[0]
         carry_embeddings(
             student,

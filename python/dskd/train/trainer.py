@@ -11,17 +11,26 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import PredictionOutput
 
 from dskd.alignment import Aligner
 from dskd.columns import Counts
+from dskd.nn.adapted import weight_of
 from dskd.nn.batch import ONLY_TEACHER, TeacherModel, VocabularyMaps, named
+from dskd.nn.heads import Head
 from dskd.nn.loss import Needs
 from dskd.nn.objective import Objective
 from dskd.nn.projector_files import load_projectors, save_projectors
 from dskd.nn.reduction import Reduction
-from dskd.train.collator import DistillationCollator, Side, TeacherSide
+from dskd.train.adapters import is_adapted, load_adapters, merged, refuse_merging
+from dskd.train.collator import DistillationCollator, TeacherSide
 from dskd.train.evaluation import held_out
+from dskd.train.loading import ready_student, ready_teacher, tokenizer_of
 from dskd.train.model import DistillationModel, head_of, hidden_states
+from dskd.train.prediction import likeliest
+from dskd.train.rendering import Template
+from dskd.train.side import Side, stops_of
+from dskd.train.stops import with_stops
 from dskd.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -30,7 +39,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dskd.nn.batch import Teacher
-    from dskd.nn.heads import Head
     from dskd.train.collator import Collated
     from dskd.train.config import DistillationConfig
     from dskd.vocabulary import RolesLike
@@ -45,21 +53,24 @@ class DistillationTrainer(Trainer):
     """Trains a student on rows of text, with a teacher whose tokenizer is another.
 
     Args:
-        model: the student, a causal language model of transformers.
+        model: the student, a causal language model of transformers, or a `PeftModel` around one; or a name,
+            and it is loaded with `model_init_kwargs`.
         teacher: the same; it is frozen and put in eval mode. Several by name, as the losses call them.
         args: see `DistillationConfig`.
-        train_dataset: rows with `prompt` and `completion`, see `dskd.train.data`.
+        train_dataset: rows of text, see docs/data.md; the first ones are looked at here.
         eval_dataset: the same; `evaluate` says its bits per byte.
-        processing_class: the student's tokenizer of transformers, fast.
+        processing_class: the student's tokenizer of transformers, fast; of a model by name, that of its name.
         teacher_processing_class: the teacher's; of several by name.
+        peft_config: of PEFT; the student gets these adapters, which alone are trained and saved.
         roles: roles that the student's tokenizer does not name, as in `Vocabulary.from_tokenizer`.
         teacher_roles: the same for the teacher's; of several by name.
         **options: others of `transformers.Trainer`: `callbacks`, `optimizers`.
 
     Raises:
-        ValueError: a tokenizer cannot be read exactly, has no end of sequence, or defines more ids than its
-            model has; a model has no linear head; a loss listens to a teacher that is not there, or to one
-            with which it has no token in common; there are several GPUs in this one process.
+        ValueError: a tokenizer cannot be read exactly, or has no end of sequence that its model has a row
+            for; a model has no linear head, or the student adapters that would not be trained or saved; a
+            loss listens to a teacher that is not there, or to one with which it has no token in common; there
+            are several GPUs in this one process.
     """
 
     args: DistillationConfig
@@ -75,8 +86,9 @@ class DistillationTrainer(Trainer):
         teacher: Any,
         args: DistillationConfig,
         *,
-        processing_class: Any,
-        teacher_processing_class: Any,
+        processing_class: Any = None,
+        teacher_processing_class: Any = None,
+        peft_config: Any = None,
         roles: RolesLike | None = None,
         teacher_roles: RolesLike | Mapping[str, RolesLike] | None = None,
         train_dataset: Any = None,
@@ -88,19 +100,26 @@ class DistillationTrainer(Trainer):
             raise ValueError(
                 f"{args.n_gpu} GPUs in one process: start one process a GPU, with accelerate launch"
             )
-        self.teachers: Mapping[str, Any] = _by_name(teacher)
-        model.to(args.device)
-        for one in self.teachers.values():
-            one.requires_grad_(False).eval().to(args.device)
+        named_teachers = _by_name(teacher)
+        processing_class = tokenizer_of(processing_class, model)
+        tokenizers = {
+            name: tokenizer_of(_of(teacher_processing_class, name), one)
+            for name, one in named_teachers.items()
+        }
+        model = ready_student(model, args.device, args.model_init_kwargs, peft_config)
+        self.teachers: Mapping[str, Any] = {
+            name: ready_teacher(one, args.device, _options_of(args.teacher_model_init_kwargs, name, teacher))
+            for name, one in named_teachers.items()
+        }
         side = _side("student", model, processing_class, roles, args)
         sides = {
-            name: _side(name, one, _of(teacher_processing_class, name), _of(teacher_roles, name), args)
+            name: _side(name, one, tokenizers[name], _of(teacher_roles, name), args)
             for name, one in self.teachers.items()
         }
         aligners = {name: Aligner(one.vocabulary, side.vocabulary) for name, one in sides.items()}
         head = head_of(model, side.vocabulary)
         self._models = {
-            name: _teacher_model(one, sides[name].vocabulary, aligners[name], args.device)
+            name: _teacher_model(one, sides[name], side, aligners[name], args.device)
             for name, one in self.teachers.items()
         }
         objective = Objective(args.weighted(), head, self._models)
@@ -110,6 +129,8 @@ class DistillationTrainer(Trainer):
             side,
             {name: TeacherSide(one, aligners[name], self._needs[name]) for name, one in sides.items()},
         )
+        for name, rows in _data_sets(train_dataset, eval_dataset):
+            collator.refuse(rows, name)
         super().__init__(
             model=DistillationModel(model, head, objective),
             args=args,
@@ -234,7 +255,8 @@ class DistillationTrainer(Trainer):
 
     def _note(self, sums: Mapping[str, Tensor], batch: Collated) -> None:
         """Adds the sums of a micro-batch to those since the last log."""
-        found: dict[str, Any] = {**sums, **batch.places.counts(), "student_cut": batch.cut["student"]}
+        found: dict[str, Any] = {**sums, **batch.places.counts()}
+        found |= {"student_cut": batch.cut["student"], **{name: batch.cut[name] for name in _CUT}}
         for name, counted in batch.alignment_counts.items():
             found |= {named(name, item.name): counted[index] for index, item in enumerate(fields(Counts))}
             found[named(name, "teacher_cut")] = batch.cut[name]
@@ -282,6 +304,20 @@ class DistillationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def predict(
+        self,
+        test_dataset: Any,
+        ignore_keys: Any = None,  # noqa: ARG002 - the signature of Trainer
+        metric_key_prefix: str = "test",
+    ) -> PredictionOutput:
+        """The student's likeliest ids and the labels, see `likeliest`, and what `evaluate` says."""
+        size, model = self.args.per_device_eval_batch_size, self.student
+        ids, labels = likeliest(model, self.data_collator, test_dataset, batch_size=size)
+        found = held_out(model, self.data_collator.student, test_dataset, batch_size=size)
+        metrics: Any = {f"{metric_key_prefix}_{name}": value for name, value in asdict(found).items()}
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        return PredictionOutput(predictions=ids, label_ids=labels, metrics=metrics)
+
     # ---- Files -------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -300,6 +336,26 @@ class DistillationTrainer(Trainer):
                 beside = {short: state[name] for name, short in _beside(state).items()}
                 save_projectors(folder / PROJECTORS_FILE, beside, **self._hashes())
 
+    def refuse_merging(self) -> None:
+        """Refuses at the start what `merge_adapters` would at the end.
+
+        Raises:
+            ValueError: the student has no adapters, is quantised, or is sharded over processes.
+        """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("merge: the student is sharded; open the adapters with PEFT and merge there")
+        refuse_merging(self.student)
+
+    def merge_adapters(self) -> None:
+        """Puts the adapters into the student, which is a plain model from here on: train it no further.
+
+        Raises:
+            ValueError: see `refuse_merging`.
+        """
+        self.refuse_merging()
+        whole = self._whole()
+        whole.student = merged(whole.student)
+
     def _hashes(self) -> dict[str, str]:
         """What projectors belong to."""
         collator = self.data_collator
@@ -314,12 +370,15 @@ class DistillationTrainer(Trainer):
         """The student, and what is trained beside it, as they were saved.
 
         Raises:
-            FileNotFoundError: the projectors are not there.
-            ValueError: they belong to other vocabularies, or to another objective.
+            FileNotFoundError: the projectors are not there, or the student's adapters.
+            ValueError: they belong to other vocabularies, to another objective, or to other adapters.
         """
         folder, whole = Path(resume_from_checkpoint), self._whole()
-        saved = type(whole.student).from_pretrained(folder, dtype=whole.student.dtype)
-        whole.student.load_state_dict(saved.state_dict())
+        if is_adapted(whole.student):
+            load_adapters(whole.student, folder)
+        else:
+            saved = type(whole.student).from_pretrained(folder, dtype=whole.student.dtype)
+            whole.student.load_state_dict(saved.state_dict())
         if len(whole.objective.built):
             saved = load_projectors(folder / PROJECTORS_FILE, **self._hashes())
             names = {short: name for name, short in _beside(whole.state_dict()).items()}
@@ -334,6 +393,9 @@ class DistillationTrainer(Trainer):
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
+_CUT = ("shortened", "straddled")
+"""What of a batch was cut on whichever side, see `Collated`; a teacher may not have these names."""
+
 _GROUPS = 2
 """Those that Trainer makes: with and without weight decay."""
 
@@ -346,9 +408,24 @@ With the usual ones they go around each other. On two normal distributions, step
 """
 
 
+def _data_sets(train: Any, evaluated: Any) -> Iterator[tuple[str, Any]]:
+    """Those that are given, with the names that errors call them."""
+    yield "train_dataset", train
+    if isinstance(evaluated, Mapping):
+        yield from ((f"eval_dataset {name!r}", rows) for name, rows in evaluated.items())
+    else:
+        yield "eval_dataset", evaluated
+
+
 def _by_name(given: Any) -> Mapping[str, Any]:
     """Of one teacher, or of several by name."""
     return given if isinstance(given, Mapping) and not hasattr(given, "parameters") else {ONLY_TEACHER: given}
+
+
+def _options_of(given: Any, name: str, teachers: Any) -> Any:
+    """Those of the teacher of this name: of several they may be by name, or for all of them."""
+    by_name = given and isinstance(teachers, Mapping) and given.keys() <= teachers.keys()
+    return given.get(name) if by_name else given
 
 
 def _of(given: Any, name: str) -> Any:
@@ -379,24 +456,80 @@ _BUILT = "objective.built."
 
 
 def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: DistillationConfig) -> Side:
+    """How rows become ids of a model.
+
+    Raises:
+        ValueError: its tokenizer cannot be read, or has no end of sequence; what is wrong with its template.
+    """
     who = {"student": "the student", ONLY_TEACHER: "the teacher"}.get(name, f"the teacher {name!r}")
     if tokenizer is None:
         raise ValueError(f"{who} has no tokenizer: give teacher_processing_class={{{name!r}: ...}}")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{who}'s tokenizer has no end of sequence; set its eos_token")
-    size = model.get_output_embeddings().weight.shape[0]
+    size = _rows(who, model)
+    _refuse_ids_of_every_row(who, tokenizer, size)
+    template, options = args.template_of(name), cast("Any", args)  # checked there
+    stops = [token for token in stops_of(model) if token in tokenizer.added_tokens_decoder]
     try:
-        vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles)
+        ends = _stops(tokenizer, template, options.chat_template_kwargs, stops)
+        given = {key: set(value) for key, value in (roles or {}).items()}
+        for literal in ends:
+            given.setdefault(literal, set()).add("eos")
+        vocabulary = Vocabulary.from_tokenizer(tokenizer, size=size, roles=given, cut=True)
     except ValueError as error:
         raise ValueError(f"{who}'s tokenizer: {error}") from error
-    return Side(tokenizer, vocabulary, args.max_prompt_length, args.max_response_length)
+    return Side(
+        tokenizer,
+        vocabulary,
+        args.max_prompt_length,
+        args.max_response_length,
+        chat_template=template,
+        template_kwargs=options.chat_template_kwargs,
+        stop_ids=tuple(stops),
+        add_bos=options.add_bos,
+        train_on=options.train_on,
+        parse_markers=args.parse_markers,
+        system_role=options.system_role,
+    )
 
 
-def _teacher_model(
-    model: Any, vocabulary: Vocabulary, aligner: Aligner, device: torch.device
-) -> TeacherModel:
-    maps = VocabularyMaps.of(aligner, device)
-    return TeacherModel(head_of(model, vocabulary), maps, model.get_input_embeddings().weight)
+def _stops(
+    tokenizer: Any, template: str | None, kwargs: Mapping[str, Any], stops: Sequence[int]
+) -> list[str]:
+    """The literals that end a turn: of the generation configuration, and of the chat template."""
+    literals = [str(tokenizer.added_tokens_decoder[token].content) for token in stops]
+    if template is not None or tokenizer.chat_template:
+        known = [*literals, tokenizer.eos_token]
+        stop = Template(tokenizer, chat_template=template, kwargs=kwargs, stops=known).stop
+        literals += [stop] if stop is not None and stop in tokenizer.get_vocab() else []
+    return literals
+
+
+def _refuse_ids_of_every_row(who: str, tokenizer: Any, size: int) -> None:
+    """A row may be left out that has an id beyond the model's; not where every row begins or ends with it."""
+    most = max([tokenizer.eos_token_id, *tokenizer("")["input_ids"]])
+    if most >= size:
+        raise ValueError(
+            f"{who}'s tokenizer: every row would have its id {most}, and the model has ids 0 to {size - 1}; "
+            "it is another model's, or the model needs resize_token_embeddings"
+        )
+
+
+def _rows(who: str, model: Any) -> int:
+    """How many ids the model has: rows of its head."""
+    try:
+        return Head.of(model).size
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from error
+
+
+def _teacher_model(model: Any, teacher: Side, student: Side, aligner: Aligner, device: Any) -> TeacherModel:
+    """What losses read of a teacher, on the student's device, wherever the teacher itself is."""
+    head, embeddings = head_of(model, teacher.vocabulary), weight_of(model.get_input_embeddings())
+    moved = head.to(device)
+    if embeddings is not None:
+        embeddings = moved.weight if embeddings is head.weight else embeddings.to(device)
+    return TeacherModel(moved, with_stops(VocabularyMaps.of(aligner, device), teacher, student), embeddings)
 
 
 def _refuse_narrow_embeddings(objective: Objective, student: Any, head: Head) -> None:
@@ -415,7 +548,7 @@ def _per_item(sums: dict[str, float], over: Mapping[str, str], teachers: Sequenc
     said |= {name: sums[name] for name in dict.fromkeys(("labels", *over.values())) if name in sums}
     for teacher in teachers:
         said |= _of_alignment(teacher, sums)
-    return said | ({"student_cut": sums["student_cut"]} if sums["student_cut"] else {})
+    return said | {name: sums[name] for name in ("student_cut", *_CUT) if sums[name]}
 
 
 def _of_alignment(teacher: str, sums: Mapping[str, float]) -> dict[str, float]:
