@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::iter;
 use std::ops::Range;
 
+use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::align::{Aligner, Segment, align_segments, surplus_segments};
@@ -338,19 +339,20 @@ impl Aligned {
     /// The pairs of these parts, which write their own at the same time.
     fn pairs_of(&self, parts: &[Part], stop: &Stop<'_>) -> Pairs {
         let count = parts.iter().map(|part| part.pairs).sum();
-        let mut pairs = Pairs::room(count, stop);
+        let (mut pairs, mut rooms) = (Pairs::room(count, stop), stop.room(parts.len()));
         if stop.is_set() {
             return pairs;
         }
         let write = |(part, room): (&Part, _)| part.trace.write_pairs(room, stop);
         let counts = parts.iter().map(|part| part.pairs);
         if let Some(pool) = pool::of_this_process(self.threads) {
-            pool::work(&pool, stop, || {
-                let Pairs { teacher, student, kind } = &mut pairs;
+            let columns = &mut pairs;
+            pool::work(&pool, stop, move || {
+                let Pairs { teacher, student, kind } = columns;
                 rayon::join(|| teacher.resize(count, 0), || student.resize(count, 0));
                 kind.resize(count, found::PairKind::Exact as u8);
-                let parts = parts.iter().zip(pairs.cut(counts)).collect::<Vec<_>>();
-                parts.into_par_iter().for_each(write);
+                rooms.extend(parts.iter().zip(columns.cut(counts)));
+                rooms.into_par_iter().for_each(write);
             });
         } else {
             pairs.teacher.resize(count, 0);
@@ -457,11 +459,31 @@ fn align_typed<T: Id + Sync>(
     if threads > 1 && rows > 1 {
         let blocks = blocks_of_rows(sides, rows, stop);
         if let Some(pool) = (blocks.len() > 1).then(|| pool::of_this_process(threads)).flatten() {
-            let parts = pool::work(&pool, stop, || blocks.into_par_iter().map(align).collect::<Vec<_>>());
-            return Ok(Aligned { parts: parts.into_iter().collect::<Result<_, _>>()?, threads });
+            return Ok(Aligned { parts: in_pool(&pool, stop, blocks, align)?, threads });
         }
     }
     Ok(Aligned { parts: vec![align(0..rows)?], threads })
+}
+
+/// What this work gives for each block, in their order. Where memory is short it is an error: what holds the
+/// parts is asked for before, since collecting them in the pool would end the process.
+fn in_pool<T: Send>(
+    pool: &ThreadPool,
+    stop: &Stop<'_>,
+    blocks: Vec<Range<usize>>,
+    work: impl Fn(Range<usize>) -> Result<T, Error> + Sync,
+) -> Result<Vec<T>, Error> {
+    let (mut slots, mut parts) = (stop.room(blocks.len()), stop.room(blocks.len()));
+    stop.check()?;
+    slots.resize_with(blocks.len(), || None);
+    pool::work(pool, stop, || {
+        let pairs = blocks.into_par_iter().zip(slots.par_iter_mut());
+        pairs.for_each(|(rows, slot)| *slot = Some(work(rows)));
+    });
+    for part in slots.into_iter().flatten() {
+        parts.push(part?);
+    }
+    Ok(parts)
 }
 
 fn blocks_of_rows<T: Id>(sides: Sides<Typed<'_, T>>, rows: usize, stop: &Stop<'_>) -> Vec<Range<usize>> {
