@@ -23,24 +23,13 @@ from assets import CHAT_TEMPLATES
 from conftest import needs_assets
 from dskd.train.rendering import Rendering, Template, Turn
 from dskd.train.rows import Conversation
+from tiny import assistant, system, user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
 # Conversations -----------------------------------------------------------------
-
-
-def system(content: str) -> dict[str, Any]:
-    return {"role": "system", "content": content}
-
-
-def user(content: str) -> dict[str, Any]:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str, **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": content, **more}
 
 
 def calling(identifier: str, city: str, content: str = "") -> dict[str, Any]:

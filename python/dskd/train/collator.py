@@ -17,6 +17,7 @@ from dskd.nn.loss import Needs
 from dskd.nn.places import Moved, Places
 from dskd.train.fitting import fit
 from dskd.train.rows import read_row
+from dskd.train.side import STUDENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from dskd.train.side import Encoded, Side
 
 __all__ = ["Collated", "DistillationCollator", "EncodedRow", "TeacherSide", "Tokens"]
-
-STUDENT = "student"
-
 
 # ---- Rows ------------------------------------------------------------------------------------------------
 

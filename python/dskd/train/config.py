@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from transformers import TrainingArguments
 
@@ -15,7 +15,9 @@ from dskd.nn.losses.comparing import refuse_other
 from dskd.nn.losses.options import loss_of
 from dskd.nn.objective import Weighted
 from dskd.train.adapters import is_folder
+from dskd.train.rendering import TrainOn
 from dskd.train.row_format import FORMATS, RowFormat
+from dskd.train.side import STUDENT, AddBos, SystemRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,12 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["DistillationConfig", "ScriptArguments"]
 
 CROSS_ENTROPY_ALONE = "sft"
-STUDENT = "student"
 
 _CHOICES: Mapping[str, Sequence[str]] = {
-    "train_on": ("all", "last"),
-    "add_bos": ("auto", "true", "false"),
-    "system_role": ("system", "user", "drop"),
+    "train_on": get_args(TrainOn),
+    "add_bos": get_args(AddBos),
+    "system_role": get_args(SystemRole),
 }
 
 

@@ -13,6 +13,7 @@ from dskd.nn.heads import Head
 from dskd.train.fitting import fit
 from dskd.train.model import hidden_states
 from dskd.train.rows import read_row
+from dskd.train.side import STUDENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +60,7 @@ def held_out(model: Any, side: Side, rows: Iterable[Mapping[str, Any]], *, batch
     Raises:
         ValueError: no row is left, or one cannot be read.
     """
-    found = [fitted.sides["student"] for row in rows for fitted in fit(read_row(row), {"student": side})]
+    found = [fitted.sides[STUDENT] for row in rows for fitted in fit(read_row(row), {STUDENT: side})]
     encoded = [one for one in found if one.is_whole]
     if not encoded:
         raise ValueError("there is no row to evaluate whose response is whole; raise max_response_length")

@@ -63,7 +63,7 @@ def fit(row: Conversation | Plain, sides: Sides) -> list[Fitted]:
     _refuse_unseen(rendered)
     if all(len(rows) == 1 for rows in rendered.values()):
         whole = {name: sides[name].encode(rows[0]) for name, rows in rendered.items()}
-        if _too_long(whole, sides) is None:
+        if not _is_too_long(whole, sides):
             return [Fitted(whole)]
     train_on = next(iter(sides.values())).train_on
     return [_fitted(_up_to(row, index), sides) for index in supervised(row, train_on)]
@@ -116,16 +116,16 @@ def _has_prompt(row: Conversation | Plain) -> bool:
     return bool(row.prompt) if isinstance(row, Plain) else len(row.messages) > 1
 
 
-def _too_long(found: EncodedSides, sides: Sides) -> str | None:
-    """The side on which a row with several turns is too long."""
+def _is_too_long(found: EncodedSides, sides: Sides) -> bool:
+    """Whether a row with all its turns is too long on a side."""
     for name, one in found.items():
         side = sides[name]
         longest = max(turn.end - turn.start for turn in one.turns)
         first = one.turns[0].start
         most = side.max_prompt_length + side.max_response_length
         if first > side.max_prompt_length or longest > side.max_response_length or len(one.ids) > most:
-            return name
-    return None
+            return True
+    return False
 
 
 def _share_that_fits(found: EncodedSides, sides: Sides) -> float:

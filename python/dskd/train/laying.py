@@ -78,7 +78,7 @@ class Layer:
         """See the class."""
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
-        self._added = {
+        self._pieces = {
             token: _Piece(
                 str(added.content).encode(),
                 is_marker=True,
@@ -87,11 +87,6 @@ class Layer:
             )
             for token, added in tokenizer.added_tokens_decoder.items()
         }
-        self._pieces: dict[int, _Piece] = dict(self._added)
-
-    def literal(self, token: int) -> str:
-        """How an added token stands in a text."""
-        return self._added[token].text.decode()
 
     def lay(self, text: str, cuts: Iterable[int] = (), *, as_text: Iterable[tuple[int, int]] = ()) -> Laid:
         """A text, cut before it is tokenised.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dskd.train.rows import Conversation
 
-__all__ = ["Rendering", "Template", "TrainOn", "Turn", "supervised"]
+__all__ = ["Rendering", "Template", "TrainOn", "Turn", "any_of", "supervised"]
 
 TrainOn: TypeAlias = Literal["all", "last"]
 
@@ -52,10 +52,6 @@ class Turn:
     content: int
     end: int
     has_stop: bool
-
-    def opens(self, *, with_reasoning: bool) -> int:
-        """Where what two models may share begins."""
-        return self.reasoning if with_reasoning and self.reasoning is not None else self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,7 @@ class Template:
         self._own = chat_template
         self._kwargs = dict(kwargs or {})
         self.stops = frozenset(stops)
-        self._markers = _any_of([*_added(tokenizer), *self.stops])
+        self._markers = any_of([*_added(tokenizer), *self.stops])
         self._variables = _variables(self._source(None))
 
     # ---- The template itself ----------------------------------------------------------------------------
@@ -164,15 +160,12 @@ class Template:
 
     # ---- Rows -------------------------------------------------------------------------------------------
 
-    def render(
-        self, conversation: Conversation, *, train_on: TrainOn = "all", apart: bool = False
-    ) -> list[Rendering]:
+    def render(self, conversation: Conversation, *, train_on: TrainOn = "all") -> list[Rendering]:
         """A row, or a row for each assistant turn where a later turn changes what earlier ones look like.
 
         Args:
             conversation: what was said.
             train_on: every assistant turn, or the `last`.
-            apart: a row for each turn, whatever they look like.
 
         Raises:
             ValueError: the template refuses it, or it cannot be told what of it the model has to write.
@@ -180,7 +173,7 @@ class Template:
         turns = supervised(conversation, train_on)
         unseen = self._unseen(conversation)
         rows = [self._row(conversation, index) for index in turns]
-        if len(rows) > 1 and not apart:
+        if len(rows) > 1:
             rows = _joined(rows) or rows
         return [replace(row, unseen=row.unseen | unseen) for row in rows]
 
@@ -605,7 +598,7 @@ def _added(tokenizer: Any) -> list[str]:
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
 
 
-def _any_of(literals: Sequence[str]) -> re.Pattern[str] | None:
+def any_of(literals: Sequence[str]) -> re.Pattern[str] | None:
     """Finds any of them, the longest first."""
     if not literals:
         return None

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dskd.nn.places import IGNORED
 from dskd.train.laying import Layer
-from dskd.train.rendering import Rendering, Template, Turn
+from dskd.train.rendering import Rendering, Template, Turn, any_of
 from dskd.train.rows import Plain
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from dskd.train.laying import Laid
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from dskd.train.rows import Conversation
     from dskd.vocabulary import Vocabulary
 
-__all__ = ["AddBos", "Encoded", "EncodedTurn", "Side", "SystemRole", "stops_of"]
+__all__ = ["STUDENT", "AddBos", "Encoded", "EncodedTurn", "Side", "SystemRole", "stops_of"]
+
+STUDENT = "student"
+"""What the student's side is called beside those of the teachers, which have names of their own."""
 
 AddBos: TypeAlias = Literal["auto", "true", "false"]
 SystemRole: TypeAlias = Literal["system", "user", "drop"]
@@ -87,16 +90,6 @@ class Encoded:
     def is_whole(self) -> bool:
         """Whether no response was cut."""
         return all(turn.ends for turn in self.turns)
-
-    @property
-    def supervised(self) -> int:
-        """How many ids are to be learnt."""
-        return sum(turn.end - turn.start for turn in self.turns)
-
-    @property
-    def predicted(self) -> int:
-        """How many of these a position predicts: all but one that nothing precedes."""
-        return self.supervised - sum(turn.start == 0 < turn.end for turn in self.turns)
 
     def labels(self) -> list[int]:
         """The id at each position that is supervised, -100 elsewhere."""
@@ -199,7 +192,7 @@ class Side:
 
     # ---- Text --------------------------------------------------------------------------------------------
 
-    def render(self, row: Conversation | Plain, *, apart: bool = False) -> list[Rendering]:
+    def render(self, row: Conversation | Plain) -> list[Rendering]:
         """The texts of a row: one, or one for each turn of the assistant; see `Template.render`.
 
         Raises:
@@ -207,7 +200,7 @@ class Side:
         """
         if isinstance(row, Plain):
             return [self._plain(row)]
-        return self.template.render(self._without_system(row), train_on=self.train_on, apart=apart)
+        return self.template.render(self._without_system(row), train_on=self.train_on)
 
     def _without_system(self, row: Conversation) -> Conversation:
         """With its system message as `system_role` says."""
@@ -266,15 +259,15 @@ class Side:
 
     def _marked(self, rendering: Rendering) -> list[tuple[int, int]]:
         """The spans of what people said that hold the literal of a marker."""
-        if not self._literals:
+        literals = self._literals
+        if literals is None:
             return []
-        return [span for span in rendering.contents if self._literals.search(rendering.text, *span)]
+        return [span for span in rendering.contents if literals.search(rendering.text, *span)]
 
     @functools.cached_property
-    def _literals(self) -> re.Pattern[str]:
+    def _literals(self) -> re.Pattern[str] | None:
         added = self.tokenizer.added_tokens_decoder.values()
-        literals = sorted((one.content for one in added if one.special and one.content.strip()), key=len)
-        return re.compile("|".join(map(re.escape, reversed(literals))) or r"(?!)")
+        return any_of([one.content for one in added if one.special and one.content.strip()])
 
     def _ended(self, found: Encoded) -> Encoded:
         """With an end of sequence behind a last turn whose text has no end."""

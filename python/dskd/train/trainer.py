@@ -29,7 +29,7 @@ from dskd.train.loading import ready_student, ready_teacher, tokenizer_of
 from dskd.train.model import DistillationModel, head_of, hidden_states
 from dskd.train.prediction import likeliest
 from dskd.train.rendering import Template
-from dskd.train.side import Side, stops_of
+from dskd.train.side import STUDENT, Side, stops_of
 from dskd.train.stops import with_stops
 from dskd.vocabulary import Vocabulary
 
@@ -111,7 +111,7 @@ class DistillationTrainer(Trainer):
             name: ready_teacher(one, args.device, _options_of(args.teacher_model_init_kwargs, name, teacher))
             for name, one in named_teachers.items()
         }
-        side = _side("student", model, processing_class, roles, args)
+        side = _side(STUDENT, model, processing_class, roles, args)
         sides = {
             name: _side(name, one, tokenizers[name], _of(teacher_roles, name), args)
             for name, one in self.teachers.items()
@@ -256,7 +256,7 @@ class DistillationTrainer(Trainer):
     def _note(self, sums: Mapping[str, Tensor], batch: Collated) -> None:
         """Adds the sums of a micro-batch to those since the last log."""
         found: dict[str, Any] = {**sums, **batch.places.counts()}
-        found |= {"student_cut": batch.cut["student"], **{name: batch.cut[name] for name in _CUT}}
+        found |= {"student_cut": batch.cut[STUDENT], **{name: batch.cut[name] for name in _CUT}}
         for name, counted in batch.alignment_counts.items():
             found |= {named(name, item.name): counted[index] for index, item in enumerate(fields(Counts))}
             found[named(name, "teacher_cut")] = batch.cut[name]
@@ -461,7 +461,7 @@ def _side(name: str, model: Any, tokenizer: Any, roles: RolesLike | None, args: 
     Raises:
         ValueError: its tokenizer cannot be read, or has no end of sequence; what is wrong with its template.
     """
-    who = {"student": "the student", ONLY_TEACHER: "the teacher"}.get(name, f"the teacher {name!r}")
+    who = {STUDENT: "the student", ONLY_TEACHER: "the teacher"}.get(name, f"the teacher {name!r}")
     if tokenizer is None:
         raise ValueError(f"{who} has no tokenizer: give teacher_processing_class={{{name!r}: ...}}")
     if tokenizer.eos_token_id is None:

@@ -488,7 +488,7 @@ class _Pairs:
             return target
         student = seen["student"].logits
         everywhere = torch.full(student.shape, UNREACHABLE, dtype=student.dtype, device=student.device)
-        # Three times as fast as index_copy_, by hand.
+        # 2.7 to 2.9 times as fast as index_copy_, by hand.
         return everywhere.scatter_(1, of_student.expand(len(target), -1), target.to(student.dtype))
 
     def _scaled(self, items: Tensor, kept: Tensor) -> Tensor:
